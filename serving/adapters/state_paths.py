@@ -1,0 +1,55 @@
+"""Folders of this machine: state (keys, tokens, logs) and cache (prepared models)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class StatePaths:
+    """Where one installation keeps its files. Everything in `state_dir` is private to its owner.
+
+    Source: XDG Base Directory Specification 0.8 for the defaults.
+    """
+
+    state_dir: Path
+    cache_dir: Path
+
+    @classmethod
+    def from_environment(cls) -> StatePaths:
+        """`GALERNE_STATE_DIR` and `GALERNE_CACHE_DIR`, else the XDG base directories."""
+        home = Path.home()
+        state = os.environ.get("GALERNE_STATE_DIR") or Path(
+            os.environ.get("XDG_STATE_HOME") or home / ".local" / "state", "galerne"
+        )
+        cache = os.environ.get("GALERNE_CACHE_DIR") or Path(
+            os.environ.get("XDG_CACHE_HOME") or home / ".cache", "galerne"
+        )
+        return cls(Path(state).expanduser().absolute(), Path(cache).expanduser().absolute())
+
+    @property
+    def key_file(self) -> Path:
+        return self.state_dir / "keys.json"
+
+    @property
+    def internal_token_file(self) -> Path:
+        return self.state_dir / "internal-token"
+
+    @property
+    def ray_token_file(self) -> Path:
+        return self.state_dir / "ray-token"
+
+    @property
+    def run_file(self) -> Path:
+        """What the running platform tells the other commands; absent when it is down."""
+        return self.state_dir / "run.json"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def model_dir(self) -> Path:
+        return self.cache_dir / "models"

@@ -1,0 +1,33 @@
+"""How every command speaks: rich on stderr for people, JSON on stdout for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from serving.errors import ConfigError, ServingError
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON document to stdout, unstyled, so that pipes can parse it."""
+    print(json.dumps(value, indent=2, sort_keys=False, default=str))
+
+
+def report(error: ServingError) -> int:
+    """Print an error as one line plus a hint; return the exit code it deserves."""
+    field = f" [dim]({error.param})[/dim]" if error.param else ""
+    err.print(f"[bold red]error[/bold red] {escape(error.message)}{field}")
+    if isinstance(error, ConfigError) and error.hint:
+        err.print(f"[bold]hint[/bold]  {escape(error.hint)}")
+    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
+
+

@@ -1,0 +1,18 @@
+"""The command tree."""
+
+from __future__ import annotations
+
+import typer
+
+from serving.cli import config, keys, model
+
+app = typer.Typer(
+    name="galerne",
+    help="Self-hosted inference for Mistral-style open-weight models.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(config.app, name="config")
+app.add_typer(model.app, name="model")

@@ -1,0 +1,49 @@
+"""Identifiers and frozen snapshots that cross package borders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+ModelId = NewType("ModelId", str)
+"""A name clients put in the `model` field."""
+
+ReplicaId = NewType("ReplicaId", str)
+"""Unique id of one engine replica over the life of the cluster."""
+
+ApiKeyId = NewType("ApiKeyId", str)
+"""Public part of an API key; safe to log."""
+
+TenantId = NewType("TenantId", str)
+"""Whom a request is accounted to; today the name of the API key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The authenticated caller of one request."""
+
+    key_id: ApiKeyId
+    tenant: TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaEndpoint:
+    """Where one engine replica listens.
+
+    `url` is the base address of its internal listener, without a trailing slash.
+    """
+
+    id: ReplicaId
+    url: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSnapshot:
+    """What a gateway knows of one replica at the moment of choosing.
+
+    `in_flight` counts the requests this gateway has sent it and not yet finished.
+    """
+
+    endpoint: ReplicaEndpoint
+    in_flight: int

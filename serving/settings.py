@@ -1,0 +1,212 @@
+"""Every knob of the platform, as one frozen, validated tree.
+
+Sections mirror packages. Unknown names are errors. `serving.adapters.settings_files` reads YAML,
+environment and `--set` into this tree once; everything else receives it as an argument.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+DEMO_SOURCE = "demo"
+"""`weights.source` of the bundled demonstration model."""
+
+ModelName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$", strip_whitespace=True)
+]
+_HF_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_COMMIT = r"^[0-9a-f]{40}$"
+
+
+class _Section(BaseModel):
+    """Frozen, and closed to unknown names: a typo must not be a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EndpointSettings(_Section):
+    """Where clients connect (HAProxy's frontend)."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. `0.0.0.0` opens the endpoint to the network: put TLS in front."""
+    port: int = Field(8000, ge=1, le=65535)
+    """TCP port of the endpoint."""
+
+
+class ClusterSettings(_Section):
+    """The Ray cluster underneath."""
+
+    address: str | None = None
+    """Address of a running Ray cluster; `None` starts one on this machine that lives and dies
+    with `galerne up`."""
+    worker_niceness: int = Field(0, ge=0, le=19)
+    """Scheduling niceness of Ray workers on a local cluster. Ray's default of 15 starves CPU
+    engines beside any other busy process."""
+    ready_timeout_s: float = Field(900.0, gt=0)
+    """How long `galerne up` waits for every replica, in seconds; covers a weight download."""
+
+
+class LimitSettings(_Section):
+    """What one request may cost before an engine sees it."""
+
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    """Largest accepted request body."""
+    max_header_bytes: int = Field(16 * 1024, ge=1024, le=32 * 1024)
+    """Largest accepted request head, names and values together."""
+    max_json_depth: int = Field(64, ge=4, le=256)
+    """Deepest accepted nesting of arrays and objects. Must stay far below Python's recursion
+    limit, which engines hit as a crash rather than an error."""
+    upload_timeout_s: float = Field(20.0, gt=0)
+    """Time a client has to send its body, plus one second for each `min_upload_bytes_per_s`."""
+    min_upload_bytes_per_s: int = Field(64 * 1024, ge=1)
+    """Slowest accepted upload once `upload_timeout_s` has passed."""
+    header_timeout_s: int = Field(10, ge=1, le=300)
+    """Time a client has to send its request head, enforced by HAProxy."""
+    stalled_read_timeout_s: float = Field(60.0, gt=0)
+    """A client that accepts no bytes for this long is disconnected and its generation aborted."""
+
+
+class GatewaySettings(_Section):
+    """The ingress replicas: authenticate, choose a replica, relay bytes."""
+
+    replicas: int = Field(1, ge=1, le=256)
+    """Gateway processes behind HAProxy."""
+    max_concurrent_requests: int = Field(4096, ge=1)
+    """Requests one gateway replica holds at once; more get 503 from Serve's backpressure."""
+    engine_connect_timeout_s: float = Field(5.0, gt=0)
+    """Time to open a connection to an engine replica before another one is tried."""
+    engine_silence_timeout_s: float = Field(600.0, gt=0)
+    """Longest accepted silence of an engine, before the first byte and between bytes."""
+    no_replica_wait_s: float = Field(10.0, ge=0)
+    """How long a request waits for a model that has no running replica before it gets 503."""
+    key_refresh_s: float = Field(1.0, gt=0, le=5.0)
+    """How often the key store is looked at; bounds how long a revoked key still works."""
+    limits: LimitSettings = LimitSettings()
+
+
+class WeightSettings(_Section):
+    """Where a model's files come from and how they are trusted."""
+
+    source: str
+    """`demo`, a local folder (absolute, or beginning with `./` or `~/`), or a Hugging Face id
+    `owner/name`."""
+    revision: str | None = Field(None, pattern=_COMMIT)
+    """Commit of a Hugging Face repository, 40 hex digits. Required for Hugging Face ids: a branch
+    or tag can be moved under you."""
+    sha256_manifest: Path | None = None
+    """File in `sha256sum` format that lists every weight file, paths relative to the model folder.
+    `None` trusts the source. Any mismatch, missing or unlisted weight file refuses to start."""
+
+    @property
+    def is_local(self) -> bool:
+        return self.source.startswith(("/", "./", "../", "~"))
+
+    @model_validator(mode="after")
+    def _source_is_pinned(self) -> Self:
+        if self.source == DEMO_SOURCE or self.is_local:
+            if self.revision is not None:
+                raise ValueError("revision applies to Hugging Face ids only; remove it")
+            return self
+        if not _HF_ID.match(self.source):
+            raise ValueError(
+                f"source {self.source!r} is neither 'demo', a folder (/…, ./…, ~/…) "
+                "nor a Hugging Face id owner/name"
+            )
+        if self.revision is None:
+            raise ValueError("a Hugging Face source needs revision: the commit, 40 hex digits")
+        return self
+
+
+class EngineSettings(_Section):
+    """How vLLM runs one replica of a model."""
+
+    max_model_len: int | None = Field(None, ge=16)
+    """Longest prompt plus completion, in tokens. `None` takes the model's own limit."""
+    max_num_seqs: int = Field(256, ge=1)
+    """Sequences decoded together."""
+    max_num_batched_tokens: int | None = Field(None, ge=16)
+    """Tokens per engine step, which is the prefill chunk size. A sliding-window layer holds
+    `window - 1 + max_num_batched_tokens` tokens per request, so on windowed models a small chunk
+    is what makes the window's saving real. `None` takes vLLM's default."""
+    block_size: int | None = Field(None, ge=8, le=256)
+    """Tokens per KV block. `None` takes vLLM's default for the device."""
+    kv_cache_gib: float | None = Field(None, gt=0)
+    """KV cache per replica, in GiB. `None` derives it from free device memory."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    """Share of each GPU that vLLM may use; ignored on CPU."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Weight and activation type."""
+    enforce_eager: bool = False
+    """Skip graph capture and compilation: slower decode, much faster start."""
+    tokenizer_mode: Literal["auto", "mistral"] = "auto"
+    """`mistral` for models published in Mistral's own format."""
+    config_format: Literal["auto", "hf", "mistral"] = "auto"
+    """Format of the model's configuration files."""
+    load_format: Literal["auto", "safetensors", "mistral"] = "auto"
+    """Format of the weight files."""
+    tool_call_parser: str | None = None
+    """vLLM's tool-call parser, for example `mistral`; `None` turns tool parsing off."""
+    reasoning_parser: str | None = None
+    """vLLM's reasoning parser, for example `mistral`; `None` turns it off."""
+    tensor_parallel_size: int = Field(1, ge=1, le=64)
+    """GPUs that share each layer; one node's NVLink domain is the sensible maximum."""
+    pipeline_parallel_size: int = Field(1, ge=1, le=64)
+    """Stages of layers, each on its own group of `tensor_parallel_size` GPUs."""
+    extra_args: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
+    """Further vLLM server options by their command-line name without the dashes, for example
+    `{seed: 1}`. Options that Galerne owns (model, host, port, api-key, …) are refused."""
+
+
+class ResourceSettings(_Section):
+    """What one engine replica reserves in the Ray cluster."""
+
+    device: Literal["cpu", "gpu"] = "gpu"
+    """`gpu` reserves `tensor_parallel_size * pipeline_parallel_size` GPUs."""
+    accelerator_type: str | None = None
+    """Ray accelerator type, for example `H100`; `None` takes any GPU."""
+    num_cpus: float = Field(1.0, ge=0)
+    """CPU cores reserved per placement bundle. 0 reserves nothing and lets replicas share."""
+
+
+class ModelSettings(_Section):
+    """One model behind the endpoint."""
+
+    weights: WeightSettings
+    replicas: int = Field(1, ge=1, le=1024)
+    """Engine replicas."""
+    adapters: dict[ModelName, Path] = Field(default_factory=dict)
+    """LoRA adapters by the name clients put in `model`, each a local folder."""
+    engine: EngineSettings = EngineSettings()
+    resources: ResourceSettings = ResourceSettings()
+    max_concurrent_requests: int = Field(1024, ge=1)
+    """Requests one replica accepts at once, waiting ones included; beyond that it refuses and the
+    gateway tries another replica."""
+    drain_timeout_s: float = Field(600.0, ge=0)
+    """How long a replica that was told to stop may finish its streams."""
+
+
+class Settings(_Section):
+    """The whole platform."""
+
+    endpoint: EndpointSettings = EndpointSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    models: dict[ModelName, ModelSettings] = Field(min_length=1)
+    """Models by the name clients put in `model`."""
+
+    @model_validator(mode="after")
+    def _served_names_are_unique(self) -> Self:
+        seen = set(self.models)
+        for model_id, model in self.models.items():
+            for adapter in model.adapters:
+                if adapter in seen:
+                    raise ValueError(
+                        f"models.{model_id}.adapters.{adapter}: the name {adapter!r} is taken; "
+                        "served names must be unique over models and adapters"
+                    )
+                seen.add(adapter)
+        return self
