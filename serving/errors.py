@@ -67,6 +67,8 @@ class EngineError(ServingError):
 class ConfigError(ServingError):
     """Settings or the machine are at fault. `hint` says how to mend it."""
 
-    def __init__(self, message: str, *, code: str, param: str | None = None, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, code: str, param: str | None = None, hint: str = ""
+    ) -> None:
         super().__init__(message, code=code, param=param)
         self.hint = hint

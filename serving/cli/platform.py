@@ -1,0 +1,274 @@
+"""`galerne up`, `down` and `status`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from serving.adapters.demo_model import prepare_demo
+from serving.adapters.run_record import RunRecord, process_start_ticks
+from serving.adapters.secrets_file import make_private_folder, read_secret
+from serving.adapters.state_paths import StatePaths
+from serving.adapters.weights import resolve_weights
+from serving.cli.console import err, out, print_json
+from serving.cli.options import ConfigOption, PresetOption, SetOption, read_settings
+from serving.core.wire import INTERNAL_TOKEN
+from serving.errors import ConfigError
+from serving.settings import DEMO_SOURCE, Settings
+from serving.supervisor import Ready, Supervisor, wait_for_signal
+
+_STOP_TIMEOUT_S = 60.0
+_POLL_S = 0.2
+
+
+def up(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the endpoint; same as --set endpoint.port=N.")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(help="Engine replicas of every model.")] = None,
+    overrides: SetOption = None,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", "-d", help="Return once it is ready; `galerne down` stops it."),
+    ] = False,
+) -> None:
+    """Start the platform on this machine and serve until Ctrl-C."""
+    words = list(overrides or ())
+    if port is not None:
+        words.append(f"endpoint.port={port}")
+    if replicas is not None:
+        models = read_settings(preset, config=config, overrides=words).models
+        words += [f"models.{model_id}.replicas={replicas}" for model_id in models]
+    settings = read_settings(preset, config=config, overrides=words)
+    paths = StatePaths.from_environment()
+    supervisor = Supervisor(settings, paths)
+    supervisor.check()
+    _check_weights(settings, paths)
+    if detach:
+        _start_detached(paths, sys.argv[1:])
+    else:
+        asyncio.run(_run(supervisor))
+
+
+def down() -> None:
+    """Stop the platform that `galerne up` started."""
+    paths = StatePaths.from_environment()
+    record = RunRecord.read(paths)
+    if record is None:
+        err.print("Galerne is not running")
+        return
+    os.kill(record.pid, signal.SIGTERM)
+    with _progress("stopping") as tell:
+        if not _wait_for_end(record, _STOP_TIMEOUT_S):
+            tell("killing")
+            os.kill(record.pid, signal.SIGKILL)
+            _wait_for_end(record, _STOP_TIMEOUT_S)
+    paths.run_file.unlink(missing_ok=True)
+    err.print("[green]stopped[/green]")
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Show models, replicas, KV-cache use and gateways."""
+    document = _fetch_status(StatePaths.from_environment())
+    if as_json:
+        print_json(document)
+    else:
+        _print_status(document)
+
+
+def _check_weights(settings: Settings, paths: StatePaths) -> None:
+    """Build the demo model if it is used and missing; refuse local folders that are not models.
+
+    Hugging Face sources are left to the replicas, which may run on other machines.
+    """
+    for model in settings.models.values():
+        if model.weights.source == DEMO_SOURCE:
+            with _progress("preparing the demo model") as tell:
+                prepare_demo(paths, lambda step, _done, _total: tell(step))
+        elif model.weights.is_local:
+            resolve_weights(model.weights, paths)
+
+
+async def _run(supervisor: Supervisor) -> None:
+    stop = asyncio.create_task(wait_for_signal())
+    try:
+        with _progress("starting") as tell:
+            start = asyncio.create_task(supervisor.start(tell))
+            await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not start.done():
+                start.cancel()
+                return
+            ready = start.result()
+        _print_ready(ready)
+        await stop
+        err.print("stopping")
+    finally:
+        await supervisor.stop()
+
+
+def _start_detached(paths: StatePaths, arguments: Sequence[str]) -> None:
+    """Run the same command in a session of its own and return when it is ready.
+
+    Raises:
+        ConfigError: it ended before it was ready.
+    """
+    make_private_folder(paths.log_dir)
+    log_path = paths.log_dir / "up.log"
+    words = [word for word in arguments if word not in ("--detach", "-d")]
+    with log_path.open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "serving", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    with _progress("starting") as tell:
+        while not ((record := RunRecord.read(paths)) and record.ready):
+            if child.poll() is not None:
+                sys.stderr.write(log_path.read_text())
+                raise typer.Exit(child.returncode or 1)
+            tell(_last_step(log_path))
+            time.sleep(_POLL_S)
+    out.print(log_path.read_text().partition(_READY_MARK)[2].strip(), soft_wrap=True)
+
+
+_READY_MARK = "Galerne is ready\n"
+
+
+def _print_ready(ready: Ready) -> None:
+    key = ready.key or "$GALERNE_API_KEY"
+    lines = [
+        f"  endpoint  {ready.endpoint}/v1",
+        f"  models    {', '.join(ready.models)}",
+        f"  API key   {ready.key}" if ready.key else
+        "  API key   made on the first start; another: galerne keys create --name NAME",
+        f"  logs      {ready.log_dir}",
+        "",
+        "  try it:",
+        f"  curl {ready.endpoint}/v1/chat/completions \\",
+        f"    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\",
+        f"    -d '{json.dumps(_example(ready.models[0]))}'",
+    ]  # fmt: skip
+    out.print("[green]Galerne is ready[/green]")
+    out.print(escape("\n".join(lines)), soft_wrap=True)
+
+
+def _example(model: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    }
+
+
+@contextmanager
+def _progress(step: str) -> Iterator[Any]:
+    """A spinner with step and elapsed time; plain lines where there is no terminal."""
+    begun = time.monotonic()
+
+    def text(current: str) -> str:
+        return f"{escape(current)} [dim]{time.monotonic() - begun:.0f} s[/dim]"
+
+    if err.is_terminal:
+        with err.status(text(step)) as spinner:
+            yield lambda current: spinner.update(text(current))
+        return
+    last = step
+    err.print(text(step))
+
+    def tell(current: str) -> None:
+        nonlocal last
+        if current != last:
+            last = current
+            err.print(text(current))
+
+    yield tell
+
+
+def _last_step(log_path: Path) -> str:
+    lines = log_path.read_text().splitlines()
+    return lines[-1].rpartition(" ")[0].rpartition(" ")[0] if lines else "starting"
+
+
+def _wait_for_end(record: RunRecord, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while process_start_ticks(record.pid) == record.started_ticks:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _fetch_status(paths: StatePaths) -> dict[str, Any]:
+    """The status document of the running platform.
+
+    Raises:
+        ConfigError: `not_running`, or the supervisor does not answer.
+    """
+    record = RunRecord.read(paths)
+    if record is None:
+        raise ConfigError(
+            "Galerne is not running", code="not_running", hint="start it with `galerne up`"
+        )
+    token = read_secret(paths.internal_token_file)
+    request = urllib.request.Request(  # noqa: S310 (a loopback address we wrote ourselves)
+        record.status_url, headers={INTERNAL_TOKEN.decode(): token}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            document: dict[str, Any] = json.load(answer)
+            return document
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise ConfigError(
+            "Galerne is running but does not answer",
+            code="status_unavailable",
+            hint=f"see {paths.log_dir}; `galerne down` stops it",
+        ) from error
+
+
+def _print_status(document: dict[str, Any]) -> None:
+    out.print(f"endpoint {document['endpoint']}/v1")
+    table = Table(box=None, header_style="bold")
+    for column in ("MODEL", "REPLICA", "STATE", "PID", "IN FLIGHT", "KV BLOCKS", "WINDOW"):
+        table.add_column(column)
+    for model in document["models"]:
+        window = str(model["sliding_window"] or "full")
+        if not model["replicas"]:
+            table.add_row(model["id"], "-", model["status"], "-", "-", "-", window)
+        for replica in model["replicas"]:
+            blocks = f"{_show(replica['kv_blocks_used'])}/{_show(replica['kv_blocks_total'])}"
+            table.add_row(
+                model["id"], _show(replica["id"]), replica["state"], _show(replica["pid"]),
+                _show(replica["in_flight"]), blocks, window,
+            )  # fmt: skip
+    for gateway in document["gateways"]:
+        table.add_row(
+            "gateway", _show(gateway["id"]), gateway["state"], _show(gateway["pid"]), "", "", ""
+        )
+    out.print(table)
+    for model in document["models"]:
+        if model["message"]:
+            out.print(escape(f"{model['id']}: {model['message']}"))
+
+
+def _show(value: object) -> str:
+    return "-" if value is None else str(value)

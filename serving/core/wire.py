@@ -1,0 +1,19 @@
+"""Names that Galerne's own processes use between themselves: headers and paths."""
+
+from __future__ import annotations
+
+INTERNAL_TOKEN = b"x-galerne-token"
+"""Proves to an engine's listener that the caller belongs to this cluster."""
+
+REFUSED = b"x-galerne-refused"
+"""Set by an engine's listener when it declines a request before the engine has seen it, so that
+trying another replica cannot run the request twice. Value: a `Refusal`."""
+
+REQUEST_ID = b"x-request-id"
+"""One id per request, in every response and log line."""
+
+STATE_PATH = "/galerne/state"
+"""Where an engine's listener tells a gateway its state."""
+
+FLEET_PATH = "/galerne/fleet"
+"""Where a gateway tells `galerne status` what it sees."""

@@ -1,0 +1,112 @@
+"""A model's settings as vLLM server options: pure, so that GPU forms are tested without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.errors import ConfigError
+from serving.planner.placement import Placement
+from serving.settings import ModelSettings
+
+GIB = 1024**3
+
+OWNED_OPTIONS = frozenset(
+    {
+        "model", "served-model-name", "host", "port", "uds", "api-key", "root-path", "middleware",
+        "ssl-keyfile", "ssl-certfile", "lora-modules", "enable-lora", "tensor-parallel-size",
+        "pipeline-parallel-size", "distributed-executor-backend", "trust-request-chat-template",
+        "enable-log-requests", "enable-log-outputs", "log-error-stack", "trust-remote-code",
+    }
+)  # fmt: skip
+"""vLLM options that Galerne sets itself, or that would log prompts, run foreign code or open a way
+around the gateway."""
+
+
+def engine_arguments(
+    model_id: str, model: ModelSettings, *, weights: Path, placement: Placement
+) -> list[str]:
+    """vLLM server options for one replica, as for its command line.
+
+    Prefix caching, chunked prefill and the hybrid KV-cache manager are asked for by name, so that a
+    model that cannot have them fails loudly instead of losing them in silence.
+
+    Raises:
+        ConfigError: `extra_args` names an option that Galerne owns.
+
+    Source: option names from vllm/engine/arg_utils.py and
+        vllm/entrypoints/launchers/cli_args.py, vLLM 0.32.
+    """
+    engine = model.engine
+    options: dict[str, object] = {
+        "model": weights,
+        "served-model-name": model_id,
+        "max-model-len": engine.max_model_len,
+        "max-num-seqs": engine.max_num_seqs,
+        "max-num-batched-tokens": engine.max_num_batched_tokens,
+        "block-size": engine.block_size,
+        "dtype": engine.dtype,
+        "tokenizer-mode": engine.tokenizer_mode,
+        "config-format": engine.config_format,
+        "load-format": engine.load_format,
+        "reasoning-parser": engine.reasoning_parser,
+        "enforce-eager": engine.enforce_eager,
+        "enable-prefix-caching": True,
+        "enable-chunked-prefill": True,
+        "no-disable-hybrid-kv-cache-manager": True,
+        "enable-prompt-tokens-details": True,
+        "disable-uvicorn-access-log": True,
+        "tensor-parallel-size": engine.tensor_parallel_size,
+        "pipeline-parallel-size": engine.pipeline_parallel_size,
+        "distributed-executor-backend": placement.executor,
+    }
+    options |= _memory_options(model) | _tool_options(engine.tool_call_parser)
+    options |= _adapter_options(model.adapters) | _extra_options(engine.extra_args)
+    return _command_line(options)
+
+
+def _memory_options(model: ModelSettings) -> dict[str, object]:
+    engine = model.engine
+    options: dict[str, object] = {}
+    if engine.kv_cache_gib is not None:
+        options["kv-cache-memory-bytes"] = int(engine.kv_cache_gib * GIB)
+    if model.resources.device == "gpu":
+        options["gpu-memory-utilization"] = engine.gpu_memory_utilization
+    return options
+
+
+def _tool_options(parser: str | None) -> dict[str, object]:
+    return {} if parser is None else {"tool-call-parser": parser, "enable-auto-tool-choice": True}
+
+
+def _adapter_options(adapters: Mapping[str, Path]) -> dict[str, object]:
+    if not adapters:
+        return {}
+    modules = [f"{name}={path.expanduser()}" for name, path in adapters.items()]
+    return {"enable-lora": True, "lora-modules": modules}
+
+
+def _extra_options(extra: Mapping[str, object]) -> dict[str, object]:
+    named = {name.replace("_", "-"): value for name, value in extra.items()}
+    if owned := sorted(OWNED_OPTIONS & named.keys()):
+        raise ConfigError(
+            f"extra_args may not set {', '.join(owned)}: Galerne sets it itself",
+            code="engine_option_owned",
+            param=f"engine.extra_args.{owned[0]}",
+            hint="remove it, or use the named setting in `galerne config schema`",
+        )
+    return named
+
+
+def _command_line(options: Mapping[str, object]) -> list[str]:
+    """`--name value` pairs; `True` becomes a bare flag, `False` and `None` are left out."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, list):
+            words.extend(str(item) for item in value)
+        elif value is not True:
+            words.append(str(value))
+    return words

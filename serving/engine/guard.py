@@ -1,0 +1,109 @@
+"""What an engine replica's listener demands of a caller: the cluster's token, and room.
+
+Plain ASGI, knows nothing of vLLM: it stands in front of any engine application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Refusal(StrEnum):
+    """Why a listener declined a request before the engine saw it."""
+
+    UNAUTHENTICATED = "unauthenticated"
+    DRAINING = "draining"
+    FULL = "full"
+
+
+class EngineGuard:
+    """An ASGI application around the engine's own: authenticates, counts, refuses, drains.
+
+    Args:
+        app: the engine's application.
+        token: the cluster's internal token.
+        max_in_flight: requests accepted at once.
+        state: gives this replica's state for `STATE_PATH`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str,
+        max_in_flight: int,
+        state: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._max_in_flight = max_in_flight
+        self._state = state
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http" or not self._is_ours(scope):
+            await _refuse(send, 401, Refusal.UNAUTHENTICATED)
+        elif scope["path"] == STATE_PATH:
+            await _respond(send, 200, self.describe())
+        elif self._draining:
+            await _refuse(send, 503, Refusal.DRAINING)
+        elif self.in_flight >= self._max_in_flight:
+            await _refuse(send, 503, Refusal.FULL)
+        else:
+            await self._serve(scope, receive, send)
+
+    def describe(self) -> dict[str, Any]:
+        """This replica's state, for `STATE_PATH`."""
+        return {**self._state(), "in_flight": self.in_flight, "draining": self._draining}
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for the running ones; whether all finished in time."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _is_ours(self, scope: Scope) -> bool:
+        presented = next((v for k, v in scope["headers"] if k == INTERNAL_TOKEN), b"")
+        return hmac.compare_digest(presented, self._token)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self._idle.set()
+
+
+async def _refuse(send: Send, status: int, reason: Refusal) -> None:
+    await _respond(send, status, {"refused": reason}, (REFUSED, reason.encode()))
+
+
+async def _respond(
+    send: Send, status: int, content: Mapping[str, Any], *headers: tuple[bytes, bytes]
+) -> None:
+    body = json.dumps(content).encode()
+    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*head, *headers]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,202 @@
+"""Everything Galerne knows of vLLM's Python interface, in one file.
+
+A new vLLM version is taken by reading this file against it, changing what moved, running the
+end-to-end tests and raising `SUPPORTED_VERSION`.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from serving.core.types import EngineDescription, EngineLoad
+from serving.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+    from vllm.config import VllmConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+SUPPORTED_VERSION = "0.32"
+"""Series of vLLM releases whose interface this file was written against."""
+
+
+def check_version(version: str) -> None:
+    """Refuse a vLLM this file does not know.
+
+    Raises:
+        ConfigError: the series differs from `SUPPORTED_VERSION`.
+
+    >>> check_version("0.32.0+cpu")
+    >>> check_version("0.33.1")
+    Traceback (most recent call last):
+    serving.errors.ConfigError: vLLM 0.33.1 is installed; this release of Galerne needs 0.32.x
+    """
+    if version.split("+")[0].split(".")[:2] != SUPPORTED_VERSION.split("."):
+        raise ConfigError(
+            f"vLLM {version} is installed; this release of Galerne needs {SUPPORTED_VERSION}.x",
+            code="vllm_version",
+            hint="install the pinned extra: galerne[cpu] or galerne[gpu]",
+        )
+
+
+def import_vllm() -> None:
+    """Import vLLM or say how to install it.
+
+    Raises:
+        ConfigError: vLLM is missing, broken, or of another version.
+    """
+    try:
+        import vllm
+    except ImportError as error:
+        raise ConfigError(
+            f"vLLM cannot be imported: {error}",
+            code="vllm_missing",
+            hint="install exactly one of galerne[cpu] and galerne[gpu]",
+        ) from error
+    check_version(vllm.__version__)
+
+
+@dataclass(frozen=True, slots=True)
+class VllmEngine:
+    """A running vLLM engine with its HTTP application."""
+
+    app: ASGIApp
+    description: EngineDescription
+    _llm: AsyncLLM
+    _loads: _LoadRecorder
+
+    def load(self) -> EngineLoad:
+        """Scheduler figures of the latest engine step."""
+        return self._loads.latest
+
+    async def check_health(self) -> None:
+        """Return if the engine process is alive.
+
+        Raises:
+            EngineError: it has died; the replica must be replaced.
+        """
+        if self._llm.errored:
+            raise EngineError("the engine process has died", code="engine_dead", retryable=True)
+        await self._llm.check_health()
+
+    def shutdown(self) -> None:
+        """Stop the engine process; running generations are lost."""
+        self._llm.shutdown(timeout=0)
+
+
+async def start_engine(arguments: list[str]) -> VllmEngine:
+    """Load the weights and build vLLM's HTTP application on the running event loop.
+
+    Args:
+        arguments: vLLM server options, from `serving.engine.arguments`.
+
+    Raises:
+        ConfigError: vLLM is unusable, or refuses the options.
+    """
+    import_vllm()
+    args = _parse(arguments)
+    llm, loads = _start_llm(args)
+    await llm.reset_mm_cache()
+    tasks = await llm.get_supported_tasks()
+    app = await _build_app(llm, args, tasks)
+    return VllmEngine(app, _describe(llm.vllm_config, tasks), llm, loads)
+
+
+def _parse(arguments: list[str]) -> Namespace:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser(exit_on_error=False))
+    try:
+        args: Namespace = parser.parse_args(arguments)
+        validate_parsed_serve_args(args)
+    except (SystemExit, Exception) as error:
+        raise ConfigError(
+            f"vLLM refuses the engine options: {error}",
+            code="engine_options",
+            hint="see `galerne config show` and vLLM's option reference",
+        ) from error
+    return args
+
+
+def _start_llm(args: Namespace) -> tuple[AsyncLLM, _LoadRecorder]:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
+        usage_context=UsageContext.OPENAI_API_SERVER
+    )
+    loads = _LoadRecorder(config)
+    llm = AsyncLLM.from_vllm_config(
+        config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        stat_loggers=[loads],
+        disable_log_stats=args.disable_log_stats,
+    )
+    return llm, loads
+
+
+async def _build_app(llm: AsyncLLM, args: Namespace, tasks: tuple[Any, ...]) -> ASGIApp:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    app = build_app(args, tasks, llm.model_config)
+    await init_app_state(llm, app.state, args, tasks)
+    application: ASGIApp = app
+    return application
+
+
+def _describe(config: VllmConfig, tasks: tuple[Any, ...]) -> EngineDescription:
+    model, cache = config.model_config, config.cache_config
+    return EngineDescription(
+        max_model_len=model.max_model_len,
+        sliding_window=model.get_sliding_window(),
+        block_size=cache.block_size,
+        kv_blocks_total=cache.num_gpu_blocks or 0,
+        tasks=tuple(str(task) for task in tasks),
+    )
+
+
+class _LoadRecorder:
+    """Keeps vLLM's latest scheduler statistics.
+
+    vLLM calls the instance as a logger factory, then `record` once per engine step on the event
+    loop. Source: `StatLoggerBase` in vllm/v1/metrics/loggers.py, vLLM 0.32.
+    """
+
+    def __init__(self, config: VllmConfig) -> None:
+        self._config = config
+        self.latest = EngineLoad(running=0, waiting=0, kv_blocks_used=0)
+
+    def __call__(self, config: VllmConfig, engine_index: int = 0) -> _LoadRecorder:
+        del engine_index
+        self._config = config
+        return self
+
+    def record(
+        self,
+        scheduler_stats: Any,
+        iteration_stats: Any,
+        mm_cache_stats: Any = None,
+        engine_idx: int = 0,
+    ) -> None:
+        del iteration_stats, mm_cache_stats, engine_idx
+        if scheduler_stats is None:
+            return
+        # BlockPool.get_usage() is a share of all blocks but the null block
+        # (vllm/v1/core/block_pool.py, vLLM 0.32).
+        usable = max((self._config.cache_config.num_gpu_blocks or 1) - 1, 0)
+        self.latest = EngineLoad(
+            running=scheduler_stats.num_running_reqs,
+            waiting=scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs,
+            kv_blocks_used=round(scheduler_stats.kv_cache_usage * usable),
+        )
+
+    def log_engine_initialized(self) -> None: ...
+
+    def log(self) -> None: ...
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None: ...

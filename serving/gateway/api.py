@@ -1,0 +1,229 @@
+"""The gateway as an ASGI application: the walk of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from serving.core.types import ModelId, Principal, ReplicaId
+from serving.core.wire import INTERNAL_TOKEN
+from serving.errors import AccessError, EngineError, RequestError, ServingError
+from serving.gateway.catalog import Catalog
+from serving.gateway.edge import HANDLED
+from serving.gateway.error_table import body_of, headers_of, status_of
+from serving.gateway.exchange import ClientGoneError, Exchange, Headers
+from serving.gateway.fleet import Fleet
+from serving.gateway.relay import Relay, ReplicaUnavailableError
+from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
+from serving.protocol.envelope import read_envelope
+from serving.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+logger = logging.getLogger("galerne.gateway")
+
+MAX_ATTEMPTS = 3
+"""Replicas tried for one request before its first byte; each failure excludes that replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayParts:
+    """What a gateway is made of; constructed in `serving.app`.
+
+    `authenticate` takes request headers and returns the caller, or raises AccessError.
+    `fleet_state` gives what `galerne status` shows. `access_log` gets one record per request.
+    """
+
+    settings: GatewaySettings
+    catalog: Catalog
+    fleet: Fleet
+    relay: Relay
+    authenticate: Callable[[Headers], Principal]
+    internal_token: str
+    fleet_state: Callable[[], Awaitable[dict[str, Any]]]
+    access_log: Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What the access log says of one request."""
+
+    started_at: float
+    key_id: str | None = None
+    model: str | None = None
+    replica: str | None = None
+    code: str | None = None
+
+
+class Gateway:
+    """Authenticate → admit → pick → relay."""
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+        self.background: asyncio.Task[None] | None = None
+        """Kept here because the event loop holds tasks only weakly."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _accept_lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        scope.get(HANDLED, []).append(True)
+        exchange = Exchange(scope, receive, send)
+        trace = _Trace(started_at=monotonic())
+        try:
+            await self._answer(exchange, trace)
+        finally:
+            self._log(exchange, trace)
+
+    async def _answer(self, exchange: Exchange, trace: _Trace) -> None:
+        """Serve the request; every failure becomes an answer, or the end of the connection."""
+        route = find_route(exchange.path)
+        try:
+            await self._serve(exchange, route, trace)
+        except ClientGoneError:
+            trace.code = "client_gone"
+        except ServingError as error:
+            trace.code = error.code
+            await _respond_error(exchange, error, route)
+        except Exception:
+            trace.code = "internal_error"
+            logger.exception("request %s failed", exchange.request_id)
+            fault = EngineError("The gateway failed on this request", code="internal_error")
+            await _respond_error(exchange, fault, route)
+
+    async def _serve(self, exchange: Exchange, route: Route | None, trace: _Trace) -> None:
+        self._check_head(exchange)
+        if route is None or route.access is Access.API_KEY:
+            trace.key_id = self._parts.authenticate(exchange.headers).key_id
+        elif route.access is Access.INTERNAL:
+            self._check_internal(exchange)
+        if route is None:
+            raise RequestError(
+                f"Nothing is served at {exchange.path[:128]}", code="unknown_path", param=None
+            )
+        if exchange.method != route.method:
+            raise RequestError(
+                f"{exchange.path[:128]} takes {route.method}", code="method_not_allowed"
+            )
+        await self._act(exchange, route, trace)
+
+    async def _act(self, exchange: Exchange, route: Route, trace: _Trace) -> None:
+        catalog = self._parts.catalog
+        match route.action:
+            case Action.RELAY:
+                await self._relay(exchange, route, trace)
+            case Action.LIST_MODELS:
+                await exchange.respond(200, catalog.list())
+            case Action.SHOW_MODEL:
+                await exchange.respond(200, catalog.show(exchange.path[len(MODEL_PREFIX) :]))
+            case Action.OPENAPI:
+                await exchange.respond(200, await catalog.openapi())
+            case Action.HEALTH:
+                await exchange.respond(200, {"status": "ok"})
+            case Action.FLEET:
+                await exchange.respond(200, await self._parts.fleet_state())
+
+    async def _relay(self, exchange: Exchange, route: Route, trace: _Trace) -> None:
+        limits = self._parts.settings.limits
+        _check_media_type(exchange)
+        body = await exchange.read_body(limits)
+        envelope = read_envelope(body, max_depth=limits.max_json_depth)
+        model = self._parts.catalog.resolve(envelope.model)
+        trace.model = model
+        excluded: set[ReplicaId] = set()
+        for _ in range(MAX_ATTEMPTS):
+            if await self._attempt(exchange, route, model, body, excluded, trace):
+                return
+        raise EngineError(
+            "No replica could take this request", code="engine_unavailable", retryable=True
+        )
+
+    async def _attempt(
+        self,
+        exchange: Exchange,
+        route: Route,
+        model: ModelId,
+        body: bytes,
+        excluded: set[ReplicaId],
+        trace: _Trace,
+    ) -> bool:
+        """Try one replica; whether it answered. A replica that did not is added to `excluded`."""
+        parts = self._parts
+        replica = await parts.fleet.choose(
+            model, exclude=excluded, wait_s=parts.settings.no_replica_wait_s
+        )
+        trace.replica = replica.id
+        try:
+            with parts.fleet.lease(replica):
+                await parts.relay.forward(
+                    exchange, replica.url, body=body, anthropic=route.anthropic
+                )
+        except ReplicaUnavailableError:
+            excluded.add(replica.id)
+            return False
+        return True
+
+    def _check_head(self, exchange: Exchange) -> None:
+        limit = self._parts.settings.limits.max_header_bytes
+        if sum(len(name) + len(value) + 4 for name, value in exchange.headers) > limit:
+            raise RequestError(
+                f"The request head is larger than the limit of {limit} bytes",
+                code="headers_too_large",
+            )
+
+    def _check_internal(self, exchange: Exchange) -> None:
+        presented = exchange.header(INTERNAL_TOKEN) or b""
+        if not hmac.compare_digest(presented, self._parts.internal_token.encode()):
+            raise AccessError("This path is not for clients", code="internal_only")
+
+    def _log(self, exchange: Exchange, trace: _Trace) -> None:
+        self._parts.access_log(
+            {
+                "request_id": exchange.request_id,
+                "method": exchange.method,
+                "path": exchange.path[:128],
+                "status": exchange.status or 499,
+                "code": trace.code,
+                "key_id": trace.key_id,
+                "model": trace.model,
+                "replica": trace.replica,
+                "bytes_sent": exchange.bytes_sent,
+                "duration_ms": round((monotonic() - trace.started_at) * 1000, 1),
+            }
+        )
+
+
+def _check_media_type(exchange: Exchange) -> None:
+    media_type = (exchange.header(b"content-type") or b"application/json").split(b";")[0].strip()
+    if media_type.lower() != b"application/json":
+        raise RequestError(
+            "The body must be sent as Content-Type: application/json",
+            code="unsupported_media_type",
+        )
+
+
+async def _respond_error(exchange: Exchange, error: ServingError, route: Route | None) -> None:
+    if exchange.started:
+        return
+    headers = headers_of(error)
+    if error.code == "method_not_allowed" and route is not None:
+        headers.append((b"allow", route.method.encode()))
+    body = body_of(error, anthropic=route is not None and route.anthropic)
+    await exchange.respond(status_of(error), body, *headers)
+
+
+async def _accept_lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,134 @@
+"""The one mapping from Galerne's errors to HTTP, and from an engine's errors to Galerne's."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from serving.errors import (
+    AccessError,
+    EngineError,
+    Overloaded,
+    QuotaExceeded,
+    RequestError,
+    ServingError,
+)
+from serving.protocol.openai import error_body
+
+_STATUS_BY_CODE = {
+    "model_not_found": 404,
+    "unknown_path": 404,
+    "method_not_allowed": 405,
+    "upload_timeout": 408,
+    "body_too_large": 413,
+    "headers_too_large": 431,
+    "unsupported_media_type": 415,
+    "engine_timeout": 504,
+    "unsupported_by_model": 404,
+}
+_STATUS_BY_CLASS: tuple[tuple[type[ServingError], int], ...] = (
+    (RequestError, 400),
+    (AccessError, 401),
+    (QuotaExceeded, 429),
+    (Overloaded, 503),
+    (EngineError, 502),
+)
+_TYPE_BY_STATUS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_ENGINE_CODE_BY_STATUS = {
+    400: "invalid_request",
+    404: "unsupported_by_model",
+    405: "unsupported_by_model",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+    501: "unsupported_by_model",
+}
+_CONTEXT_PARAMS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
+"""Fields that vLLM names when a prompt and its completion do not fit the model.
+Source: vllm/renderers/params.py and vllm/v1/engine/input_processor.py, vLLM 0.32."""
+
+
+def status_of(error: ServingError) -> int:
+    """The HTTP status of an error.
+
+    >>> status_of(RequestError("", code="model_not_found"))
+    404
+    >>> status_of(Overloaded("", code="model_not_ready"))
+    503
+    """
+    if error.code in _STATUS_BY_CODE:
+        return _STATUS_BY_CODE[error.code]
+    return next((status for kind, status in _STATUS_BY_CLASS if isinstance(error, kind)), 500)
+
+
+def body_of(error: ServingError, *, anthropic: bool = False) -> dict[str, Any]:
+    """The JSON body of an error; for Anthropic's dialect with the envelope its SDK expects.
+
+    Source: Anthropic API reference, "Errors" (2026-10).
+    """
+    error_type = _TYPE_BY_STATUS.get(status_of(error), "api_error")
+    body = error_body(error.message, error_type=error_type, code=error.code, param=error.param)
+    return {"type": "error", **body} if anthropic else body
+
+
+def headers_of(error: ServingError) -> list[tuple[bytes, bytes]]:
+    """Extra response headers of an error: when to try again, and how to authenticate."""
+    headers = []
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if isinstance(error, AccessError):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
+
+
+def from_engine(status: int, body: bytes) -> ServingError:
+    """An engine's refusal in our terms.
+
+    Messages of 4xx answers tell the caller what to change and pass through; those of 5xx may speak
+    of the machine and do not.
+
+    >>> error = from_engine(400, b'{"error": {"message": "too long", "param": "input_tokens"}}')
+    >>> error.code, error.param
+    ('context_length_exceeded', 'input_tokens')
+    >>> from_engine(500, b"Traceback ...").message
+    'The engine failed on this request'
+    """
+    if status == 503:
+        return Overloaded(
+            "The engine is at its limit", code="engine_overloaded", retryable=True, retry_after_s=1
+        )
+    if status >= 500 and status != 501:
+        return EngineError("The engine failed on this request", code="engine_error", retryable=True)
+    message, param = _read_engine_error(body)
+    code = _ENGINE_CODE_BY_STATUS.get(status, "invalid_request")
+    if message in ("Not Found", "Method Not Allowed"):
+        message = "The model does not support this API"
+    if param in _CONTEXT_PARAMS and "context length" in message:
+        code = "context_length_exceeded"
+    return RequestError(message, code=code, param=param)
+
+
+def _read_engine_error(body: bytes) -> tuple[str, str | None]:
+    """Message and field of vLLM's error body, or of FastAPI's."""
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        parsed = None
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    if isinstance(error, dict):
+        return str(error.get("message") or "The engine refused the request"), error.get("param")
+    if isinstance(parsed, dict) and isinstance(parsed.get("detail"), str):
+        return parsed["detail"], None
+    return "The engine refused the request", None

@@ -1,0 +1,162 @@
+"""One HTTP exchange over ASGI: its head, its body within limits, its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from serving.core.wire import REQUEST_ID
+from serving.errors import RequestError
+from serving.settings import LimitSettings
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+Headers = list[tuple[bytes, bytes]]
+
+_LINGER_S = 2.0
+"""How long the rest of a refused upload is swallowed, so that the client reads the answer instead
+of a broken pipe. Source: the same idea and default scale as nginx's `lingering_timeout`."""
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+class Exchange:
+    """A request and its answer.
+
+    `status` and `bytes_sent` are what the access log reports; `sending_since` is the loop time at
+    which a write began that the client has not yet taken, else `None`.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: Headers = scope["headers"]
+        self.request_id = (self.header(REQUEST_ID) or b"").decode("latin-1")
+        self.query: bytes = scope.get("query_string", b"")
+        self.status: int | None = None
+        self.bytes_sent = 0
+        self.sending_since: float | None = None
+        self.is_event_stream = False
+        self._receive = receive
+        self._send = send
+        self._body_complete = False
+        self._now = asyncio.get_running_loop().time
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    @property
+    def started(self) -> bool:
+        """Whether the response head has been sent."""
+        return self.status is not None
+
+    async def read_body(self, limits: LimitSettings) -> bytes:
+        """The whole request body.
+
+        Raises:
+            RequestError: `body_too_large`, or `upload_timeout` when the client is slower than
+                `upload_timeout_s` plus the time its bytes so far take at `min_upload_bytes_per_s`.
+            ClientGoneError: the client left before the end.
+        """
+        self._check_declared_length(limits)
+        parts: list[bytes] = []
+        size = 0
+        begun = self._now()
+        while not self._body_complete:
+            deadline = begun + limits.upload_timeout_s + size / limits.min_upload_bytes_per_s
+            part = await self._read_part(deadline)
+            size += len(part)
+            if size > limits.max_body_bytes:
+                raise _too_large(limits)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def wait_for_disconnect(self) -> None:
+        """Return when the client has closed its connection."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the response head."""
+        self.status = status
+        self.is_event_stream = any(
+            key == b"content-type" and value.startswith(b"text/event-stream")
+            for key, value in headers
+        )
+        await self._write({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a part of the body; waits while the client is slow."""
+        self.bytes_sent += len(chunk)
+        await self._write({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def finish(self) -> None:
+        """End the body."""
+        await self._write({"type": "http.response.body", "body": b""})
+
+    async def respond(self, status: int, content: Mapping[str, Any], *headers: Any) -> None:
+        """Send a whole JSON answer."""
+        body = json.dumps(content).encode()
+        head = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+        ]
+        if not self._body_complete and await self._swallow_upload():
+            head.append((b"connection", b"close"))
+        await self.start(status, head)
+        self.bytes_sent += len(body)
+        await self._write({"type": "http.response.body", "body": body})
+
+    async def _write(self, message: dict[str, Any]) -> None:
+        self.sending_since = self._now()
+        await self._send(message)
+        self.sending_since = None
+
+    async def _read_part(self, deadline: float) -> bytes:
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise RequestError(
+                "The request body arrived too slowly", code="upload_timeout", retryable=True
+            ) from error
+        if message["type"] == "http.disconnect":
+            self._body_complete = True
+            raise ClientGoneError
+        self._body_complete = not message.get("more_body", False)
+        body: bytes = message.get("body", b"")
+        return body
+
+    def _check_declared_length(self, limits: LimitSettings) -> None:
+        declared = self.header(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > limits.max_body_bytes:
+            raise _too_large(limits)
+
+    async def _swallow_upload(self) -> bool:
+        """Discard what the client still sends, for a bounded time; whether any was left."""
+        if (self.header(b"content-length") or b"0") == b"0" and not self.header(
+            b"transfer-encoding"
+        ):
+            return False
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                while not self._body_complete:
+                    message = await self._receive()
+                    self._body_complete = not message.get("more_body", False)
+        except TimeoutError:
+            pass
+        return True
+
+
+def _too_large(limits: LimitSettings) -> RequestError:
+    return RequestError(
+        f"The body is larger than the limit of {limits.max_body_bytes} bytes",
+        code="body_too_large",
+    )

@@ -1,0 +1,177 @@
+"""Moving one request to an engine replica and its answer back, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from serving.core.wire import INTERNAL_TOKEN, REFUSED, REQUEST_ID
+from serving.errors import EngineError
+from serving.gateway.error_table import body_of, from_engine
+from serving.gateway.exchange import ClientGoneError, Exchange
+from serving.protocol.openai import error_event
+from serving.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
+FORWARDED_HEADERS = frozenset(
+    {
+        b"accept", b"content-type", b"user-agent", b"traceparent", b"tracestate",
+        b"anthropic-version", b"anthropic-beta", b"openai-beta",
+    }
+)  # fmt: skip
+"""Request headers an engine gets to see. Everything else stays here: credentials, hop-by-hop and
+Serve-control headers, and those vLLM would act on, such as `x-data-parallel-rank`."""
+
+_WITHHELD_RESPONSE_HEADERS = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade", "server", "date", "x-request-id",
+    }
+)  # fmt: skip
+"""Hop-by-hop (RFC 9110, section 7.6.1), and what the gateway sets itself."""
+
+_INTERNAL_PREFIX = "x-galerne-"
+_MAX_ERROR_BYTES = 64 * 1024
+_STALL_CHECK_S = 1.0
+
+
+class ReplicaUnavailableError(Exception):
+    """The replica refused or vanished before it answered; another one may serve the request."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Loop time at which the engine last sent something."""
+
+    last_byte_at: float
+
+
+class Relay:
+    """Sends requests to engine replicas over pooled connections.
+
+    Args:
+        session: an HTTP client without a limit on connections; it is closed by its owner.
+        token: the cluster's internal token.
+        settings: timeouts.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, *, token: str, settings: GatewaySettings
+    ) -> None:
+        self._session = session
+        self._token = token
+        self._settings = settings
+
+    async def forward(
+        self, exchange: Exchange, url: str, *, body: bytes, anthropic: bool = False
+    ) -> None:
+        """Answer the exchange from the replica at `url`.
+
+        Returns once the answer is complete, or has failed after its first byte: such a stream ends
+        with an error event, any other answer with a broken connection.
+
+        Raises:
+            ReplicaUnavailableError: nothing has been sent to the client and nothing lost.
+            ServingError: the engine's refusal, or its silence before the first byte.
+            ClientGoneError: the client left, or stopped reading; the generation was aborted.
+        """
+        progress = _Progress(asyncio.get_running_loop().time())
+        work = asyncio.create_task(self._transfer(exchange, url, body, progress))
+        gone = asyncio.create_task(exchange.wait_for_disconnect())
+        try:
+            await self._supervise(exchange, work, gone, progress)
+            await work
+        except EngineError as error:
+            if not exchange.started:
+                raise
+            await _fail_midway(exchange, error, anthropic=anthropic)
+        finally:
+            gone.cancel()
+            work.cancel()
+            await asyncio.wait({gone, work})
+
+    async def _supervise(
+        self,
+        exchange: Exchange,
+        work: asyncio.Task[None],
+        gone: asyncio.Task[None],
+        progress: _Progress,
+    ) -> None:
+        """Return when the transfer has ended; raise when it has to be given up."""
+        now = asyncio.get_running_loop().time
+        limits = self._settings.limits
+        while not work.done():
+            await asyncio.wait(
+                {work, gone}, timeout=_STALL_CHECK_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if work.done():
+                return
+            if gone.done():
+                raise ClientGoneError
+            if exchange.sending_since is not None:
+                if now() - exchange.sending_since > limits.stalled_read_timeout_s:
+                    raise ClientGoneError
+            elif now() - progress.last_byte_at > self._settings.engine_silence_timeout_s:
+                raise EngineError(
+                    "The engine stopped answering", code="engine_timeout", retryable=True
+                )
+
+    async def _transfer(
+        self, exchange: Exchange, url: str, body: bytes, progress: _Progress
+    ) -> None:
+        now = asyncio.get_running_loop().time
+        try:
+            async with self._session.post(
+                url + exchange.path, data=body, headers=self._request_headers(exchange)
+            ) as answer:
+                await self._start(exchange, answer)
+                async for chunk in answer.content.iter_any():
+                    progress.last_byte_at = now()
+                    await exchange.write(chunk)
+                await exchange.finish()
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            if not exchange.started:
+                raise ReplicaUnavailableError from error
+            raise EngineError(
+                "The engine failed during this answer", code="engine_failed", retryable=True
+            ) from error
+
+    async def _start(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
+        if REFUSED.decode() in answer.headers:
+            raise ReplicaUnavailableError
+        if answer.status >= 400:
+            raise from_engine(answer.status, await answer.content.read(_MAX_ERROR_BYTES))
+        await exchange.start(answer.status, _response_headers(answer.headers))
+
+    def _request_headers(self, exchange: Exchange) -> list[tuple[str, str]]:
+        headers = [
+            (name.decode(), value.decode("latin-1"))
+            for name, value in exchange.headers
+            if name in FORWARDED_HEADERS
+        ]
+        headers.append((INTERNAL_TOKEN.decode(), self._token))
+        headers.append((REQUEST_ID.decode(), exchange.request_id))
+        return headers
+
+
+def _response_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower().encode(), value.encode("latin-1"))
+        for name, value in headers.items()
+        if (lower := name.lower()) not in _WITHHELD_RESPONSE_HEADERS
+        and not lower.startswith(_INTERNAL_PREFIX)
+    ]
+
+
+async def _fail_midway(exchange: Exchange, error: EngineError, *, anthropic: bool) -> None:
+    """Tell a client that already reads a stream; cut off one that reads anything else."""
+    if not exchange.is_event_stream:
+        return
+    event = error_event(body_of(error, anthropic=anthropic), named=anthropic)
+    await exchange.write(event)
+    await exchange.finish()

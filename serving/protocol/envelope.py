@@ -1,0 +1,89 @@
+"""The part of a request body that the gateway reads: enough to route it, and to refuse what would
+crash an engine's own parser."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from serving.errors import RequestError
+
+# Possessive, and closed by the end of the text as well: each byte is looked at once, whatever the
+# body holds. Unterminated strings are the decoder's to refuse.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """Routing fields common to every inference API. Everything else passes through unread."""
+
+    model: str
+    stream: bool | None = None
+
+
+_decoder = msgspec.json.Decoder(Envelope)
+
+
+def read_envelope(body: bytes, *, max_depth: int) -> Envelope:
+    """The routing fields of a JSON body.
+
+    Raises:
+        RequestError: `invalid_utf8`, `json_too_deep`, `invalid_json`, `missing_model` or
+            `invalid_type`, with the field at fault in `param`.
+
+    >>> read_envelope(b'{"model": "demo", "messages": []}', max_depth=8)
+    Envelope(model='demo', stream=None)
+    """
+    _check_utf8(body)
+    _check_depth(body, max_depth=max_depth)
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _explain(body, error) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def _check_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"The body is not valid UTF-8 (byte {error.start})", code="invalid_utf8"
+        ) from error
+
+
+def _check_depth(body: bytes, *, max_depth: int) -> None:
+    """Refuse nesting beyond `max_depth` without building a single object.
+
+    Strings are cut out, everything but brackets is dropped, and each pass removes the innermost
+    pairs: whatever can still be reduced after `max_depth` passes is deeper. Every step runs in C,
+    so a hostile body costs milliseconds. Unbalanced brackets are the decoder's to refuse.
+    """
+    if body.count(b"[") + body.count(b"{") <= max_depth:
+        return
+    brackets = _STRINGS.sub(b"", body).translate(_AS_BRACKETS, _NOT_BRACKETS)
+    for _ in range(max_depth):
+        if b"[]" not in brackets:
+            break
+        brackets = brackets.replace(b"[]", b"")
+    if b"[]" in brackets or brackets.count(b"[") > max_depth:
+        raise RequestError(f"The body nests deeper than {max_depth} levels", code="json_too_deep")
+
+
+def _explain(body: bytes, error: msgspec.ValidationError) -> RequestError:
+    """Name the field at fault in the words of the API rather than of the decoder."""
+    text = str(error)
+    if not body.lstrip().startswith(b"{"):
+        return RequestError("The body must be a JSON object", code="invalid_type")
+    if "missing required field `model`" in text:
+        return RequestError(
+            "The field `model` is missing; GET /v1/models lists the names",
+            code="missing_model",
+            param="model",
+        )
+    param = "stream" if "$.stream" in text else "model"
+    expected = "a boolean" if param == "stream" else "a string"
+    return RequestError(f"The field `{param}` must be {expected}", code="invalid_type", param=param)

@@ -1,0 +1,96 @@
+"""What `galerne status` shows, composed from what Serve, Ray and a gateway each know. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serving.adapters.ray_cluster import DeploymentState
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Three views of the same platform, taken at about the same time.
+
+    `states` are Serve's deployments by name, `gateways` the gateway processes, `fleet` the engine
+    replicas as a gateway sees them; `None` while no gateway answers.
+    """
+
+    states: Mapping[str, DeploymentState]
+    gateways: Sequence[Mapping[str, Any]]
+    fleet: Mapping[str, Any] | None
+
+
+def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[str, Any]:
+    """The status document."""
+    seen = views.fleet["models"] if views.fleet else {}
+    return {
+        "endpoint": endpoint,
+        "models": [
+            _model(model_id, views.states.get(f"engine:{model_id}"), seen.get(model_id, []))
+            for model_id in models
+        ],
+        "gateways": [_gateway(gateway) for gateway in views.gateways],
+    }
+
+
+def _model(
+    model_id: str, state: DeploymentState | None, replicas: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    engine: Mapping[str, Any] = next((r["state"]["engine"] for r in replicas if r["state"]), {})
+    return {
+        "id": model_id,
+        "status": state.status if state else "UNKNOWN",
+        "message": state.cause if state else "",
+        "sliding_window": engine.get("sliding_window"),
+        "max_model_len": engine.get("max_model_len"),
+        "kv_block_size": engine.get("block_size"),
+        "replicas": [*map(_replica, replicas), *_not_running(state)],
+    }
+
+
+def _replica(replica: Mapping[str, Any]) -> dict[str, Any]:
+    state = replica["state"]
+    row = _row(replica["id"], "UNREACHABLE", pid=replica["pid"], node=replica["node_id"])
+    if state is None:
+        return row
+    return row | {
+        "state": "DRAINING" if state["draining"] else "RUNNING",
+        "in_flight": state["in_flight"],
+        "waiting": state["load"]["waiting"],
+        "kv_blocks_used": state["load"]["kv_blocks_used"],
+        "kv_blocks_total": state["engine"]["kv_blocks_total"],
+    }
+
+
+def _not_running(state: DeploymentState | None) -> list[dict[str, Any]]:
+    """Rows for the replicas that Serve counts but that no gateway can name yet."""
+    phases = state.replica_states if state else {}
+    return [
+        _row(None, phase, pid=None, node=None)
+        for phase, count in phases.items()
+        if phase != "RUNNING"
+        for _ in range(count)
+    ]
+
+
+def _row(
+    replica_id: str | None, state: str, *, pid: int | None, node: str | None
+) -> dict[str, Any]:
+    return {
+        "id": replica_id,
+        "state": state,
+        "pid": pid,
+        "node": node,
+        "in_flight": None,
+        "waiting": None,
+        "kv_blocks_used": None,
+        "kv_blocks_total": None,
+    }
+
+
+def _gateway(gateway: Mapping[str, Any]) -> dict[str, Any]:
+    state = "RUNNING" if gateway["pid"] is not None else "STARTING"
+    return {"id": gateway["id"], "state": state, "pid": gateway["pid"], "node": gateway["node"]}

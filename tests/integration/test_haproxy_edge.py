@@ -1,0 +1,195 @@
+"""The hardened HAProxy over real sockets, with no gateway behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HEADER_TIMEOUT_S = 1
+DEADLINE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Edge:
+    port: int
+    stats_port: int
+    metrics_port: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> dict[str, Any]:
+        assert self.headers["content-type"] == "application/json"
+        assert self.headers["cache-control"] == "no-store"
+        assert int(self.headers["content-length"]) == len(self.body)
+        error: dict[str, Any] = json.loads(self.body)["error"]
+        return error
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def _render(folder: Path, edge: Edge, *, dead_port: int) -> Path:
+    with warnings.catch_warnings():
+        # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
+        warnings.simplefilter("ignore")
+        from ray.serve._private.haproxy import (
+            BackendConfig,
+            HAProxyApi,
+            HAProxyConfig,
+            ServerConfig,
+        )
+        from ray.serve.config import HTTPOptions
+
+    config = HAProxyConfig(
+        socket_path=str(folder / "admin.sock"),
+        server_state_base=str(folder),
+        server_state_file=str(folder / "server-state"),
+        metrics_socket_path=str(folder / "metrics.sock"),
+        stats_port=edge.stats_port,
+        metrics_port=edge.metrics_port,
+        http_options=HTTPOptions(host="127.0.0.1", port=edge.port),
+        has_received_routes=True,
+        has_received_servers=True,
+        retries=0,
+    )
+    server = ServerConfig(name="gateway-1", host="127.0.0.1", port=dead_port)
+    backend = BackendConfig(name="http-v1", path_prefix="/v1", app_name="galerne", servers=[server])
+    path = folder / "haproxy.cfg"
+    api = HAProxyApi(config, {"galerne": backend}, config_file_path=str(path))
+    api._generate_config_file_internal()
+    return path
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "HAProxy did not come up"
+        time.sleep(0.02)
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    folder = tmp_path_factory.mktemp("edge")
+    port, stats_port, metrics_port, dead_port = _free_ports(4)
+    edge = Edge(port, stats_port, metrics_port)
+    config = _render(folder, edge, dead_port=dead_port)
+    script = Path(sys.executable).with_name("galerne-haproxy")
+    environ = {**os.environ, "GALERNE_HEADER_TIMEOUT_S": str(HEADER_TIMEOUT_S)}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [script, "-db", "-f", config, "-dR"], env=environ, stdout=log, stderr=log
+        )
+    try:
+        _until(lambda: process.poll() is not None or _listens(("127.0.0.1", port)))
+        assert process.poll() is None, (folder / "log").read_text()
+        # Ray tells its own workers by the configuration's path in their command line.
+        assert str(config).encode() in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        yield edge
+    finally:
+        process.kill()
+        process.wait(timeout=DEADLINE_S)
+
+
+def _exchange(port: int, request: bytes) -> Answer:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as connection:
+        connection.sendall(request)
+        raw = b""
+        while chunk := connection.recv(65536):
+            raw += chunk
+    head, _, body = raw.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines[1:])
+    return Answer(int(lines[0].split()[1]), headers, body)
+
+
+def _get(port: int, path: str) -> Answer:
+    return _exchange(port, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\nbad header line\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 40_000 + b"\r\n\r\n",
+    ],
+    ids=["header", "tls", "smuggling", "huge-head"],
+)
+def test_malformed_request_is_a_400_that_names_nothing(edge: Edge, request_bytes: bytes) -> None:
+    answer = _exchange(edge.port, request_bytes)
+    assert answer.status == 400
+    assert answer.headers["connection"] == "close"
+    assert not re.search(rb"haproxy|galerne|127\.0\.0\.1", answer.body, re.IGNORECASE)
+
+
+def test_slow_head_is_cut_within_the_bound(edge: Edge) -> None:
+    started = time.monotonic()
+    answer = _exchange(edge.port, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Sl")
+    assert HEADER_TIMEOUT_S - 0.1 < time.monotonic() - started < HEADER_TIMEOUT_S + 3
+    assert answer.status == 408
+
+
+def test_no_gateway_is_a_retryable_json_503(edge: Edge) -> None:
+    answer = _get(edge.port, "/v1/models")
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["connection"] == "close"
+    assert answer.error["code"] == "gateway_unavailable"
+
+
+@pytest.mark.parametrize("path", ["/-/routes", "/nothing", "/stats", "/metrics"])
+def test_unknown_paths_and_the_route_list_are_json_404(edge: Edge, path: str) -> None:
+    answer = _get(edge.port, path)
+    assert answer.status == 404
+    assert answer.error["code"] == "not_found"
+    assert b"galerne" not in answer.body
+
+
+def test_health_check_still_answers(edge: Edge) -> None:
+    answer = _get(edge.port, "/-/healthz")
+    assert answer.status in {200, 503}  # 503 once HAProxy has noticed the missing gateway
+    assert answer.headers["content-type"] == "text/plain"
+
+
+def test_head_answer_has_no_body(edge: Edge) -> None:
+    answer = _exchange(edge.port, b"HEAD /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (answer.status, answer.body) == (404, b"")
+
+
+def test_statistics_and_metrics_listen_on_loopback_only(edge: Edge) -> None:
+    # All of 127/8 is this machine, so another address of it tells 127.0.0.1 from a wildcard.
+    for port in (edge.stats_port, edge.metrics_port):
+        assert _listens(("127.0.0.1", port))
+        assert not _listens(("127.0.0.2", port))

@@ -1,0 +1,100 @@
+"""Secret files are private, made once, and never empty."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from serving.adapters.secrets_file import ensure_secret, read_secret
+from serving.errors import ConfigError
+
+RACERS = 8
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "token"
+
+
+def test_a_secret_is_made_once_and_private(path: Path) -> None:
+    secret = ensure_secret(path)
+
+    assert len(secret) == 43
+    assert ensure_secret(path) == read_secret(path) == secret
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_whoever_races_to_create_it_gets_the_same_secret(path: Path, attempt: int) -> None:
+    barrier = threading.Barrier(RACERS)
+
+    def race(_: int) -> str:
+        barrier.wait()
+        return ensure_secret(path)
+
+    with ThreadPoolExecutor(RACERS) as pool:
+        secrets = set(pool.map(race, range(RACERS)))
+
+    assert secrets == {read_secret(path)}
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "code"),
+    [
+        (b"token", 0o640, "secret_file_exposed"),
+        (b"token", 0o604, "secret_file_exposed"),
+        (b" \n", 0o600, "secret_file_empty"),
+        (b"\xff\xfe", 0o600, "secret_file_unreadable"),
+    ],
+)
+def test_bad_files_are_refused(path: Path, content: bytes, mode: int, code: str) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    path.chmod(mode)
+
+    for read in (read_secret, ensure_secret):
+        with pytest.raises(ConfigError) as caught:
+            read(path)
+        assert caught.value.code == code
+        assert "token" not in caught.value.message
+        assert caught.value.hint
+
+
+def test_an_exposed_file_names_the_remedy(path: Path) -> None:
+    ensure_secret(path)
+    path.chmod(0o644)
+
+    with pytest.raises(ConfigError) as caught:
+        read_secret(path)
+
+    assert "chmod 600" in caught.value.hint
+
+
+def test_white_space_around_the_secret_is_ignored(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch(0o600)
+    path.write_text("  token\n")
+
+    assert read_secret(path) == "token"
+
+
+def test_a_missing_file_is_an_error_for_readers(path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_secret(path)
+
+    assert caught.value.code == "secret_file_missing"
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ConfigError) as caught:
+        ensure_secret(tmp_path / "file" / "token")
+
+    assert caught.value.code == "secret_file_unwritable"

@@ -1,0 +1,120 @@
+"""The settings tree: closed, frozen, documented; sources of weights are pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from serving.settings import ModelSettings, Settings, WeightSettings
+
+COMMIT = "2dcff66eac0c01dc50e4c41eea959968232187fe"
+
+
+def _settings(**models: dict[str, Any]) -> Settings:
+    tree = {name: {"weights": {"source": "demo"}, **model} for name, model in models.items()}
+    return Settings.model_validate({"models": tree})
+
+
+def _properties() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    schema = Settings.model_json_schema()
+    for name, section in {"Settings": schema, **schema["$defs"]}.items():
+        for field, described in section["properties"].items():
+            yield name, field, described
+
+
+@pytest.mark.parametrize(("section", "field", "described"), list(_properties()))
+def test_every_setting_is_described(section: str, field: str, described: dict[str, Any]) -> None:
+    is_section = "$ref" in described
+    assert is_section or described.get("description"), f"{section}.{field} has no docstring"
+
+
+@pytest.mark.parametrize("section", Settings.model_json_schema()["$defs"])
+def test_every_section_is_closed(section: str) -> None:
+    assert Settings.model_json_schema()["$defs"][section]["additionalProperties"] is False
+
+
+def test_settings_are_frozen() -> None:
+    settings = _settings(a={})
+    with pytest.raises(ValidationError):
+        settings.gateway.replicas = 2  # type: ignore[misc]
+
+
+def test_at_least_one_model_is_needed() -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        Settings.model_validate({"models": {}})
+
+
+@pytest.mark.parametrize("source", ["demo", "/models/x", "./x", "../x", "~/x"])
+def test_local_sources_need_no_revision(source: str) -> None:
+    weights = WeightSettings(source=source)
+    assert weights.is_local == (source != "demo")
+
+
+@pytest.mark.parametrize(
+    ("source", "revision", "problem"),
+    [
+        ("mistralai/Mistral-7B-v0.3", None, "needs revision"),
+        ("mistralai/Mistral-7B-v0.3", "main", "pattern"),
+        ("mistralai/Mistral-7B-v0.3", COMMIT.upper(), "pattern"),
+        ("demo", COMMIT, "Hugging Face ids only"),
+        ("/models/x", COMMIT, "Hugging Face ids only"),
+        ("mistral", None, "neither"),
+        ("a/b/c", COMMIT, "neither"),
+        ("https://example.org/x", COMMIT, "neither"),
+        ("", None, "neither"),
+    ],
+)
+def test_weights_must_be_pinned(source: str, revision: str | None, problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        WeightSettings(source=source, revision=revision)
+
+
+def test_hugging_face_source_with_a_commit() -> None:
+    assert not WeightSettings(source="mistralai/Mistral-7B-v0.3", revision=COMMIT).is_local
+
+
+@pytest.mark.parametrize("name", ["a", "mistral-7b-v0.3", "owner/name:tag", "A_1", "x" * 128])
+def test_model_names(name: str) -> None:
+    assert name in _settings(**{name: {}}).models
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "é", "x" * 129, "a\n", "a\nb", "../a"])
+def test_bad_model_names(name: str) -> None:
+    if name == "a\n":
+        assert "a" in _settings(**{name: {}}).models  # surrounding white space is dropped
+        return
+    with pytest.raises(ValidationError):
+        _settings(**{name: {}})
+
+
+@pytest.mark.parametrize("other", ["a", "b"])
+def test_adapter_names_are_not_taken(other: str) -> None:
+    with pytest.raises(ValidationError, match="is taken"):
+        _settings(a={"adapters": {other: "/x"}}, b={})
+
+
+def test_two_models_may_not_share_an_adapter_name() -> None:
+    with pytest.raises(ValidationError, match=r"models\.b\.adapters\.x"):
+        _settings(a={"adapters": {"x": "/x"}}, b={"adapters": {"x": "/y"}})
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("engine", "max_model_len", 15),
+        ("engine", "gpu_memory_utilization", 1.01),
+        ("engine", "gpu_memory_utilization", 0),
+        ("engine", "kv_cache_gib", 0),
+        ("engine", "tensor_parallel_size", 0),
+        ("resources", "num_cpus", -1),
+        ("resources", "device", "tpu"),
+    ],
+)
+def test_ranges(section: str, field: str, value: object) -> None:
+    tree = {"weights": {"source": "demo"}, section: {field: value}}
+    with pytest.raises(ValidationError) as caught:
+        ModelSettings.model_validate(tree)
+    assert caught.value.errors()[0]["loc"] == (section, field)
