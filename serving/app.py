@@ -18,8 +18,9 @@ from ray.serve.handle import DeploymentHandle
 from serving import __version__
 from serving.adapters.access_log import AccessLog
 from serving.adapters.key_store import KeyCache, utc_now
+from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
-from serving.adapters.serve_router import router_config, watch_replicas
+from serving.adapters.serve_router import router_config
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import resolve_weights
 from serving.core.types import ModelId, Principal

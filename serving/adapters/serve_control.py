@@ -48,7 +48,7 @@ def deployment_states(name: str) -> dict[str, DeploymentState]:
         return {}
     return {
         deployment: DeploymentState(
-            status=str(state.status),
+            status=state.status.value,
             replica_states={str(phase): count for phase, count in state.replica_states.items()},
             message=state.message,
         )
