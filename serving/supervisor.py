@@ -241,13 +241,15 @@ def endpoint_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.endpoint.port}"
 
 
-async def wait_for_signal() -> None:
-    """Return on SIGINT or SIGTERM."""
-    stop = asyncio.Event()
+def stop_on_signal(stop: asyncio.Event) -> None:
+    """Let SIGINT and SIGTERM set the event.
+
+    Called again after Ray has started, which puts a handler of its own that prints a stack trace
+    in front.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
 
 
 def _describe(states: Mapping[str, ray_cluster.DeploymentState], wanted: Mapping[str, int]) -> str:
@@ -289,7 +291,7 @@ async def _end(processes: list[tuple[int, int]]) -> None:
         return [pid for pid, ticks in processes if process_start_ticks(pid) == ticks]
 
     deadline = time.monotonic() + 5
-    while left() and time.monotonic() < deadline:
+    while left() and time.monotonic() < deadline:  # noqa: ASYNC110 (processes raise no event)
         await asyncio.sleep(0.05)
     for pid in left():
         with contextlib.suppress(ProcessLookupError):

@@ -88,8 +88,8 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_HAPROXY_BUFFER_BYTES),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(longest_drain_s)),
         "GALERNE_HEADER_TIMEOUT_S": str(settings.gateway.limits.header_timeout_s),
-        # Makes Ray take the loopback address as this node's, so that its processes, the gateways and
-        # the engine listeners are not reachable from the network.
+        # Makes Ray take the loopback address as this node's, so that its processes, the gateways
+        # and the engine listeners are not reachable from the network.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_worker_niceness": str(settings.cluster.worker_niceness),
         "RAY_AUTH_MODE": "token",

@@ -63,7 +63,7 @@ def application_failure(name: str) -> str | None:
     application = serve.status().applications.get(name)
     if application is None or application.status != "DEPLOY_FAILED":
         return None
-    return application.message
+    return str(application.message)
 
 
 def replica_processes(name: str, deployment: str) -> list[dict[str, Any]]:

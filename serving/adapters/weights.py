@@ -25,6 +25,8 @@ Progress = Callable[[str, float | None, float | None], None]
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
 _CONFIG_NAMES = ("config.json", "params.json")
+_DEMO_RECIPE = 2
+"""Counts the ways in which the demo model has been built; a new one must not find the old folder."""
 _MANIFEST_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
@@ -42,7 +44,7 @@ def no_progress(_step: str, _done: float | None, _total: float | None) -> None:
 
 def demo_folder(paths: StatePaths) -> Path:
     """Where the demo model lies once `galerne model prepare demo` has built it."""
-    return paths.model_dir / DEMO_SOURCE
+    return paths.model_dir / f"{DEMO_SOURCE}-{_DEMO_RECIPE}"
 
 
 def is_prepared(folder: Path) -> bool:

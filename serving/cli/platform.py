@@ -30,7 +30,7 @@ from serving.cli.options import ConfigOption, PresetOption, SetOption, read_sett
 from serving.core.wire import INTERNAL_TOKEN
 from serving.errors import ConfigError
 from serving.settings import DEMO_SOURCE, Settings
-from serving.supervisor import Ready, Supervisor, wait_for_signal
+from serving.supervisor import Ready, Supervisor, stop_on_signal
 
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
@@ -109,17 +109,20 @@ def _check_weights(settings: Settings, paths: StatePaths) -> None:
 
 
 async def _run(supervisor: Supervisor) -> None:
-    stop = asyncio.create_task(wait_for_signal())
+    stop = asyncio.Event()
+    stop_on_signal(stop)
+    stopped = asyncio.create_task(stop.wait())
     try:
         with _progress("starting") as tell:
             start = asyncio.create_task(supervisor.start(tell))
-            await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({start, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not start.done():
                 start.cancel()
                 return
             ready = start.result()
+        stop_on_signal(stop)
         _print_ready(ready)
-        await stop
+        await stopped
         err.print("stopping")
     finally:
         await supervisor.stop()
@@ -135,7 +138,7 @@ def _start_detached(paths: StatePaths, arguments: Sequence[str]) -> None:
     log_path = paths.log_dir / "up.log"
     words = [word for word in arguments if word not in ("--detach", "-d")]
     with log_path.open("w") as log:
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # noqa: S603 (our own command with its own arguments)
             [sys.executable, "-m", "serving", *words],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -30,7 +30,8 @@ class Principal:
 class ReplicaEndpoint:
     """Where one engine replica listens.
 
-    `url` is the base address of its internal listener, without a trailing slash. `pid` is the process that dies when the replica dies.
+    `url` is the base address of its internal listener, without a trailing slash. `pid` is the
+    process that dies when the replica dies.
     """
 
     id: ReplicaId

@@ -45,7 +45,7 @@ class EngineReplica:
     Serve starts, watches and stops the process.
     """
 
-    async def __init__(self, spec: EngineSpec) -> None:
+    async def __init__(self, spec: EngineSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         self._spec = spec
         placement = plan_placement(spec.model.engine, resources=spec.model.resources)
         _refuse_split_tensor_group(spec.model)

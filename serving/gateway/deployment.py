@@ -21,7 +21,7 @@ class GatewayReplica:
         engines: a handle per model.
     """
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, assemble: Assemble, engines: Mapping[str, DeploymentHandle[Any]]
     ) -> None:
         self._gateway = await assemble(engines)
