@@ -114,15 +114,15 @@ class Supervisor:
             ray_cluster.connect_ray(self._settings.cluster.address)
             return
         run_dir = ray_cluster.make_run_dir(self._paths)
-        stats_port, metrics_port = ray_cluster.free_ports(2)
         environment = ray_cluster.cluster_environment(
             self._settings,
             self._paths,
             run_dir=run_dir,
             edge=EDGE,
-            ports=(stats_port, metrics_port),
+            ports=ray_cluster.free_ports(),
         )
         ray_cluster.start_ray(environment, run_dir)
+        ray_cluster.check_gpus(self._settings)
         self._link_ray_logs(run_dir)
 
     def _deploy(self) -> None:

@@ -183,6 +183,9 @@ class KeyCache:
                 retryable=True,
                 retry_after_s=self._fail_closed_s,
             )
+        if key_id not in self._records:
+            # A key made a moment ago must work at once; an unknown one costs one stat().
+            self.refresh()
         return self._records.get(key_id)
 
     def refresh(self) -> bool:

@@ -12,13 +12,24 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
+from serving.planner.placement import plan_placement
 from serving.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Serve passes requests over HTTP; the object store only carries deployment definitions."""
+
+
+class LocalPorts(NamedTuple):
+    """Ports that Serve's processes listen on besides the endpoint."""
+
+    haproxy_stats: int
+    haproxy_metrics: int
+    fallback_proxy: int
+
 
 _MAX_RUN_DIR_CHARS = 28
 """HAProxy takes socket paths of 97 characters; Serve appends a node id of 56 and `admin.sock`."""
@@ -55,14 +66,14 @@ class DeploymentState:
 
 
 def cluster_environment(
-    settings: Settings, paths: StatePaths, *, run_dir: Path, edge: str, ports: tuple[int, int]
+    settings: Settings, paths: StatePaths, *, run_dir: Path, edge: str, ports: LocalPorts
 ) -> dict[str, str]:
     """Environment of a local cluster's processes.
 
     Args:
         run_dir: folder for sockets and generated configuration; must have a short path.
         edge: import path of the function that gives the middlewares before Serve's own code.
-        ports: free ports for HAProxy's statistics and metrics.
+        ports: free ports, so that two platforms on one machine do not meet.
 
     Source: ray/serve/_private/constants.py, ray 2.60.0.
     """
@@ -82,8 +93,11 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_dir / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[0]),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_proxy),
+        # Failed starts of a first replica before Serve gives up; each costs a model load.
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "2",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MAX_HAPROXY_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_HAPROXY_BUFFER_BYTES),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(longest_drain_s)),
@@ -206,10 +220,33 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-def free_ports(count: int) -> tuple[int, ...]:
+def free_ports() -> LocalPorts:
     """Ports of the loopback address that were free a moment ago, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = tuple(int(listener.getsockname()[1]) for listener in sockets)
-    for listener in sockets:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in LocalPorts._fields]
+    ports = [int(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
         listener.close()
-    return ports
+    return LocalPorts(*ports)
+
+
+def check_gpus(settings: Settings) -> None:
+    """Return if the started cluster has the GPUs that all replicas together reserve.
+
+    Raises:
+        ConfigError: `not_enough_gpus`; Serve would wait for them for ever.
+    """
+    import ray
+
+    wanted = sum(
+        model.replicas * sum(bundle.get("GPU", 0.0) for bundle in placement.bundles)
+        for model in settings.models.values()
+        for placement in [plan_placement(model.engine, resources=model.resources)]
+    )
+    present = ray.cluster_resources().get("GPU", 0.0)
+    if wanted > present:
+        raise ConfigError(
+            f"the models need {wanted:g} GPUs and this machine has {present:g}",
+            code="not_enough_gpus",
+            param="models",
+            hint="lower replicas or parallel sizes, or use --preset cpu",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ def deploy(application: serve.Application, *, name: str, endpoint: EndpointSetti
     import ray
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         serve.start(http_options={"host": endpoint.host, "port": endpoint.port})
     except ray.exceptions.RayError as error:

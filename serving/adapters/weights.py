@@ -26,7 +26,7 @@ Progress = Callable[[str, float | None, float | None], None]
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
 _CONFIG_NAMES = ("config.json", "params.json")
 _DEMO_RECIPE = 2
-"""Counts the ways in which the demo model has been built; a new one must not find the old folder."""
+"""Counts the ways in which the demo model was built; a new one must not find an old folder."""
 _MANIFEST_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 

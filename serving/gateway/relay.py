@@ -93,7 +93,8 @@ class Relay:
         finally:
             gone.cancel()
             work.cancel()
-            await asyncio.wait({gone, work})
+            # Collects both outcomes, so that none is reported as never retrieved.
+            await asyncio.gather(gone, work, return_exceptions=True)
 
     async def _supervise(
         self,

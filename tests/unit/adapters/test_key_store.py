@@ -234,7 +234,7 @@ def test_writing_through_a_link_keeps_the_link(path: Path, tmp_path: Path) -> No
 def test_the_cache_follows_the_file(keys: KeyFile, cache: KeyCache) -> None:
     assert cache.refresh()
     _, record = keys.create("ci")
-    assert cache.lookup(record.id) is None
+    assert cache.lookup(record.id) == record
 
     assert cache.refresh()
     assert cache.lookup(record.id) == record

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from e2e.harness import Platform, log_tail
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark this folder's tests; run them after all others, and last those that kill processes."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+    items.sort(key=lambda item: (HERE in item.path.parents, item.path.name == "test_lifecycle.py"))
+
+
+@pytest.fixture(scope="session")
+def platform(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
+    """One platform for the whole session, stopped at its end."""
+    state_dir = tmp_path_factory.mktemp("galerne") / "state"
+    running = Platform.start(state_dir)
+    try:
+        running.note_processes()
+        yield running
+    finally:
+        if request.session.testsfailed:
+            print(log_tail(state_dir))
+        running.stop()
+
+
+@pytest.fixture
+def client(platform: Platform) -> Iterator[httpx.Client]:
+    """An HTTP client with a valid API key."""
+    with platform.client() as connected:
+        yield connected

@@ -1,0 +1,257 @@
+"""One running platform, and the questions tests ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+T = TypeVar("T")
+
+MODEL = "demo"
+NUM_GATEWAYS = 2
+UPLOAD_TIMEOUT_S = 2
+HEADER_TIMEOUT_S = 3
+STALLED_READ_TIMEOUT_S = 3
+MAX_BODY_BYTES = 256 * 1024
+LINGER_S = 2
+"""How long the gateway swallows the rest of a refused upload."""
+
+SMALL_LIMITS = (
+    f"gateway.replicas={NUM_GATEWAYS}",
+    f"gateway.limits.upload_timeout_s={UPLOAD_TIMEOUT_S}",
+    f"gateway.limits.header_timeout_s={HEADER_TIMEOUT_S}",
+    f"gateway.limits.stalled_read_timeout_s={STALLED_READ_TIMEOUT_S}",
+    f"gateway.limits.max_body_bytes={MAX_BODY_BYTES}",
+    "gateway.no_replica_wait_s=2",
+)
+_GALERNE = Path(sys.executable).with_name("galerne")
+_START_TIMEOUT_S = 240
+_KEY = re.compile(r"gal_\w{12}_[\w-]{43}")
+
+
+def galerne(*arguments: str, state_dir: Path, timeout_s: float = 60) -> subprocess.CompletedProcess:
+    """Run one command to its end; the caller looks at its exit code."""
+    return subprocess.run(
+        [_GALERNE, *arguments],
+        env={**os.environ, "GALERNE_STATE_DIR": str(state_dir)},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_until(
+    ask: Callable[[], T], *, timeout_s: float, what: str = "", period_s: float = 0.05
+) -> T:
+    """The first true answer; an AssertionError with the last one after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := ask()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what or ask}; last answer {answer!r}")
+        time.sleep(period_s)
+    return answer
+
+
+@dataclass
+class Platform:
+    """A running platform.
+
+    `endpoint` is without `/v1`. `key` is the API key that the first start printed. `processes` are
+    all processes seen so far that belong to it.
+    """
+
+    endpoint: str
+    key: str
+    state_dir: Path
+    processes: set[psutil.Process] = field(default_factory=set)
+
+    @classmethod
+    def start(cls, state_dir: Path) -> Platform:
+        """Start a platform of two gateways with limits small enough to run into."""
+        settings = [word for setting in SMALL_LIMITS for word in ("--set", setting)]
+        arguments = ["up", "--preset", "cpu", "--port", str(free_port()), *settings, "--detach"]
+        begun = time.monotonic()
+        up = galerne(*arguments, state_dir=state_dir, timeout_s=_START_TIMEOUT_S)
+        assert up.returncode == 0, f"galerne up: {up.stdout}\n{up.stderr}\n{log_tail(state_dir)}"
+        print(f"galerne up: {time.monotonic() - begun:.1f} s")
+        endpoint = json.loads((state_dir / "run.json").read_text())["endpoint"]
+        key = _KEY.search(up.stdout)
+        assert key, f"the first start prints no key: {up.stdout}"
+        return cls(endpoint, key[0], state_dir)
+
+    def run(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess:
+        """Run `galerne ...` against this platform."""
+        return galerne(*arguments, state_dir=self.state_dir, timeout_s=timeout_s)
+
+    def create_key(self, name: str, *options: str) -> str:
+        created = self.run("keys", "create", "--name", name, "--json", *options)
+        assert created.returncode == 0, created.stderr
+        return str(json.loads(created.stdout)["key"])
+
+    def status(self) -> dict[str, Any]:
+        """What `galerne status --json` prints."""
+        asked = self.run("status", "--json")
+        assert asked.returncode == 0, asked.stderr
+        document: dict[str, Any] = json.loads(asked.stdout)
+        return document
+
+    @cached_property
+    def internal_token(self) -> str:
+        return (self.state_dir / "internal-token").read_text().strip()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        url = httpx.URL(self.endpoint)
+        return url.host, url.port or 80
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+    def client(self, **options: Any) -> httpx.Client:
+        """An HTTP client with the API key."""
+        headers = {**self.authorization, **options.pop("headers", {})}
+        return httpx.Client(base_url=self.endpoint, headers=headers, timeout=60, **options)
+
+    def engine(self) -> dict[str, Any]:
+        """Url, pid and state of the one engine replica, as a gateway sees it."""
+        answer = httpx.get(
+            f"{self.endpoint}/galerne/fleet", headers={"x-galerne-token": self.internal_token}
+        )
+        assert answer.status_code == 200, answer.text
+        (replica,) = answer.json()["models"][MODEL]
+        return dict(replica)
+
+    def is_idle(self) -> bool:
+        """Whether the listener counts no request and vLLM runs none."""
+        state = self.engine()["state"]
+        return state["in_flight"] == state["load"]["running"] == state["load"]["waiting"] == 0
+
+    def access_log(self) -> Iterator[dict[str, Any]]:
+        """The requests that the gateways have logged; `gateway` is the process id of each."""
+        for path in (self.state_dir / "logs").glob("gateway-*.jsonl"):
+            for line in path.read_text().splitlines():
+                yield {**json.loads(line), "gateway": path.stem.partition("-")[2]}
+
+    def logged(self, request_id: str) -> dict[str, Any] | None:
+        return next((row for row in self.access_log() if row["request_id"] == request_id), None)
+
+    def note_processes(self) -> None:
+        """Add the supervisor's descendants, and whoever has left them but shares a session."""
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            supervisor = json.loads((self.state_dir / "run.json").read_text())["pid"]
+            family = psutil.Process(supervisor)
+            self.processes |= {family, *family.children(recursive=True)}
+        sessions = {_session(process) for process in self.processes} - {None, os.getsid(0)}
+        self.processes |= {p for p in psutil.process_iter() if _session(p) in sessions}
+
+    def stop(self) -> None:
+        """Stop it and check that nothing it started is left."""
+        self.note_processes()
+        begun = time.monotonic()
+        down = self.run("down", timeout_s=150)
+        print(f"galerne down: {time.monotonic() - begun:.1f} s")
+        self.note_processes()
+        left = [p for p in self.processes if _is_alive(p)]
+        described = [_describe(p) for p in left]
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        assert down.returncode == 0, down.stderr
+        assert not described, f"left behind by `galerne down`: {described}"
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _describe(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"{process.pid} {' '.join(process.cmdline())[:120]}"
+    return str(process.pid)
+
+
+def log_tail(state_dir: Path, *, num_lines: int = 25) -> str:
+    """The last lines of the supervisor's log and of Serve's newest logs."""
+    serve_logs = (state_dir / "logs" / "ray" / "serve").glob("*.log")
+    newest = sorted(serve_logs, key=lambda path: path.stat().st_mtime)[-4:]
+    paths = [path for path in (state_dir / "logs" / "up.log", *newest) if path.exists()]
+    return "\n".join(f"--- {path}\n{_last_lines(path, num_lines)}" for path in paths)
+
+
+def _last_lines(path: Path, count: int) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
+
+
+def chat(content: str = "Tell me about the sea.", **options: Any) -> dict[str, Any]:
+    """The body of a chat request."""
+    message = {"role": "user", "content": content}
+    return {"model": MODEL, "messages": [message], "temperature": 0, "max_tokens": 8, **options}
+
+
+ENDLESS = {"max_tokens": 3500, "ignore_eos": True}
+"""More tokens than any test waits for."""
+
+_LEAK = re.compile(r"Traceback|/work|/tmp|/root|/home|site-packages|127\.0\.0\.1|\.py\b|0x[0-9a-f]{8}")  # noqa: S108
+
+
+def assert_no_leak(text: str) -> None:
+    """No traceback, file path or address of the platform."""
+    found = _LEAK.search(text)
+    assert not found, f"{found[0] if found else ''!r} in {text[:2000]}"
+
+
+def assert_error(
+    status: int, headers: Mapping[str, str], body: bytes, *, expect: tuple[int, str | None]
+) -> dict[str, Any]:
+    """The `error` object of an answer in OpenAI's shape with the expected status and code."""
+    text = body.decode()
+    wanted_status, wanted_code = expect
+    assert status == wanted_status, f"{status}: {text[:1000]}"
+    assert headers.get("content-type") == "application/json", headers
+    assert headers.get("x-request-id"), f"no x-request-id: {dict(headers)}"
+    assert_no_leak(text)
+    error: dict[str, Any] = json.loads(text)["error"]
+    assert isinstance(error["message"], str) and error["message"], error
+    assert isinstance(error["type"], str), error
+    assert isinstance(error["code"], str), error
+    assert error["param"] is None or isinstance(error["param"], str), error
+    assert wanted_code is None or error["code"] == wanted_code, error
+    return error
+
+
+def error_of(answer: httpx.Response, status: int, code: str | None) -> dict[str, Any]:
+    return assert_error(answer.status_code, answer.headers, answer.content, expect=(status, code))
+
+
+def values_of(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
+    return [value for key, value in headers if key.lower() == name]
