@@ -153,6 +153,15 @@ def _edits(hardening: Hardening, *, has_application: bool) -> tuple[_Edit, ...]:
             r" mode http\n(?: +timeout http-request \S+\n)?(?![\s\S]*timeout http-request)",
             f" mode http\n    timeout http-request {hardening.header_timeout_s}s\n",
         ),
+        # With splicing, HAProxy 2.8.25 misses a client that leaves before its answer has begun,
+        # once the body came in a segment of its own: the generation runs on, and the proxy spins
+        # at a full core until it ends. Streams gain nothing from splicing.
+        _Edit(
+            "splicing",
+            "defaults",
+            r" (?:no )?option splice-request\n +(?:no )?option splice-response$",
+            " no option splice-request\n    no option splice-response",
+        ),
         _Edit(
             "error pages",
             "defaults",

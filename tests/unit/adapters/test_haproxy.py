@@ -77,7 +77,8 @@ def test_only_the_expected_lines_change(rendered: Path) -> None:
     raw = rendered.read_text().splitlines()
     hardened = harden(rendered.read_text(), _hardening(rendered.parent)).splitlines()
     removed = [line for line in raw if line not in hardened]
-    assert len(removed) == 8  # socket, two binds, routes, unmatched path, three error files
+    # socket, two binds, two splicing options, routes, unmatched path, three error files
+    assert len(removed) == 10
     assert [line for line in hardened if "healthcheck" in line] == [
         line for line in raw if "healthcheck" in line
     ]
