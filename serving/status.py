@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def _model(
         "sliding_window": engine.get("sliding_window"),
         "max_model_len": engine.get("max_model_len"),
         "kv_block_size": engine.get("block_size"),
-        "replicas": [*map(_replica, replicas), *_not_running(state)],
+        "replicas": [*map(_replica, replicas), *_unseen(state, num_seen=len(replicas))],
     }
 
 
@@ -65,15 +66,11 @@ def _replica(replica: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _not_running(state: DeploymentState | None) -> list[dict[str, Any]]:
-    """Rows for the replicas that Serve counts but that no gateway can name yet."""
-    phases = state.replica_states if state else {}
-    return [
-        _row(None, phase, pid=None, node=None)
-        for phase, count in phases.items()
-        if phase != "RUNNING"
-        for _ in range(count)
-    ]
+def _unseen(state: DeploymentState | None, *, num_seen: int) -> list[dict[str, Any]]:
+    """Rows for the replicas that Serve counts but that no gateway can name."""
+    phases = Counter(state.replica_states if state else {})
+    phases["RUNNING"] -= min(num_seen, phases["RUNNING"])
+    return [_row(None, phase, pid=None, node=None) for phase in phases.elements()]
 
 
 def _row(

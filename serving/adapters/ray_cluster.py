@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -168,13 +170,17 @@ def make_run_dir(paths: StatePaths) -> Path:
             code="run_dir_too_long",
             hint="set TMPDIR to a short path such as /tmp",
         )
-    run_dir.mkdir(mode=0o700, exist_ok=True)
-    if run_dir.stat().st_uid != os.getuid():
+    with contextlib.suppress(FileExistsError):
+        run_dir.mkdir(mode=0o700)
+    found = run_dir.lstat()
+    # In a shared temporary folder anybody may have put something else at this name.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise ConfigError(
-            "the run folder belongs to another user",
+            "the run folder is not a folder of this user",
             code="run_dir_foreign",
             hint=f"remove {run_dir} or set TMPDIR",
         )
+    run_dir.chmod(0o700)
     return run_dir
 
 

@@ -32,7 +32,8 @@ class RunRecord:
             record = cls(**json.loads(paths.run_file.read_text()))
         except (OSError, ValueError, TypeError):
             return None
-        return record if process_start_ticks(record.pid) == record.started_ticks else None
+        started = process_start_ticks(record.pid)
+        return record if started is not None and started == record.started_ticks else None
 
     def write(self, paths: StatePaths) -> None:
         """Publish the record."""

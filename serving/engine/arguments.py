@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from serving.planner.placement import Placement
 from serving.settings import ModelSettings
 
 GIB = 1024**3
+_OPTION_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 OWNED_OPTIONS = frozenset(
     {
@@ -17,6 +19,7 @@ OWNED_OPTIONS = frozenset(
         "ssl-keyfile", "ssl-certfile", "lora-modules", "enable-lora", "tensor-parallel-size",
         "pipeline-parallel-size", "distributed-executor-backend", "trust-request-chat-template",
         "enable-log-requests", "enable-log-outputs", "log-error-stack", "trust-remote-code",
+        "config",
     }
 )  # fmt: skip
 """vLLM options that Galerne sets itself, or that would log prompts, run foreign code or open a way
@@ -88,14 +91,33 @@ def _adapter_options(adapters: Mapping[str, Path]) -> dict[str, object]:
 
 def _extra_options(extra: Mapping[str, object]) -> dict[str, object]:
     named = {name.replace("_", "-"): value for name, value in extra.items()}
-    if owned := sorted(OWNED_OPTIONS & named.keys()):
+    for name, value in named.items():
+        _check_extra(name, value)
+    return named
+
+
+def _check_extra(name: str, value: object) -> None:
+    """Refuse what vLLM's parser would read as an option that Galerne owns.
+
+    Raises:
+        ConfigError: `engine_option_owned` or `engine_option_invalid`.
+    """
+    words = value if isinstance(value, list) else [value]
+    if not _OPTION_NAME.fullmatch(name) or any(str(word).startswith("--") for word in words):
         raise ConfigError(
-            f"extra_args may not set {', '.join(owned)}: Galerne sets it itself",
+            f"extra_args.{name} is not an option with a value",
+            code="engine_option_invalid",
+            param=f"engine.extra_args.{name}",
+            hint="write the name without dashes in front, and the value apart: {seed: 1}",
+        )
+    # argparse completes abbreviations, so a beginning of an owned name is that name.
+    if owned := [option for option in sorted(OWNED_OPTIONS) if option.startswith(name)]:
+        raise ConfigError(
+            f"extra_args may not set {owned[0]}: Galerne sets it itself",
             code="engine_option_owned",
-            param=f"engine.extra_args.{owned[0]}",
+            param=f"engine.extra_args.{name}",
             hint="remove it, or use the named setting in `galerne config schema`",
         )
-    return named
 
 
 def _command_line(options: Mapping[str, object]) -> list[str]:

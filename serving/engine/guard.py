@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
+_NOT_SERVED = 1003
+"""WebSocket close code "unsupported data" (RFC 6455, section 7.4.1)."""
+
+
 class Refusal(StrEnum):
     """Why a listener declined a request before the engine saw it."""
 
@@ -56,7 +60,9 @@ class EngineGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        elif scope["type"] != "http" or not self._is_ours(scope):
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _NOT_SERVED})
+        elif not self._is_ours(scope):
             await _refuse(send, 401, Refusal.UNAUTHENTICATED)
         elif scope["path"] == STATE_PATH:
             await _respond(send, 200, self.describe())

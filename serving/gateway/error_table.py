@@ -42,6 +42,8 @@ _TYPE_BY_STATUS = {
     405: "invalid_request_error",
     408: "timeout_error",
     413: "request_too_large",
+    415: "invalid_request_error",
+    431: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -55,8 +57,9 @@ _ENGINE_CODE_BY_STATUS = {
     422: "invalid_request",
     501: "unsupported_by_model",
 }
-_CONTEXT_PARAMS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
-"""Fields that vLLM names when a prompt and its completion do not fit the model.
+_PROMPT_PARAMS = frozenset({"input_tokens", "input_text"})
+_COMPLETION_PARAMS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+"""Fields that vLLM names when a prompt, or its completion, does not fit the model.
 Source: vllm/renderers/params.py and vllm/v1/engine/input_processor.py, vLLM 0.32."""
 
 
@@ -115,20 +118,24 @@ def from_engine(status: int, body: bytes) -> ServingError:
     code = _ENGINE_CODE_BY_STATUS.get(status, "invalid_request")
     if message in ("Not Found", "Method Not Allowed"):
         message = "The model does not support this API"
-    if param in _CONTEXT_PARAMS and "context length" in message:
+    too_long = "context length" in message or "max_model_len" in message
+    if param in _PROMPT_PARAMS or (param in _COMPLETION_PARAMS and too_long):
         code = "context_length_exceeded"
     return RequestError(message, code=code, param=param)
 
 
 def _read_engine_error(body: bytes) -> tuple[str, str | None]:
-    """Message and field of vLLM's error body, or of FastAPI's."""
+    """Message and field of vLLM's error body, or of FastAPI's; bytes of any kind are survived."""
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
-    error = parsed.get("error") if isinstance(parsed, dict) else None
-    if isinstance(error, dict):
-        return str(error.get("message") or "The engine refused the request"), error.get("param")
-    if isinstance(parsed, dict) and isinstance(parsed.get("detail"), str):
-        return parsed["detail"], None
-    return "The engine refused the request", None
+    content = parsed if isinstance(parsed, dict) else {}
+    error = content.get("error")
+    fields = error if isinstance(error, dict) else {}
+    message = fields.get("message") or content.get("detail")
+    param = fields.get("param")
+    return (
+        message if isinstance(message, str) else "The engine refused the request",
+        param if isinstance(param, str) else None,
+    )
