@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import re
 import socket
@@ -95,6 +96,11 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_dir / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Cuts clients that take no bytes, which a gateway cannot: ASGI has no way to reset a
+        # connection. Waiting for a slow answer does not count (measured on HAProxy 2.8.25).
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(
+            math.ceil(settings.gateway.limits.stalled_read_timeout_s)
+        ),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_proxy),

@@ -10,6 +10,7 @@ import aiohttp
 
 from serving.core.types import ReplicaEndpoint
 from serving.core.wire import INTERNAL_TOKEN, STATE_PATH
+from serving.errors import EngineError
 
 _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
@@ -29,14 +30,20 @@ class EngineClient:
         """The engine's own API description.
 
         Raises:
-            aiohttp.ClientError: the replica does not answer.
+            EngineError: the replica does not answer, or not with a description.
         """
-        return await self._get(f"{url}/openapi.json")
+        try:
+            document = await self._get(f"{url}/openapi.json")
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise _no_description() from error
+        if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
+            raise _no_description()
+        return document
 
     async def _state(self, url: str) -> dict[str, Any] | None:
         try:
             return await self._get(url + STATE_PATH)
-        except (aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError, ValueError):
             return None
 
     async def _get(self, url: str) -> dict[str, Any]:
@@ -44,3 +51,9 @@ class EngineClient:
             answer.raise_for_status()
             content: dict[str, Any] = await answer.json()
             return content
+
+
+def _no_description() -> EngineError:
+    return EngineError(
+        "The engine does not describe its API now", code="engine_unavailable", retryable=True
+    )

@@ -112,7 +112,7 @@ def from_engine(status: int, body: bytes) -> ServingError:
         return Overloaded(
             "The engine is at its limit", code="engine_overloaded", retryable=True, retry_after_s=1
         )
-    if status >= 500 and status != 501:
+    if status < 400 or (status >= 500 and status != 501):
         return EngineError("The engine failed on this request", code="engine_error", retryable=True)
     message, param = _read_engine_error(body)
     code = _ENGINE_CODE_BY_STATUS.get(status, "invalid_request")

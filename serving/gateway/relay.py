@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import aiohttp
 
 from serving.core.wire import INTERNAL_TOKEN, REFUSED, REQUEST_ID
 from serving.errors import EngineError
 from serving.gateway.error_table import body_of, from_engine
-from serving.gateway.exchange import ClientGoneError, Exchange
+from serving.gateway.exchange import ClientGoneError, Exchange, Headers
 from serving.protocol.openai import error_event
 from serving.settings import GatewaySettings
-
-if TYPE_CHECKING:
-    from multidict import CIMultiDictProxy
 
 FORWARDED_HEADERS = frozenset(
     {
@@ -29,13 +28,13 @@ Serve-control headers, and those vLLM would act on, such as `x-data-parallel-ran
 
 _WITHHELD_RESPONSE_HEADERS = frozenset(
     {
-        "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer",
-        "transfer-encoding", "upgrade", "server", "date", "x-request-id",
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade", b"server", b"date", b"x-request-id",
     }
 )  # fmt: skip
 """Hop-by-hop (RFC 9110, section 7.6.1), and what the gateway sets itself."""
 
-_INTERNAL_PREFIX = "x-galerne-"
+_INTERNAL_PREFIX = b"x-galerne-"
 _MAX_ERROR_BYTES = 64 * 1024
 _STALL_CHECK_S = 1.0
 
@@ -72,12 +71,12 @@ class Relay:
     ) -> None:
         """Answer the exchange from the replica at `url`.
 
-        Returns once the answer is complete, or has failed after its first byte: such a stream ends
-        with an error event, any other answer with a broken connection.
+        Returns once the answer is complete. One that fails after its first byte ends with an error
+        event if it is a stream, else with a broken connection.
 
         Raises:
             ReplicaUnavailableError: nothing has been sent to the client and nothing lost.
-            ServingError: the engine's refusal, or its silence before the first byte.
+            ServingError: the engine's refusal, silence or end.
             ClientGoneError: the client left, or stopped reading; the generation was aborted.
         """
         progress = _Progress(asyncio.get_running_loop().time())
@@ -87,9 +86,9 @@ class Relay:
             await self._supervise(exchange, work, gone, progress)
             await work
         except EngineError as error:
-            if not exchange.started:
-                raise
-            await _fail_midway(exchange, error, anthropic=anthropic)
+            if exchange.started:
+                await self._fail_midway(exchange, error, anthropic=anthropic)
+            raise
         finally:
             gone.cancel()
             work.cancel()
@@ -128,7 +127,11 @@ class Relay:
         now = asyncio.get_running_loop().time
         try:
             async with self._session.post(
-                url + exchange.path, data=body, headers=self._request_headers(exchange)
+                url + exchange.path,
+                # Written in parts: one large write would hold up every other stream.
+                data=io.BytesIO(body),
+                headers=self._request_headers(exchange),
+                allow_redirects=False,
             ) as answer:
                 await self._start(exchange, answer)
                 async for chunk in answer.content.iter_any():
@@ -145,34 +148,57 @@ class Relay:
     async def _start(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
         if REFUSED.decode() in answer.headers:
             raise ReplicaUnavailableError
-        if answer.status >= 400:
-            raise from_engine(answer.status, await answer.content.read(_MAX_ERROR_BYTES))
-        await exchange.start(answer.status, _response_headers(answer.headers))
+        if answer.status >= 300:
+            raise from_engine(answer.status, await _read_some(answer))
+        await exchange.start(answer.status, _response_headers(answer.raw_headers))
 
     def _request_headers(self, exchange: Exchange) -> list[tuple[str, str]]:
         headers = [
-            (name.decode(), value.decode("latin-1"))
+            (name.decode(), value.decode(errors="replace"))
             for name, value in exchange.headers
             if name in FORWARDED_HEADERS
         ]
+        if exchange.header(b"content-type") is None:
+            headers.append(("content-type", "application/json"))
         headers.append((INTERNAL_TOKEN.decode(), self._token))
         headers.append((REQUEST_ID.decode(), exchange.request_id))
         return headers
 
+    async def _fail_midway(
+        self, exchange: Exchange, error: EngineError, *, anthropic: bool
+    ) -> None:
+        """Tell a client that reads a stream; whoever reads anything else is cut off."""
+        if not exchange.is_event_stream:
+            return
+        event = error_event(body_of(error, anthropic=anthropic), named=anthropic)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.limits.stalled_read_timeout_s):
+                await exchange.write(event)
+                await exchange.finish()
 
-def _response_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes]]:
+
+async def _read_some(answer: aiohttp.ClientResponse) -> bytes:
+    """The body of an error, or its beginning if it is absurdly long."""
+    body = b""
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > _MAX_ERROR_BYTES:
+            break
+    return body
+
+
+def _response_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    lowered = [(name.lower(), value) for name, value in headers]
+    named = {
+        option.strip().lower()
+        for name, value in lowered
+        if name == b"connection"
+        for option in value.split(b",")
+    }
     return [
-        (name.lower().encode(), value.encode("latin-1"))
-        for name, value in headers.items()
-        if (lower := name.lower()) not in _WITHHELD_RESPONSE_HEADERS
-        and not lower.startswith(_INTERNAL_PREFIX)
+        (name, value)
+        for name, value in lowered
+        if name not in _WITHHELD_RESPONSE_HEADERS
+        and name not in named
+        and not name.startswith(_INTERNAL_PREFIX)
     ]
-
-
-async def _fail_midway(exchange: Exchange, error: EngineError, *, anthropic: bool) -> None:
-    """Tell a client that already reads a stream; cut off one that reads anything else."""
-    if not exchange.is_event_stream:
-        return
-    event = error_event(body_of(error, anthropic=anthropic), named=anthropic)
-    await exchange.write(event)
-    await exchange.finish()
