@@ -19,7 +19,9 @@ class AccessLog:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._handler = _LossyHandler(path, maxBytes=_MAX_BYTES, backupCount=_NUM_BACKUPS)
+        self._handler = _LossyHandler(
+            path, maxBytes=_MAX_BYTES, backupCount=_NUM_BACKUPS, delay=True
+        )
         logger = logging.Logger("galerne.access", logging.INFO)
         logger.addHandler(self._handler)
         self._log = structlog.wrap_logger(

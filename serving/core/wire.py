@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 INTERNAL_TOKEN = b"x-galerne-token"
 """Proves to an engine's listener that the caller belongs to this cluster."""
 
@@ -17,3 +19,11 @@ STATE_PATH = "/galerne/state"
 
 FLEET_PATH = "/galerne/fleet"
 """Where a gateway tells `galerne status` what it sees."""
+
+
+class Refusal(StrEnum):
+    """Why a listener declined a request before the engine saw it."""
+
+    UNAUTHENTICATED = "unauthenticated"
+    DRAINING = "draining"
+    FULL = "full"

@@ -90,10 +90,12 @@ def _adapter_options(adapters: Mapping[str, Path]) -> dict[str, object]:
 
 
 def _extra_options(extra: Mapping[str, object]) -> dict[str, object]:
-    named = {name.replace("_", "-"): value for name, value in extra.items()}
-    for name, value in named.items():
-        _check_extra(name, value)
-    return named
+    options: dict[str, object] = {}
+    for name, value in extra.items():
+        option = name.replace("_", "-")
+        _check_extra(option, value)
+        options |= {f"no-{option}": True} if value is False else {option: value}
+    return options
 
 
 def _check_extra(name: str, value: object) -> None:

@@ -9,10 +9,9 @@ import asyncio
 import hmac
 import json
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH
+from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH, Refusal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
 
 _NOT_SERVED = 1003
 """WebSocket close code "unsupported data" (RFC 6455, section 7.4.1)."""
-
-
-class Refusal(StrEnum):
-    """Why a listener declined a request before the engine saw it."""
-
-    UNAUTHENTICATED = "unauthenticated"
-    DRAINING = "draining"
-    FULL = "full"
 
 
 class EngineGuard:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from serving.core.types import ModelId, Principal, ReplicaId
+from serving.core.types import ModelId, Principal, ReplicaEndpoint, ReplicaId
 from serving.core.wire import INTERNAL_TOKEN
-from serving.errors import AccessError, EngineError, RequestError, ServingError
+from serving.errors import AccessError, EngineError, Overloaded, RequestError, ServingError
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
@@ -30,6 +30,10 @@ logger = logging.getLogger("galerne.gateway")
 
 MAX_ATTEMPTS = 3
 """Replicas tried for one request before its first byte; each failure excludes that replica."""
+
+MAX_LOST = 1
+"""Replicas that may vanish while they hold one request: a request that kills engines must not be
+handed from one to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,38 +143,47 @@ class Gateway:
         envelope = read_envelope(body, max_depth=limits.max_json_depth)
         model = self._parts.catalog.resolve(envelope.model)
         trace.model = model
-        excluded: set[ReplicaId] = set()
-        for _ in range(MAX_ATTEMPTS):
-            if await self._attempt(exchange, route, model, body, excluded, trace):
+        failed: dict[ReplicaId, ReplicaUnavailableError] = {}
+        while True:
+            replica = await self._choose(model, failed)
+            trace.replica = replica.id
+            try:
+                with self._parts.fleet.lease(replica):
+                    await self._parts.relay.forward(
+                        exchange, replica.url, body=body, anthropic=route.anthropic
+                    )
+            except ReplicaUnavailableError as error:
+                failed[replica.id] = error
+            else:
                 return
-        raise EngineError(
-            "No replica could take this request", code="engine_unavailable", retryable=True
-        )
 
-    async def _attempt(
-        self,
-        exchange: Exchange,
-        route: Route,
-        model: ModelId,
-        body: bytes,
-        excluded: set[ReplicaId],
-        trace: _Trace,
-    ) -> bool:
-        """Try one replica; whether it answered. A replica that did not is added to `excluded`."""
-        parts = self._parts
-        replica = await parts.fleet.choose(
-            model, exclude=excluded, wait_s=parts.settings.no_replica_wait_s
-        )
-        trace.replica = replica.id
+    async def _choose(
+        self, model: ModelId, failed: Mapping[ReplicaId, ReplicaUnavailableError]
+    ) -> ReplicaEndpoint:
+        """The next replica to try.
+
+        Raises:
+            EngineError: enough replicas were tried, or lost while they held the request.
+            Overloaded: there is none, or all are at their limit.
+        """
+        num_lost = sum(error.may_have_run for error in failed.values())
+        if num_lost > MAX_LOST or len(failed) >= MAX_ATTEMPTS:
+            raise EngineError(
+                "No replica could take this request", code="engine_unavailable", retryable=True
+            )
+        is_full = any(error.is_full for error in failed.values())
+        wait_s = 0.0 if is_full else self._parts.settings.no_replica_wait_s
         try:
-            with parts.fleet.lease(replica):
-                await parts.relay.forward(
-                    exchange, replica.url, body=body, anthropic=route.anthropic
-                )
-        except ReplicaUnavailableError:
-            excluded.add(replica.id)
-            return False
-        return True
+            return await self._parts.fleet.choose(model, exclude=failed, wait_s=wait_s)
+        except Overloaded as error:
+            if not is_full:
+                raise
+            raise Overloaded(
+                f"Every replica of the model `{model}` is at its limit",
+                code="engine_overloaded",
+                retryable=True,
+                retry_after_s=1,
+            ) from error
 
     def _check_head(self, exchange: Exchange) -> None:
         limit = self._parts.settings.limits.max_header_bytes

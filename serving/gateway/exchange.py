@@ -37,7 +37,6 @@ class Exchange:
         self.path: str = scope["path"]
         self.headers: Headers = scope["headers"]
         self.request_id = (self.header(REQUEST_ID) or b"").decode("latin-1")
-        self.query: bytes = scope.get("query_string", b"")
         self.status: int | None = None
         self.bytes_sent = 0
         self.sending_since: float | None = None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import aiohttp
 
-from serving.core.wire import INTERNAL_TOKEN, REFUSED, REQUEST_ID
+from serving.core.wire import INTERNAL_TOKEN, REFUSED, REQUEST_ID, Refusal
 from serving.errors import EngineError
 from serving.gateway.error_table import body_of, from_engine
 from serving.gateway.exchange import ClientGoneError, Exchange, Headers
@@ -40,7 +39,15 @@ _STALL_CHECK_S = 1.0
 
 
 class ReplicaUnavailableError(Exception):
-    """The replica refused or vanished before it answered; another one may serve the request."""
+    """The replica refused or vanished before it answered; another one may serve the request.
+
+    `is_full`: it is at its limit. `may_have_run`: it had the request when it vanished.
+    """
+
+    def __init__(self, *, is_full: bool = False, may_have_run: bool = False) -> None:
+        super().__init__()
+        self.is_full = is_full
+        self.may_have_run = may_have_run
 
 
 @dataclass(slots=True)
@@ -135,19 +142,21 @@ class Relay:
             ) as answer:
                 await self._start(exchange, answer)
                 async for chunk in answer.content.iter_any():
-                    progress.last_byte_at = now()
                     await exchange.write(chunk)
+                    # After the write: a client's pause is not the engine's silence.
+                    progress.last_byte_at = now()
                 await exchange.finish()
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             if not exchange.started:
-                raise ReplicaUnavailableError from error
+                sent = not isinstance(error, aiohttp.ClientConnectorError)
+                raise ReplicaUnavailableError(may_have_run=sent) from error
             raise EngineError(
                 "The engine failed during this answer", code="engine_failed", retryable=True
             ) from error
 
     async def _start(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
-        if REFUSED.decode() in answer.headers:
-            raise ReplicaUnavailableError
+        if (reason := answer.headers.get(REFUSED.decode())) is not None:
+            raise ReplicaUnavailableError(is_full=reason == Refusal.FULL)
         if answer.status >= 300:
             raise from_engine(answer.status, await _read_some(answer))
         await exchange.start(answer.status, _response_headers(answer.raw_headers))
@@ -171,10 +180,12 @@ class Relay:
         if not exchange.is_event_stream:
             return
         event = error_event(body_of(error, anthropic=anthropic), named=anthropic)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._settings.limits.stalled_read_timeout_s):
                 await exchange.write(event)
                 await exchange.finish()
+        except TimeoutError as stalled:
+            raise ClientGoneError from stalled
 
 
 async def _read_some(answer: aiohttp.ClientResponse) -> bytes:

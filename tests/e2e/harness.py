@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -40,6 +42,8 @@ SMALL_LIMITS = (
 )
 _GALERNE = Path(sys.executable).with_name("galerne")
 _START_TIMEOUT_S = 240
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Spares each client the loading of certificates, which costs more than a request."""
 _KEY = re.compile(r"gal_\w{12}_[\w-]{43}")
 
 
@@ -131,13 +135,16 @@ class Platform:
     def client(self, **options: Any) -> httpx.Client:
         """An HTTP client with the API key."""
         headers = {**self.authorization, **options.pop("headers", {})}
-        return httpx.Client(base_url=self.endpoint, headers=headers, timeout=60, **options)
+        return self.anonymous(headers=headers, **options)
+
+    def anonymous(self, **options: Any) -> httpx.Client:
+        """An HTTP client without a key."""
+        return httpx.Client(base_url=self.endpoint, timeout=60, verify=_NO_TLS, **options)
 
     def engine(self) -> dict[str, Any]:
         """Url, pid and state of the one engine replica, as a gateway sees it."""
-        answer = httpx.get(
-            f"{self.endpoint}/galerne/fleet", headers={"x-galerne-token": self.internal_token}
-        )
+        with self.anonymous(headers={"x-galerne-token": self.internal_token}) as client:
+            answer = client.get("/galerne/fleet")
         assert answer.status_code == 200, answer.text
         (replica,) = answer.json()["models"][MODEL]
         return dict(replica)
@@ -177,8 +184,15 @@ class Platform:
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        self._remove_run_dir()
         assert down.returncode == 0, down.stderr
         assert not described, f"left behind by `galerne down`: {described}"
+
+    def _remove_run_dir(self) -> None:
+        """Remove Ray's sockets and logs, which `galerne down` keeps for reading."""
+        logs = self.state_dir / "logs" / "ray"
+        if logs.is_symlink():
+            shutil.rmtree(logs.readlink().parents[2], ignore_errors=True)
 
 
 def _session(process: psutil.Process) -> int | None:
@@ -221,7 +235,9 @@ def chat(content: str = "Tell me about the sea.", **options: Any) -> dict[str, A
 ENDLESS = {"max_tokens": 3500, "ignore_eos": True}
 """More tokens than any test waits for."""
 
-_LEAK = re.compile(r"Traceback|/work|/tmp|/root|/home|site-packages|127\.0\.0\.1|\.py\b|0x[0-9a-f]{8}")  # noqa: S108
+_LEAK = re.compile(
+    r"Traceback|/work|/tmp|/root|/home|site-packages|127\.0\.0\.1|\.py\b|0x[0-9a-f]{8}"
+)
 
 
 def assert_no_leak(text: str) -> None:
@@ -241,7 +257,8 @@ def assert_error(
     assert headers.get("x-request-id"), f"no x-request-id: {dict(headers)}"
     assert_no_leak(text)
     error: dict[str, Any] = json.loads(text)["error"]
-    assert isinstance(error["message"], str) and error["message"], error
+    assert isinstance(error["message"], str), error
+    assert error["message"], error
     assert isinstance(error["type"], str), error
     assert isinstance(error["code"], str), error
     assert error["param"] is None or isinstance(error["param"], str), error

@@ -48,7 +48,8 @@ def copy(built: StatePaths, tmp_path: Path) -> Path:
 
 
 def test_nothing_but_the_model_is_left_behind(built: StatePaths) -> None:
-    assert {path.name for path in built.model_dir.iterdir()} == {".demo.lock", weights.demo_folder(built).name}
+    left = {path.name for path in built.model_dir.iterdir()}
+    assert left == {".demo.lock", weights.demo_folder(built).name}
 
 
 def test_it_is_a_sliding_window_mistral_with_a_chat_template(built: StatePaths) -> None:

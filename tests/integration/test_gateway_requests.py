@@ -65,7 +65,10 @@ async def raw_exchange(stack: Stack, request: bytes) -> tuple[int, dict[str, str
         (b'{"model": "demo", "x": ' + b"[" * 65 + b"]" * 65 + b"}", (400, "json_too_deep")),
         (b"[" * 1_000_000, (400, "json_too_deep")),
         (b'{"model":"demo"}garbage', (400, "invalid_json")),
-        (b'{"model": "demo", "x": "' + b"x" * LIMITS.max_body_bytes + b'"}', (413, "body_too_large")),
+        (
+            b'{"model": "demo", "x": "' + b"x" * LIMITS.max_body_bytes + b'"}',
+            (413, "body_too_large"),
+        ),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -86,13 +89,12 @@ async def test_a_chunked_body_is_held_to_the_limit(stack: Stack) -> None:
         for _ in range(LIMITS.max_body_bytes // 65536 + 2):
             yield b" " * 65536
 
-    async with stack.client.post(
-        stack.url + CHAT, data=parts(), headers={"authorization": f"Bearer {stack.key}"}
-    ) as response:
+    headers = {"authorization": f"Bearer {stack.key}", "content-type": "application/json"}
+    async with stack.client.post(stack.url + CHAT, data=parts(), headers=headers) as response:
         assert await error_of(response) == (413, "body_too_large")
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", "multipart/form-data", "application/xml", ""])
+@pytest.mark.parametrize("media_type", ["text/plain", "multipart/form-data", "application/xml"])
 async def test_another_media_type_is_a_415(stack: Stack, media_type: str) -> None:
     async with stack.post(headers={"content-type": media_type}) as response:
         assert await error_of(response) == (415, "unsupported_media_type")
@@ -113,7 +115,9 @@ async def test_unknown_paths_are_a_404(stack: Stack, path: str) -> None:
         assert await error_of(response) == (404, "unknown_path")
 
 
-@pytest.mark.parametrize("path", ["//v1/models", "/v1/../metrics", "/%2e%2e/metrics", "/v1/mod%65l"])
+@pytest.mark.parametrize(
+    "path", ["//v1/models", "/v1/../metrics", "/%2e%2e/metrics", "/v1/mod%65l"]
+)
 async def test_odd_paths_are_a_404(stack: Stack, path: str) -> None:
     status, _, body = await raw_exchange(stack, stack.raw_head(path=path, method="GET"))
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -53,7 +54,7 @@ LIMITS = LimitSettings(
     min_upload_bytes_per_s=1024 * 1024,
     stalled_read_timeout_s=0.6,
 )
-GATEWAY = GatewaySettings(no_replica_wait_s=0.2, engine_silence_timeout_s=1.2, limits=LIMITS)
+GATEWAY = GatewaySettings(no_replica_wait_s=0.2, engine_silence_timeout_s=4.0, limits=LIMITS)
 
 
 @dataclass
@@ -70,9 +71,7 @@ class EngineRequest:
         return [value for key, value in self.headers if key == name]
 
     async def start(self, status: int = 200, *headers: tuple[bytes, bytes]) -> None:
-        await self.send(
-            {"type": "http.response.start", "status": status, "headers": list(headers)}
-        )
+        await self.send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
     async def write(self, chunk: bytes) -> None:
         await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -187,7 +186,7 @@ class Stack:
             body = {"model": MODEL}
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers.setdefault("content-type", "application/json")
-        return self.client.post(self.url + path, data=data, headers=headers, **kwargs)
+        return self.client.post(self.url + path, data=BytesIO(data), headers=headers, **kwargs)
 
     def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> Any:
         headers = {"authorization": f"Bearer {self.key}"} if headers is None else headers
@@ -212,7 +211,7 @@ def replica(name: str, url: str) -> ReplicaEndpoint:
 
 async def until(condition: Callable[[], bool], *, within_s: float = DEADLINE_S) -> None:
     async with asyncio.timeout(within_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (what is awaited has no event)
             await asyncio.sleep(0.005)
 
 
@@ -248,15 +247,16 @@ async def running_stack(
     settings: GatewaySettings = GATEWAY,
 ) -> AsyncIterator[Stack]:
     """The request path with `num_engines` replicas of one model; nothing leaks at its end."""
-    tree = Settings.model_validate(
-        {"models": {MODEL: {"weights": {"source": "demo"}, "adapters": {"tuned": "/lora"}}}}
-    )
+    models = {MODEL: {"weights": {"source": "demo"}, "adapters": {"tuned": "/lora"}}}
+    tree = Settings.model_validate({"models": models, "gateway": settings})
     keys = KeyFile(folder / "keys.json")
     key, _ = keys.create("tests")
     cache = KeyCache(folder / "keys.json", refresh_s=0.05, clock=time.monotonic)
     engines = [FakeEngine() for _ in range(num_engines)]
     guards = [
-        EngineGuard(engine, token=TOKEN, max_in_flight=max_in_flight, state=lambda: {"model": MODEL})
+        EngineGuard(
+            engine, token=TOKEN, max_in_flight=max_in_flight, state=lambda: {"model": MODEL}
+        )
         for engine in engines
     ]
     listeners = [EngineListener(guard, host=HOST) for guard in guards]

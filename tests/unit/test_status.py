@@ -1,0 +1,107 @@
+"""The status document: three views that may disagree, in one shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving.adapters.ray_cluster import DeploymentState
+from serving.status import Views, compose_status
+
+ENGINE = {"sliding_window": 64, "max_model_len": 512, "block_size": 16, "kv_blocks_total": 900}
+REPLICA_KEYS = {
+    "id", "state", "pid", "node", "in_flight", "waiting", "kv_blocks_used", "kv_blocks_total"
+}  # fmt: skip
+
+
+def told(*, draining: bool = False) -> dict[str, Any]:
+    return {
+        "engine": ENGINE,
+        "load": {"running": 2, "waiting": 1, "kv_blocks_used": 30},
+        "in_flight": 3,
+        "draining": draining,
+    }
+
+
+def seen(name: str, state: dict[str, Any] | None) -> dict[str, Any]:
+    return {"id": name, "url": "http://10.0.0.1:5", "node_id": "n1", "pid": 41, "state": state}
+
+
+def serve(**phases: int) -> DeploymentState:
+    return DeploymentState("HEALTHY", phases, "")
+
+
+def model_of(*replicas: dict[str, Any], state: DeploymentState | None = None) -> dict[str, Any]:
+    states = {} if state is None else {"engine:demo": state}
+    views = Views(states, [], {"models": {"demo": list(replicas)}})
+    (model,) = compose_status("http://e", ["demo"], views)["models"]
+    assert all(row.keys() == REPLICA_KEYS for row in model["replicas"])
+    return dict(model)
+
+
+def test_a_running_replica_is_shown_with_its_load() -> None:
+    model = model_of(seen("a", told()), state=serve(RUNNING=1))
+
+    assert {key: model[key] for key in ("id", "status", "sliding_window", "max_model_len")} == {
+        "id": "demo", "status": "HEALTHY", "sliding_window": 64, "max_model_len": 512
+    }  # fmt: skip
+    assert model["kv_block_size"] == 16
+    assert model["replicas"] == [
+        {
+            "id": "a", "state": "RUNNING", "pid": 41, "node": "n1", "in_flight": 3, "waiting": 1,
+            "kv_blocks_used": 30, "kv_blocks_total": 900,
+        }
+    ]  # fmt: skip
+
+
+def test_a_draining_replica_says_so() -> None:
+    assert model_of(seen("a", told(draining=True)))["replicas"][0]["state"] == "DRAINING"
+
+
+def test_a_silent_replica_is_unreachable_but_still_has_its_pid() -> None:
+    (row,) = model_of(seen("a", None), state=serve(RUNNING=1))["replicas"]
+    assert (row["state"], row["pid"], row["in_flight"]) == ("UNREACHABLE", 41, None)
+
+
+def test_the_model_is_described_by_any_replica_that_answers() -> None:
+    assert model_of(seen("a", None), seen("b", told()))["sliding_window"] == 64
+    assert model_of(seen("a", None))["sliding_window"] is None
+
+
+def test_replicas_that_only_serve_knows_are_counted() -> None:
+    model = model_of(seen("a", told()), state=serve(RUNNING=1, STARTING=2))
+    assert [row["state"] for row in model["replicas"]] == ["RUNNING", "STARTING", "STARTING"]
+
+
+def test_running_replicas_are_counted_while_no_gateway_answers() -> None:
+    views = Views({"engine:demo": serve(RUNNING=2)}, [], None)
+    (model,) = compose_status("http://e", ["demo"], views)["models"]
+    assert len(model["replicas"]) == 2
+
+
+def test_before_anything_is_known() -> None:
+    document = compose_status("http://e", ["demo", "other"], Views({}, [], None))
+
+    assert document["endpoint"] == "http://e"
+    assert [(m["id"], m["status"], m["replicas"]) for m in document["models"]] == [
+        ("demo", "UNKNOWN", []), ("other", "UNKNOWN", [])
+    ]  # fmt: skip
+    assert document["gateways"] == []
+
+
+def test_a_failure_is_told_in_one_line() -> None:
+    message = "Traceback\n  x\nserving.errors.ConfigError: no such folder\n"
+    model = model_of(state=DeploymentState("UNHEALTHY", {"STARTING": 1}, message))
+    assert (model["status"], model["message"]) == ("UNHEALTHY", "no such folder")
+
+
+def test_gateways_are_listed_with_their_process() -> None:
+    gateways = [{"id": "g1", "pid": 7, "node": "n"}, {"id": "g2", "pid": None, "node": None}]
+    document = compose_status("http://e", [], Views({}, gateways, None))
+    assert document["gateways"] == [
+        {"id": "g1", "state": "RUNNING", "pid": 7, "node": "n"},
+        {"id": "g2", "state": "STARTING", "pid": None, "node": None},
+    ]
+
+
+def test_no_address_of_a_replica_is_shown() -> None:
+    assert "10.0.0.1" not in str(model_of(seen("a", told())))
