@@ -121,6 +121,7 @@ class Supervisor:
             edge=EDGE,
             ports=ray_cluster.free_ports(),
         )
+        ray_cluster.drop_old_sessions(run_dir)
         ray_cluster.start_ray(environment, run_dir)
         ray_cluster.check_gpus(self._settings)
         self._link_ray_logs(run_dir)

@@ -70,6 +70,7 @@ class _Page(NamedTuple):
     code: str
     message: str
     retry_after_s: int | None = None
+    allow: str | None = None
 
 
 # Statuses HAProxy 2.8 itself sends; it refuses an `errorfile` for any status outside its own list.
@@ -79,7 +80,13 @@ class _Page(NamedTuple):
 _PAGES: Mapping[int, _Page] = {
     400: _Page("Bad Request", _CLIENT_ERROR, "malformed_request", "The request is not valid HTTP."),
     404: _Page("Not Found", _CLIENT_ERROR, "not_found", "There is nothing at this path."),
-    405: _Page("Method Not Allowed", _CLIENT_ERROR, "method_not_allowed", "Method not allowed."),
+    405: _Page(
+        "Method Not Allowed",
+        _CLIENT_ERROR,
+        "method_not_allowed",
+        "Method not allowed.",
+        allow="GET, POST",
+    ),
     408: _Page(
         "Request Timeout", _CLIENT_ERROR, "request_timeout", "The request head came too slowly."
     ),
@@ -103,6 +110,18 @@ _PAGES: Mapping[int, _Page] = {
         "Gateway Timeout", _SERVER_ERROR, "gateway_timeout", "The gateway did not answer in time."
     ),
 }
+
+
+_KNOWN_METHODS = "GET POST PUT PATCH DELETE HEAD OPTIONS"
+_FRONTEND_RULES = "".join(
+    f"    {rule}\n"
+    for rule in (
+        "http-after-response del-header server",
+        "http-after-response set-header x-request-id req-%[uuid()]"
+        " unless { res.hdr(x-request-id) -m found }",
+        f"http-request return status 405 default-errorfiles unless {{ method {_KNOWN_METHODS} }}",
+    )
+)
 
 
 class _Edit(NamedTuple):
@@ -168,6 +187,14 @@ def _edits(hardening: Hardening, *, has_application: bool) -> tuple[_Edit, ...]:
             r"(?:^ +errorfile \d{3} \S+\n)+",
             _errorfile_lines(hardening.error_dir).replace("\\", "\\\\"),
         ),
+        # Answers of HAProxy's own need a request id like all others; methods that uvicorn does not
+        # know would get its plain-text page.
+        _Edit(
+            "frontend rules",
+            "frontend http_frontend",
+            rf"(\n +bind \S+\n)(?:{re.escape(_FRONTEND_RULES)})?(?!(?s:.*)\n +bind )",
+            rf"\g<1>{_FRONTEND_RULES}",
+        ),
         # It names the application and its routes to everyone.
         _Edit(
             "/-/routes answer",
@@ -227,6 +254,8 @@ def _render(status: int, page: _Page) -> bytes:
     ]
     if page.retry_after_s is not None:
         head.append(f"Retry-After: {page.retry_after_s}")
+    if page.allow is not None:
+        head.append(f"Allow: {page.allow}")
     return "\r\n".join([*head, "", ""]).encode() + body
 
 

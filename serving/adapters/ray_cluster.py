@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import socket
 import stat
 import sys
@@ -188,6 +189,15 @@ def make_run_dir(paths: StatePaths) -> Path:
         )
     run_dir.chmod(0o700)
     return run_dir
+
+
+def drop_old_sessions(run_dir: Path) -> None:
+    """Only the logs of the latest run remain in the run folder."""
+    latest = run_dir / "ray" / "session_latest"
+    keep = latest.resolve().name if latest.exists() else None
+    for session in (run_dir / "ray").glob("session_2*"):
+        if session.name != keep:
+            shutil.rmtree(session, ignore_errors=True)
 
 
 def start_ray(environment: Mapping[str, str], run_dir: Path) -> None:

@@ -145,6 +145,8 @@ async def _build_app(llm: AsyncLLM, args: Namespace, tasks: tuple[Any, ...]) -> 
 
     app = build_app(args, tasks, llm.model_config)
     await init_app_state(llm, app.state, args, tasks)
+    # Built on first use and kept; 2 s that must not stop a stream later.
+    app.openapi()
     application: ASGIApp = app
     return application
 

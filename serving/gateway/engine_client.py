@@ -12,7 +12,8 @@ from serving.core.types import ReplicaEndpoint
 from serving.core.wire import INTERNAL_TOKEN, STATE_PATH
 from serving.errors import EngineError
 
-_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+_STATE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+_DESCRIPTION_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 
 
 class EngineClient:
@@ -33,7 +34,7 @@ class EngineClient:
             EngineError: the replica does not answer, or not with a description.
         """
         try:
-            document = await self._get(f"{url}/openapi.json")
+            document = await self._get(f"{url}/openapi.json", _DESCRIPTION_TIMEOUT)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise _no_description() from error
         if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
@@ -42,12 +43,12 @@ class EngineClient:
 
     async def _state(self, url: str) -> dict[str, Any] | None:
         try:
-            return await self._get(url + STATE_PATH)
+            return await self._get(url + STATE_PATH, _STATE_TIMEOUT)
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return None
 
-    async def _get(self, url: str) -> dict[str, Any]:
-        async with self._session.get(url, headers=self._headers, timeout=_TIMEOUT) as answer:
+    async def _get(self, url: str, limits: aiohttp.ClientTimeout) -> dict[str, Any]:
+        async with self._session.get(url, headers=self._headers, timeout=limits) as answer:
             answer.raise_for_status()
             content: dict[str, Any] = await answer.json()
             return content

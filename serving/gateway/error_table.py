@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from serving.errors import (
@@ -57,6 +58,7 @@ _ENGINE_CODE_BY_STATUS = {
     422: "invalid_request",
     501: "unsupported_by_model",
 }
+_NAMED_PARAM = re.compile(r" \(parameter=([\w.]+)(?:, value=.*)?\)$", re.DOTALL)
 _PROMPT_PARAMS = frozenset({"input_tokens", "input_text"})
 _COMPLETION_PARAMS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 """Fields that vLLM names when a prompt, or its completion, does not fit the model.
@@ -135,7 +137,8 @@ def _read_engine_error(body: bytes) -> tuple[str, str | None]:
     fields = error if isinstance(error, dict) else {}
     message = fields.get("message") or content.get("detail")
     param = fields.get("param")
-    return (
-        message if isinstance(message, str) else "The engine refused the request",
-        param if isinstance(param, str) else None,
-    )
+    text = message if isinstance(message, str) else "The engine refused the request"
+    if named := _NAMED_PARAM.search(text):
+        # vLLM appends the field and its value; its Anthropic dialect names it nowhere else.
+        text = text[: named.start()]
+    return text, param if isinstance(param, str) else named and named[1]
