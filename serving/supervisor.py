@@ -20,7 +20,6 @@ import aiohttp
 from aiohttp import web
 
 from serving.adapters import ray_cluster, serve_control
-from serving.adapters.key_store import KeyFile
 from serving.adapters.run_record import RunRecord, own_record
 from serving.adapters.secrets_file import ensure_secret, read_secret
 from serving.adapters.state_paths import StatePaths
@@ -30,7 +29,6 @@ from serving.gateway.edge import CALLBACK as EDGE
 from serving.settings import Settings
 from serving.status import Views, compose_status
 
-FIRST_KEY_NAME = "first-key"
 _POLL_S = 0.5
 
 Report = Callable[[str], None]
@@ -39,12 +37,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What to tell the person who started the platform. `key` is set on the first start only."""
+    """What to tell the person who started the platform."""
 
     endpoint: str
     models: tuple[str, ...]
-    key: str | None
-    log_dir: Path
 
 
 class Supervisor:
@@ -80,7 +76,6 @@ class Supervisor:
         """
         ensure_secret(self._paths.internal_token_file)
         ensure_secret(self._paths.ray_token_file)
-        key = self._first_key()
         await self._serve_status()
         self._record(ready=False)
         report("starting Ray")
@@ -91,7 +86,7 @@ class Supervisor:
         report("checking the endpoint")
         await self._wait_until_reachable()
         self._record(ready=True)
-        return Ready(self._endpoint, tuple(self._settings.models), key, self._paths.log_dir)
+        return Ready(self._endpoint, tuple(self._settings.models))
 
     async def stop(self) -> None:
         """Stop everything that `start` started."""
@@ -101,13 +96,6 @@ class Supervisor:
         await asyncio.to_thread(ray_cluster.stop_ray)
         await _end(children)
         self._paths.run_file.unlink(missing_ok=True)
-
-    def _first_key(self) -> str | None:
-        keys = KeyFile(self._paths.key_file)
-        if keys.list():
-            return None
-        key, _ = keys.create(FIRST_KEY_NAME)
-        return key
 
     def _start_cluster(self) -> None:
         if self._settings.cluster.address is not None:

@@ -11,8 +11,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from serving.adapters.demo_model import prepare_demo
+from serving.adapters.key_store import KeyFile
 from serving.adapters.run_record import RunRecord, process_start_ticks
 from serving.adapters.secrets_file import make_private_folder, read_secret
 from serving.adapters.state_paths import StatePaths
@@ -30,13 +32,15 @@ from serving.cli.options import ConfigOption, PresetOption, SetOption, read_sett
 from serving.core.wire import INTERNAL_TOKEN
 from serving.errors import ConfigError
 from serving.settings import DEMO_SOURCE, Settings
-from serving.supervisor import Ready, Supervisor, stop_on_signal
+from serving.supervisor import Ready, Supervisor, endpoint_url, stop_on_signal
+
+FIRST_KEY_NAME = "first-key"
 
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
 
 
-def up(
+def up(  # noqa: PLR0913 (one parameter per command-line option)
     preset: PresetOption = None,
     config: ConfigOption = None,
     port: Annotated[
@@ -48,6 +52,7 @@ def up(
         bool,
         typer.Option("--detach", "-d", help="Return once it is ready; `galerne down` stops it."),
     ] = False,
+    background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
 ) -> None:
     """Start the platform on this machine and serve until Ctrl-C."""
     words = list(overrides or ())
@@ -61,10 +66,14 @@ def up(
     supervisor = Supervisor(settings, paths)
     supervisor.check()
     _check_weights(settings, paths)
+    ready = Ready(endpoint_url(settings), tuple(settings.models))
     if detach:
         _start_detached(paths, sys.argv[1:])
-    else:
-        asyncio.run(_run(supervisor))
+        _print_ready(ready, paths)
+        return
+    # A background run writes to a log file, which must never hold a key: its starter prints.
+    announce = _nothing if background else partial(_print_ready, ready, paths)
+    asyncio.run(_run(supervisor, announce))
 
 
 def down() -> None:
@@ -108,7 +117,7 @@ def _check_weights(settings: Settings, paths: StatePaths) -> None:
             resolve_weights(model.weights, paths)
 
 
-async def _run(supervisor: Supervisor) -> None:
+async def _run(supervisor: Supervisor, announce: Callable[[], None]) -> None:
     stop = asyncio.Event()
     stop_on_signal(stop)
     stopped = asyncio.create_task(stop.wait())
@@ -119,9 +128,9 @@ async def _run(supervisor: Supervisor) -> None:
             if not start.done():
                 start.cancel()
                 return
-            ready = start.result()
+            start.result()
         stop_on_signal(stop)
-        _print_ready(ready)
+        announce()
         await stopped
         err.print("stopping")
     finally:
@@ -136,7 +145,7 @@ def _start_detached(paths: StatePaths, arguments: Sequence[str]) -> None:
     """
     make_private_folder(paths.log_dir)
     log_path = paths.log_dir / "up.log"
-    words = [word for word in arguments if word not in ("--detach", "-d")]
+    words = [word for word in arguments if word not in ("--detach", "-d")] + ["--background"]
     with log_path.open("w") as log:
         child = subprocess.Popen(  # noqa: S603 (our own command with its own arguments)
             [sys.executable, "-m", "serving", *words],
@@ -152,24 +161,35 @@ def _start_detached(paths: StatePaths, arguments: Sequence[str]) -> None:
                 raise typer.Exit(child.returncode or 1)
             tell(_last_step(log_path))
             time.sleep(_POLL_S)
-    out.print(log_path.read_text().partition(_READY_MARK)[2].strip(), soft_wrap=True)
 
 
-_READY_MARK = "Galerne is ready\n"
+def _nothing() -> None:
+    """Announce nothing."""
 
 
-def _print_ready(ready: Ready) -> None:
-    key = ready.key or "$GALERNE_API_KEY"
+def _first_key(paths: StatePaths) -> str | None:
+    """A new API key if there has never been one."""
+    keys = KeyFile(paths.key_file)
+    if keys.list():
+        return None
+    key, _ = keys.create(FIRST_KEY_NAME)
+    return key
+
+
+def _print_ready(ready: Ready, paths: StatePaths) -> None:
+    key = _first_key(paths)
+    shown = key or "$GALERNE_API_KEY"
     lines = [
         f"  endpoint  {ready.endpoint}/v1",
         f"  models    {', '.join(ready.models)}",
-        f"  API key   {ready.key}" if ready.key else
+        f"  API key   {key}" if key else
         "  API key   made on the first start; another: galerne keys create --name NAME",
-        f"  logs      {ready.log_dir}",
+        f"  logs      {paths.log_dir}",
         "",
         "  try it:",
         f"  curl {ready.endpoint}/v1/chat/completions \\",
-        f"    -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\",
+        f'    -H "Authorization: Bearer {shown}" \\',
+        "    -H 'Content-Type: application/json' \\",
         f"    -d '{json.dumps(_example(ready.models[0]))}'",
     ]  # fmt: skip
     out.print("[green]Galerne is ready[/green]")
