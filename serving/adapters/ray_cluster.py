@@ -21,7 +21,7 @@ from typing import NamedTuple
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
-from serving.settings import Settings
+from serving.settings import LimitSettings, Settings
 
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Serve passes requests over HTTP; the object store only carries deployment definitions."""
@@ -40,6 +40,8 @@ _MAX_RUN_DIR_CHARS = 28
 
 _MAX_HAPROXY_THREADS = 4
 _DEREGISTRATION_S = 2.0
+_REFUSAL_MARGIN_S = 10.0
+"""Covers the gateway's swallowing of a refused upload (2 s) and a busy machine."""
 _HAPROXY_BUFFER_BYTES = 64 * 1024
 _CAUSE = re.compile(r"serving\.errors\.\w+: (.+)")
 
@@ -99,9 +101,7 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # Cuts clients that take no bytes, which a gateway cannot: ASGI has no way to reset a
         # connection. Waiting for a slow answer does not count (measured on HAProxy 2.8.25).
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(
-            math.ceil(settings.gateway.limits.stalled_read_timeout_s)
-        ),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_client_timeout_s(settings.gateway.limits)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_proxy),
@@ -129,6 +129,12 @@ def cluster_environment(
 
 def _needs_no_download(source: str) -> bool:
     return source == "demo" or source.startswith(("/", "./", "../", "~"))
+
+
+def _client_timeout_s(limits: LimitSettings) -> int:
+    """HAProxy's limit on a client's inactivity: never before the gateway's own answer to it."""
+    slowest_refusal_s = limits.upload_timeout_s + _REFUSAL_MARGIN_S
+    return math.ceil(max(limits.stalled_read_timeout_s, slowest_refusal_s))
 
 
 def check_port(host: str, port: int) -> None:

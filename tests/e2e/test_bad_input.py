@@ -240,7 +240,7 @@ def test_unknown_path_or_method(
     answer = client.request(method, path)
     error_of(answer, status, code)
     if status == 405:
-        assert answer.headers["allow"] == ("POST" if path == CHAT else "GET")
+        assert ("POST" if path == CHAT else "GET") in answer.headers["allow"].split(", ")
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/health", "/openapi.json", CHAT, "/nothing"])
