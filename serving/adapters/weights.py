@@ -25,7 +25,7 @@ Progress = Callable[[str, float | None, float | None], None]
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
 _CONFIG_NAMES = ("config.json", "params.json")
-_DEMO_RECIPE = 2
+_DEMO_RECIPE = 3
 """Counts the ways in which the demo model was built; a new one must not find an old folder."""
 _MANIFEST_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
