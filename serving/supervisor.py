@@ -20,11 +20,11 @@ import aiohttp
 from aiohttp import web
 
 from serving.adapters import ray_cluster, serve_control
-from serving.adapters.run_record import RunRecord, own_record
+from serving.adapters.run_record import RunRecord, own_record, process_start_ticks
 from serving.adapters.secrets_file import ensure_secret, read_secret
 from serving.adapters.state_paths import StatePaths
 from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
-from serving.errors import ConfigError, EngineError
+from serving.errors import ConfigError
 from serving.gateway.edge import CALLBACK as EDGE
 from serving.settings import Settings
 from serving.status import Views, compose_status
@@ -71,8 +71,8 @@ class Supervisor:
         """Start everything and return when every replica is ready.
 
         Raises:
-            ConfigError: a setting, file or the machine is at fault.
-            EngineError: a replica does not come up in `cluster.ready_timeout_s`.
+            ConfigError: a setting, file or the machine is at fault, or a replica does not come up
+                in `cluster.ready_timeout_s`.
         """
         ensure_secret(self._paths.internal_token_file)
         ensure_secret(self._paths.ray_token_file)
@@ -249,7 +249,7 @@ def _describe(states: Mapping[str, ray_cluster.DeploymentState], wanted: Mapping
     return "loading: " + ", ".join(parts) + " ready"
 
 
-def _start_failure(message: str, paths: StatePaths) -> EngineError | ConfigError:
+def _start_failure(message: str, paths: StatePaths) -> ConfigError:
     cause = ray_cluster.DeploymentState("", {}, message).cause
     return ConfigError(
         f"the platform did not start: {cause}",
@@ -260,8 +260,6 @@ def _start_failure(message: str, paths: StatePaths) -> EngineError | ConfigError
 
 def _descendants(pid: int) -> list[tuple[int, int]]:
     """All processes below `pid`, as (pid, start time in ticks)."""
-    from serving.adapters.run_record import process_start_ticks
-
     found: list[tuple[int, int]] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -274,7 +272,6 @@ def _descendants(pid: int) -> list[tuple[int, int]]:
 
 async def _end(processes: list[tuple[int, int]]) -> None:
     """Wait for processes to end by themselves, then kill those left. A recycled pid is spared."""
-    from serving.adapters.run_record import process_start_ticks
 
     def left() -> list[int]:
         return [pid for pid, ticks in processes if process_start_ticks(pid) == ticks]
