@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
@@ -22,7 +23,7 @@ from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.serve_router import router_config
 from serving.adapters.state_paths import StatePaths
-from serving.adapters.weights import resolve_weights
+from serving.adapters.weights import check_adapters, resolve_weights
 from serving.core.types import ModelId, Principal
 from serving.engine.deployment import EngineReplica, EngineSpec
 from serving.gateway.api import Gateway, GatewayParts
@@ -86,7 +87,7 @@ def _engine_application(
     spec = EngineSpec(
         model_id=ModelId(model_id),
         model=model,
-        resolve_weights=partial(resolve_weights, model.weights, paths),
+        resolve_weights=partial(_model_folder, model, paths),
         read_token=partial(read_secret, paths.internal_token_file),
     )
     deployment = serve.deployment(EngineReplica).options(
@@ -101,6 +102,11 @@ def _engine_application(
         **to_deployment_options(placement),
     )
     return deployment.bind(spec)
+
+
+def _model_folder(model: ModelSettings, paths: StatePaths) -> Path:
+    check_adapters(model.adapters)
+    return resolve_weights(model.weights, paths)
 
 
 def _longest_drain_s(settings: Settings) -> float:

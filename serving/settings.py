@@ -169,7 +169,8 @@ class ResourceSettings(_Section):
     accelerator_type: str | None = None
     """Ray accelerator type, for example `H100`; `None` takes any GPU."""
     num_cpus: float = Field(1.0, ge=0)
-    """CPU cores reserved per placement bundle. 0 reserves nothing and lets replicas share."""
+    """CPU cores reserved per placement bundle. 0 reserves nothing and lets replicas share. On
+    device `cpu` also the number of compute threads; below 1 that is every core but one."""
 
 
 class ModelSettings(_Section):

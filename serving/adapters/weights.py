@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +24,7 @@ Progress = Callable[[str, float | None, float | None], None]
 """Called with the step's name, what is done and the total, both `None` if unknown."""
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
+_ADAPTER_CONFIG_NAME = "adapter_config.json"
 _CONFIG_NAMES = ("config.json", "params.json")
 _DEMO_RECIPE = 3
 """Counts the ways in which the demo model was built; a new one must not find an old folder."""
@@ -69,6 +70,24 @@ def resolve_weights(settings: WeightSettings, paths: StatePaths) -> Path:
     if settings.sha256_manifest is not None:
         verify_manifest(folder, settings.sha256_manifest.expanduser())
     return folder
+
+
+def check_adapters(adapters: Mapping[str, Path]) -> None:
+    """Return if each LoRA adapter is a folder in PEFT's format.
+
+    Raises:
+        ConfigError: `adapter_not_found`, with the adapter's name in `param`.
+    """
+    for name, path in adapters.items():
+        folder = path.expanduser()
+        if not (folder / _ADAPTER_CONFIG_NAME).is_file():
+            problem = f"holds no {_ADAPTER_CONFIG_NAME}" if folder.is_dir() else "does not exist"
+            raise ConfigError(
+                f"the folder {path} of LoRA adapter {name!r} {problem}",
+                code="adapter_not_found",
+                param=f"adapters.{name}",
+                hint="Give the folder that directly holds adapter_config.json and its weights.",
+            )
 
 
 def file_sha256(path: Path) -> str:

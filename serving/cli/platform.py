@@ -26,7 +26,7 @@ from serving.adapters.key_store import KeyFile
 from serving.adapters.run_record import RunRecord, process_start_ticks
 from serving.adapters.secrets_file import make_private_folder, read_secret
 from serving.adapters.state_paths import StatePaths
-from serving.adapters.weights import resolve_weights
+from serving.adapters.weights import check_adapters, resolve_weights
 from serving.cli.console import err, out, print_json
 from serving.cli.options import ConfigOption, PresetOption, SetOption, read_settings
 from serving.core.wire import INTERNAL_TOKEN
@@ -105,11 +105,13 @@ def status(
 
 
 def _check_weights(settings: Settings, paths: StatePaths) -> None:
-    """Build the demo model if it is used and missing; refuse local folders that are not models.
+    """Build the demo model if it is used and missing; refuse local folders that are not models or
+    adapters.
 
     Hugging Face sources are left to the replicas, which may run on other machines.
     """
     for model in settings.models.values():
+        check_adapters(model.adapters)
         if model.weights.source == DEMO_SOURCE:
             with _progress("preparing the demo model") as tell:
                 prepare_demo(paths, lambda step, _done, _total: tell(step))

@@ -1,4 +1,5 @@
-"""A model's settings as vLLM server options: pure, so that GPU forms are tested without a GPU."""
+"""A model's settings as vLLM server options and environment: pure, so that GPU forms are tested
+without a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from serving.errors import ConfigError
 from serving.planner.placement import Placement
-from serving.settings import ModelSettings
+from serving.settings import ModelSettings, ResourceSettings
 
 GIB = 1024**3
 _OPTION_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -66,6 +67,32 @@ def engine_arguments(
     options |= _memory_options(model) | _tool_options(engine.tool_call_parser)
     options |= _adapter_options(model.adapters) | _extra_options(engine.extra_args)
     return _command_line(options)
+
+
+def engine_environment(resources: ResourceSettings, *, num_cores: int) -> dict[str, str]:
+    """Environment variables of a replica's process, to be set before vLLM is imported.
+
+    On CPU the model runs inside EngineCore (executor `uni`). vLLM would put it into a child of its
+    own to bind OpenMP threads there, and EngineCore would wait for that child by spinning: a whole
+    core burnt, and on a small node every other process starved for seconds (ADR 6).
+
+    Args:
+        num_cores: cores this process may use, at least 1. Without a reservation
+            (`resources.num_cpus` below 1) all but one compute; that one is for everything else.
+
+    Source: `CpuPlatform.check_and_update_config` in vllm/platforms/cpu.py, vLLM 0.32; Ray sets
+    OMP_NUM_THREADS to the actor's `num_cpus`, at least 1.
+
+    >>> cpu = ResourceSettings(device="cpu", num_cpus=0)
+    >>> engine_environment(cpu, num_cores=8)["OMP_NUM_THREADS"]
+    '7'
+    >>> engine_environment(ResourceSettings(device="gpu"), num_cores=8)
+    {}
+    """
+    if resources.device == "gpu":
+        return {}
+    num_threads = int(resources.num_cpus) or max(num_cores - 1, 1)
+    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(num_threads)}
 
 
 def _memory_options(model: ModelSettings) -> dict[str, object]:

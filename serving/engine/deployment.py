@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from serving.core.types import ModelId
-from serving.engine.arguments import engine_arguments
+from serving.engine.arguments import engine_arguments, engine_environment
 from serving.engine.guard import EngineGuard
 from serving.engine.listener import EngineListener
 from serving.engine.vllm_shim import VllmEngine, start_engine
@@ -52,6 +52,8 @@ class EngineReplica:
         arguments = engine_arguments(
             spec.model_id, spec.model, weights=spec.resolve_weights(), placement=placement
         )
+        num_cores = len(os.sched_getaffinity(0))
+        os.environ.update(engine_environment(spec.model.resources, num_cores=num_cores))
         self._engine: VllmEngine = await start_engine(arguments)
         self._guard = EngineGuard(
             self._engine.app,

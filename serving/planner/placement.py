@@ -40,8 +40,7 @@ class Placement:
 def plan_placement(engine: EngineSettings, *, resources: ResourceSettings) -> Placement:
     """The placement of one engine replica.
 
-    - CPU: `uni` without a placement group; one process needs nothing placed together. (vLLM's CPU
-      platform itself turns `uni` into `mp` to set OpenMP up in a child.)
+    - CPU: `uni` without a placement group; one process needs nothing placed together.
     - one GPU: `uni`, one bundle.
     - tensor parallelism in one stage: `mp`, one bundle of all its GPUs. A bundle never spans
       nodes, so the group cannot either. The actor holds the GPUs, so Ray makes exactly these

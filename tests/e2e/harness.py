@@ -21,9 +21,13 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from e2e.lora import ADAPTER, write_adapter
+
 T = TypeVar("T")
 
 MODEL = "demo"
+EMBEDDER = "demo-embeddings"
+"""The demo model as a pooling model."""
 NUM_GATEWAYS = 2
 UPLOAD_TIMEOUT_S = 2
 HEADER_TIMEOUT_S = 3
@@ -39,6 +43,18 @@ SMALL_LIMITS = (
     f"gateway.limits.stalled_read_timeout_s={STALLED_READ_TIMEOUT_S}",
     f"gateway.limits.max_body_bytes={MAX_BODY_BYTES}",
     "gateway.no_replica_wait_s=2",
+)
+EMBEDDER_SETTINGS = tuple(
+    f"models.{EMBEDDER}.{setting}"
+    for setting in (
+        "weights.source=demo",
+        "resources.device=cpu",
+        "resources.num_cpus=0",
+        "engine.max_model_len=512",
+        "engine.kv_cache_gib=0.1",
+        "engine.enforce_eager=true",
+        "engine.extra_args={runner: pooling, convert: embed}",
+    )
 )
 _GALERNE = Path(sys.executable).with_name("galerne")
 _START_TIMEOUT_S = 240
@@ -91,9 +107,15 @@ class Platform:
 
     @classmethod
     def start(cls, state_dir: Path) -> Platform:
-        """Start a platform of two gateways with limits small enough to run into."""
-        settings = [word for setting in SMALL_LIMITS for word in ("--set", setting)]
-        arguments = ["up", "--preset", "cpu", "--port", str(free_port()), *settings, "--detach"]
+        """Start two gateways with limits small enough to run into, two models and an adapter."""
+        adapter = write_adapter(state_dir.with_name("adapter"))
+        settings = (
+            *SMALL_LIMITS,
+            *EMBEDDER_SETTINGS,
+            f"models.{MODEL}.adapters.{ADAPTER}={adapter}",
+        )
+        words = [word for setting in settings for word in ("--set", setting)]
+        arguments = ["up", "--preset", "cpu", "--port", str(free_port()), *words, "--detach"]
         begun = time.monotonic()
         up = galerne(*arguments, state_dir=state_dir, timeout_s=_START_TIMEOUT_S)
         assert up.returncode == 0, f"galerne up: {up.stdout}\n{up.stderr}\n{log_tail(state_dir)}"
@@ -119,6 +141,10 @@ class Platform:
         document: dict[str, Any] = json.loads(asked.stdout)
         return document
 
+    def model_status(self, model_id: str = MODEL) -> dict[str, Any]:
+        """One model's part of the status."""
+        return next(dict(m) for m in self.status()["models"] if m["id"] == model_id)
+
     @cached_property
     def internal_token(self) -> str:
         return (self.state_dir / "internal-token").read_text().strip()
@@ -142,7 +168,7 @@ class Platform:
         return httpx.Client(base_url=self.endpoint, timeout=60, verify=_NO_TLS, **options)
 
     def engine(self) -> dict[str, Any]:
-        """Url, pid and state of the one engine replica, as a gateway sees it."""
+        """Url, pid and state of the demo model's one replica, as a gateway sees it."""
         with self.anonymous(headers={"x-galerne-token": self.internal_token}) as client:
             answer = client.get("/galerne/fleet")
         assert answer.status_code == 200, answer.text

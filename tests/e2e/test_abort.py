@@ -11,18 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from e2e.harness import (
     ENDLESS,
     NUM_GATEWAYS,
     STALLED_READ_TIMEOUT_S,
+    UPLOAD_TIMEOUT_S,
     Platform,
     chat,
     wait_until,
 )
 
 ABORT_BOUND_S = 1.0
+CLIENT_TIMEOUT_MARGIN_S = 10
+"""By how much HAProxy's limit on a silent client exceeds the gateway's on an upload."""
 BUFFERS_S = 60.0
 """Time in which an endless answer has filled every buffer between engine and client."""
 
@@ -62,6 +66,12 @@ def open_request(
     return connection
 
 
+def is_served(client_address: tuple[str, int]) -> bool:
+    """Whether a process holds the server's side of a client's connection."""
+    connections = psutil.net_connections("tcp")
+    return any(c.raddr == client_address and c.pid is not None for c in connections)
+
+
 def wait_until_running(platform: Platform) -> None:
     wait_until(lambda: platform.engine()["state"]["load"]["running"], timeout_s=10, what="running")
 
@@ -94,7 +104,7 @@ def test_disconnect_aborts_a_stream(platform: Platform, path: str, body: dict[st
             assert part, f"ended after {received!r}"
             received += part
     assert seconds_until_idle(platform) < ABORT_BOUND_S
-    (model,) = platform.status()["models"]
+    model = platform.model_status()
     assert model["replicas"][0]["in_flight"] == 0
     assert model["replicas"][0]["kv_blocks_used"] == 0
 
@@ -124,12 +134,16 @@ def test_client_that_stops_reading_is_cut(platform: Platform) -> None:
     body = chat(stream=True, **alternatives, **ENDLESS)
     request_id = "test-stops-reading"
     options = {"receive_buffer_bytes": 4096, "headers": {"x-request-id": request_id}}
-    with open_request(platform, "/v1/chat/completions", body, **options):
+    with open_request(platform, "/v1/chat/completions", body, **options) as connection:
         wait_until_running(platform)
         begun = time.monotonic()
         wait_until(platform.is_idle, timeout_s=BUFFERS_S + STALLED_READ_TIMEOUT_S, period_s=0.2)
         print(f"cut after {time.monotonic() - begun:.1f} s")
         row = wait_until(lambda: platform.logged(request_id), timeout_s=5)
+        # The client still reads nothing, so only HAProxy's own limit can end the connection.
+        limit_s = UPLOAD_TIMEOUT_S + CLIENT_TIMEOUT_MARGIN_S
+        address = connection.getsockname()
+        wait_until(lambda: not is_served(address), timeout_s=2 * limit_s, period_s=0.2)
     assert row["code"] == "client_gone"
 
 

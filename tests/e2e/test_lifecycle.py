@@ -17,7 +17,16 @@ import httpx
 import psutil
 import pytest
 
-from e2e.harness import MODEL, NUM_GATEWAYS, Platform, chat, free_port, galerne, wait_until
+from e2e.harness import (
+    EMBEDDER,
+    MODEL,
+    NUM_GATEWAYS,
+    Platform,
+    chat,
+    free_port,
+    galerne,
+    wait_until,
+)
 
 CHAT = "/v1/chat/completions"
 ENGINE_RESTART_S = 150
@@ -79,8 +88,9 @@ def test_commands_without_a_platform(tmp_path: Path) -> None:
 def test_status_has_the_promised_keys(platform: Platform) -> None:
     status = platform.status()
     assert status["endpoint"] == platform.endpoint
-    (model,) = status["models"]
-    assert (model["id"], model["sliding_window"]) == (MODEL, 512)
+    assert [model["id"] for model in status["models"]] == [MODEL, EMBEDDER]
+    model = status["models"][0]
+    assert model["sliding_window"] == 512
     (replica,) = model["replicas"]
     assert set(replica) == REPLICA_KEYS
     assert replica["state"] == "RUNNING"
@@ -206,7 +216,7 @@ def test_killed_engine_is_replaced_and_leaves_nothing(platform: Platform) -> Non
 
 
 def _new_engine_pid(platform: Platform, old: int) -> bool:
-    (model,) = platform.status()["models"]
+    model = platform.model_status()
     return any(r["state"] == "RUNNING" and r["pid"] != old for r in model["replicas"])
 
 

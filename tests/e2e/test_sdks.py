@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import anthropic
 import httpx
+import numpy as np
 import openai
 import pytest
 
-from e2e.harness import MODEL, Platform, chat, error_of
+from e2e.harness import EMBEDDER, MODEL, Platform, chat, error_of
+from e2e.lora import ADAPTER
 
 QUESTION = "What is the capital of France?"
 MESSAGES = [{"role": "user", "content": QUESTION}]
@@ -89,7 +91,7 @@ def test_responses_stream(sdk: openai.OpenAI) -> None:
 
 def test_models(sdk: openai.OpenAI) -> None:
     listed = sdk.models.list().data
-    assert [model.id for model in listed] == [MODEL]
+    assert [model.id for model in listed] == [MODEL, ADAPTER, EMBEDDER]
     assert sdk.models.retrieve(MODEL) == listed[0]
 
 
@@ -193,3 +195,27 @@ def test_tokens_round_trip(client: httpx.Client) -> None:
 def test_pooling_is_not_for_a_generating_model(client: httpx.Client, path: str) -> None:
     body = {"model": MODEL, "input": "a", "text_1": "a", "text_2": "b", "query": "a"}
     error_of(client.post(path, json=body), 404, "unsupported_by_model")
+
+
+def test_embeddings(sdk: openai.OpenAI) -> None:
+    """Of a pooling model behind the same endpoint; like texts have like vectors."""
+    texts = ["The sea is calm today.", "Today the sea is calm.", "Invoice 4711 is overdue."]
+    rows = sdk.embeddings.create(model=EMBEDDER, input=texts).data
+    sea, calm_sea, invoice = (np.array(row.embedding) for row in rows)
+    assert sea.shape == (576,)
+    assert np.linalg.norm(sea) == pytest.approx(1, abs=1e-2)
+    assert sea @ calm_sea > sea @ invoice
+
+
+def test_score(client: httpx.Client) -> None:
+    body = {"model": EMBEDDER, "text_1": "the sea", "text_2": ["the sea", "an invoice"]}
+    answer = client.post("/v1/score", json=body)
+    assert answer.status_code == 200, answer.text
+    same, other = (row["score"] for row in answer.json()["data"])
+    assert same > other
+
+
+def test_generating_is_not_for_a_pooling_model(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        sdk.chat.completions.create(model=EMBEDDER, messages=MESSAGES)
+    assert refused.value.code == "unsupported_by_model"

@@ -207,3 +207,15 @@ def test_a_cached_snapshot_needs_no_network(
     with pytest.raises(ConfigError) as caught:
         weights.resolve_weights(WeightSettings(source="owner/other", revision=COMMIT), paths)
     assert caught.value.code == "weights_unreachable"
+
+
+def test_an_adapter_folder_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    weights.check_adapters({"sea": tmp_path})
+
+
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_other_folders_are_no_adapters(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="LoRA adapter 'sea'") as refused:
+        weights.check_adapters({"sea": tmp_path / name})
+    assert (refused.value.code, refused.value.param) == ("adapter_not_found", "adapters.sea")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from serving.engine.arguments import OWNED_OPTIONS, engine_arguments
+from serving.engine.arguments import OWNED_OPTIONS, engine_arguments, engine_environment
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
-from serving.settings import ModelSettings
+from serving.settings import ModelSettings, ResourceSettings
 
 WEIGHTS = Path("/models/demo")
 BARE_FLAGS = {
@@ -38,6 +38,17 @@ def test_the_demo_on_cpu() -> None:
     assert option(words, "--kv-cache-memory-bytes") == str(2**29)
     assert option(words, "--distributed-executor-backend") == "uni"
     assert "--gpu-memory-utilization" not in words
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "num_cores", "threads"), [(0, 1, 1), (0, 2, 1), (0.5, 16, 15), (6, 16, 6)]
+)
+def test_compute_threads_on_cpu(num_cpus: float, num_cores: int, threads: int) -> None:
+    resources = ResourceSettings(device="cpu", num_cpus=num_cpus)
+
+    environment = engine_environment(resources, num_cores=num_cores)
+
+    assert environment["OMP_NUM_THREADS"] == str(threads)
 
 
 def test_what_the_engine_must_not_lose_is_asked_for_by_name() -> None:
