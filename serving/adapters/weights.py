@@ -11,6 +11,8 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 
 from serving.adapters.state_paths import StatePaths
@@ -59,7 +61,8 @@ def resolve_weights(settings: WeightSettings, paths: StatePaths) -> Path:
     Raises:
         ConfigError: the folder or repository is missing, out of reach, or not what the manifest
             lists (`demo_model_missing`, `weights_not_found`, `weights_gated`,
-            `weights_unreachable`, `disk_full`, and the codes of `verify_manifest`).
+            `weights_token_refused`, `weights_unreachable`, `disk_full`, and the codes of
+            `verify_manifest`).
     """
     if settings.source == DEMO_SOURCE:
         folder = _prepared_demo(paths)
@@ -168,6 +171,16 @@ def to_config_error(error: Exception, source: str) -> ConfigError:
             param="weights.source",
             hint="Check source and revision; private repositories need HF_TOKEN.",
         )
+    if (
+        isinstance(error, hub.HfHubHTTPError)
+        and error.response.status_code == HTTPStatus.UNAUTHORIZED
+    ):
+        return ConfigError(
+            f"the hub does not accept the token with which {source} was asked for",
+            code="weights_token_refused",
+            param="weights.source",
+            hint="Set HF_TOKEN to a valid read token; public models need none.",
+        )
     return ConfigError(
         f"{source} cannot be downloaded and is not in the local cache",
         code="weights_unreachable",
@@ -217,12 +230,43 @@ def _not_a_model(message: str) -> ConfigError:
 
 
 def _download(settings: WeightSettings) -> Path:
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(settings.source, revision=settings.revision))
+        return _fetch(settings)
     except Exception as error:  # the hub client also lets its HTTP library's errors through
         raise to_config_error(error, settings.source) from error
+
+
+def _fetch(settings: WeightSettings) -> Path:
+    """The snapshot's folder; the hub is only asked for what the cache lacks.
+
+    A download begins with a listing that retries for 23 s and waits for an answer without limit
+    (`list_repo_tree` of huggingface_hub 2.4.0), so one question with a time limit comes first.
+    """
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+    fetch = partial(snapshot_download, settings.source, revision=settings.revision)
+    if not _is_complete(settings):
+        timeout_s = constants.HF_HUB_ETAG_TIMEOUT
+        try:
+            HfApi().model_info(settings.source, revision=settings.revision, timeout=timeout_s)
+        except Exception as refusal:
+            try:
+                return Path(fetch(local_files_only=True))
+            except errors.LocalEntryNotFoundError:
+                raise refusal from None
+    return Path(fetch())
+
+
+def _is_complete(settings: WeightSettings) -> bool:
+    """Whether the cache holds every file that the hub listed; without that list, nobody knows."""
+    from huggingface_hub import errors, get_cached_repo_tree, snapshot_download
+
+    try:
+        get_cached_repo_tree(settings.source, revision=settings.revision)
+        snapshot_download(settings.source, revision=settings.revision, local_files_only=True)
+    except (errors.CachedRepoTreeNotFoundError, errors.LocalEntryNotFoundError):
+        return False
+    return True
 
 
 def _to_entry(line: str, number: int) -> ManifestEntry:

@@ -73,7 +73,7 @@ def is_served(client_address: tuple[str, int]) -> bool:
 
 
 def wait_until_running(platform: Platform) -> None:
-    wait_until(lambda: platform.engine()["state"]["load"]["running"], timeout_s=10, what="running")
+    wait_until(lambda: platform.engine()["state"]["load"]["running"], timeout_s=60, what="running")
 
 
 def seconds_until_idle(platform: Platform) -> float:
