@@ -1,9 +1,11 @@
 # Every target sets itself up: .venv with the versions of requirements.lock, then the demo model.
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format lock clean
+.PHONY: help serve test bench check format lock clean
 
 PORT ?= 8000
 ARGS ?=
+BENCH ?= relay
+PEERS ?=
 VENV := .venv
 READY := $(VENV)/.galerne-ready
 
@@ -18,6 +20,10 @@ serve: $(READY) ## Start the platform with the demo model on CPU (PORT=8000); Ct
 test: $(READY) ## Run every test (ARGS="-k name" picks some)
 	@$(VENV)/bin/galerne model prepare demo
 	@exec $(VENV)/bin/pytest tests $(ARGS)
+
+bench: $(READY) ## Compare with peers (BENCH=relay|throughput|scaleout PEERS=a,b)
+	@$(VENV)/bin/galerne model prepare demo
+	@$(VENV)/bin/python -m loadtest.bench $(BENCH) $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 check: $(READY) ## Check format, lint, types and layers
 	$(VENV)/bin/ruff format --check .

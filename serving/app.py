@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,13 @@ from random import SystemRandom
 from typing import Any
 
 import aiohttp
+import ray
+from prometheus_client import REGISTRY
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serving import __version__
+from serving.adapters import metrics_address, serve_control
 from serving.adapters.access_log import AccessLog
 from serving.adapters.key_store import KeyCache, utc_now
 from serving.adapters.replica_directory import watch_replicas
@@ -25,17 +29,23 @@ from serving.adapters.serve_router import router_config
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import check_adapters, resolve_weights
 from serving.core.types import ModelId, Principal
-from serving.engine.deployment import EngineReplica, EngineSpec
+from serving.engine.deployment import Engine, EngineReplica, EngineSpec
+from serving.engine.listener import HttpListener
+from serving.engine.vllm_launch import launch_vllm
+from serving.errors import ConfigError
 from serving.gateway.api import Gateway, GatewayParts
 from serving.gateway.catalog import Catalog
 from serving.gateway.deployment import GatewayReplica
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.exchange import Headers
-from serving.gateway.fleet import Fleet
+from serving.gateway.fleet import Fleet, QueueLimits
+from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.openapi import published
 from serving.gateway.relay import Relay
 from serving.planner.placement import plan_placement, to_deployment_options
-from serving.settings import ModelSettings, Settings
+from serving.protocol.metrics_page import MetricsPage
+from serving.settings import GatewaySettings, ModelSettings, Settings
+from serving.simulator.launch import launch_simulator
 from serving.tenancy.access import authenticate, bearer_token
 
 APP_NAME = "galerne"
@@ -60,9 +70,16 @@ def engine_deployment_name(model_id: str) -> str:
     return f"engine:{model_id}"
 
 
-def build_application(settings: Settings, paths: StatePaths) -> serve.Application:
-    """The whole platform as one Serve application: an engine deployment per model, and gateways."""
-    spec = GatewaySpec(settings, paths, created=int(time.time()))
+def build_application(settings: Settings, paths: StatePaths, *, created: int) -> serve.Application:
+    """The whole platform as one Serve application: an engine deployment per model, and gateways.
+
+    Args:
+        created: Unix time that the model list shows.
+
+    A deployment whose version stays the same keeps its replicas when the application is deployed
+    again, so that a change of `replicas` alone restarts nothing.
+    """
+    spec = GatewaySpec(settings, paths, created=created)
     engines = {
         model_id: _engine_application(model_id, model, paths)
         for model_id, model in settings.models.items()
@@ -76,6 +93,8 @@ def build_application(settings: Settings, paths: StatePaths) -> serve.Applicatio
         logging_config={"enable_access_log": False},
         max_surge_percent=100,
         graceful_shutdown_timeout_s=_longest_drain_s(settings),
+        version=_version(settings, paths),
+        _internal=True,
     )
     return gateway.bind(partial(assemble_gateway, spec), engines)
 
@@ -87,8 +106,9 @@ def _engine_application(
     spec = EngineSpec(
         model_id=ModelId(model_id),
         model=model,
-        resolve_weights=partial(_model_folder, model, paths),
+        launch=_launcher(ModelId(model_id), model, paths),
         read_token=partial(read_secret, paths.internal_token_file),
+        read_metrics_token=partial(read_secret, paths.metrics_token_file),
     )
     deployment = serve.deployment(EngineReplica).options(
         name=engine_deployment_name(model_id),
@@ -99,14 +119,50 @@ def _engine_application(
         max_surge_percent=100,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_timeout_s=model.drain_timeout_s + _DRAIN_MARGIN_S,
+        version=_version(model, paths),
+        _internal=True,
         **to_deployment_options(placement),
     )
     return deployment.bind(spec)
 
 
+def _launcher(
+    model_id: ModelId, model: ModelSettings, paths: StatePaths
+) -> Callable[[], Awaitable[Engine]]:
+    """What starts the model's engine in a replica."""
+    find_weights = partial(_model_folder, model, paths)
+    if model.simulator is None:
+        return partial(launch_vllm, model_id, model, find_weights)
+    return partial(launch_simulator, model_id, model, find_weights if model.weights else None)
+
+
 def _model_folder(model: ModelSettings, paths: StatePaths) -> Path:
+    if model.weights is None:
+        raise ConfigError("weights is missing", code="setting_invalid", param="weights")
     check_adapters(model.adapters)
     return resolve_weights(model.weights, paths)
+
+
+def _version(*parts: object) -> str:
+    """A name for what the replicas of a deployment are built from, numbers of replicas aside.
+
+    Without one Serve takes a random name and restarts every replica at each deployment. Its public
+    API has no such argument any more (ray 2.60.0, serve/deployment.py).
+    """
+    text = repr([_without_replicas(part) for part in parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_replicas(part: object) -> object:
+    match part:
+        case ModelSettings():
+            return part.model_dump(mode="json", exclude={"replicas"})
+        case Settings():
+            models = {name: _without_replicas(model) for name, model in part.models.items()}
+            gateway = part.gateway.model_dump(mode="json", exclude={"replicas"})
+            return {"models": models, "gateway": gateway}
+        case _:
+            return part
 
 
 def _longest_drain_s(settings: Settings) -> float:
@@ -121,10 +177,25 @@ async def assemble_gateway(
     token = read_secret(spec.paths.internal_token_file)
     session = _client_session(settings.engine_connect_timeout_s)
     client = EngineClient(session, token=token)
-    fleet = Fleet([ModelId(model_id) for model_id in engines], rng=SystemRandom())
+    metrics_token = read_secret(spec.paths.metrics_token_file)
+    fleet = Fleet(
+        {
+            ModelId(name): model.max_concurrent_requests
+            for name, model in spec.settings.models.items()
+        },
+        limits=_queue_limits(settings),
+        rng=SystemRandom(),
+        now=time.monotonic,
+    )
     for model_id, handle in engines.items():
         watch_replicas(handle, partial(fleet.update, ModelId(model_id)))
     keys = KeyCache(spec.paths.key_file, refresh_s=settings.key_refresh_s, clock=time.monotonic)
+    metrics = GatewayMetrics(
+        REGISTRY,
+        [ModelId(name) for name in engines],
+        num_in_flight=fleet.num_in_flight,
+        num_queued=fleet.num_queued,
+    )
     gateway = Gateway(
         GatewayParts(
             settings=settings,
@@ -138,11 +209,23 @@ async def assemble_gateway(
             authenticate=partial(_authenticate, keys),
             internal_token=token,
             fleet_state=partial(_fleet_state, fleet, client, list(engines)),
+            metrics_token=metrics_token,
+            metric_targets=partial(_metric_targets, fleet, list(engines)),
             access_log=AccessLog(spec.paths.log_dir / f"gateway-{os.getpid()}.jsonl").write,
+            record=metrics.record,
         )
     )
+    _serve_metrics(metrics_token)
     gateway.background = asyncio.create_task(keys.run())
     return gateway
+
+
+def _queue_limits(settings: GatewaySettings) -> QueueLimits:
+    return QueueLimits(
+        max_queued=settings.max_queued_requests,
+        queue_timeout_s=settings.queue_timeout_s,
+        no_replica_wait_s=settings.no_replica_wait_s,
+    )
 
 
 def _client_session(connect_timeout_s: float) -> aiohttp.ClientSession:
@@ -156,14 +239,43 @@ def _client_session(connect_timeout_s: float) -> aiohttp.ClientSession:
     )
 
 
+def _serve_metrics(token: str) -> None:
+    listener = HttpListener(MetricsPage(REGISTRY, token=token), host=ray.util.get_node_ip_address())
+    listener.start()
+    metrics_address.announce(listener.url)
+
+
+async def _metric_targets(fleet: Fleet, models: list[str]) -> list[dict[str, Any]]:
+    """Everything to scrape, in the format of Prometheus' HTTP service discovery."""
+    gateways = await asyncio.to_thread(serve_control.replica_processes, APP_NAME, GATEWAY)
+    targets = [
+        _metric_target(gateway["metrics_url"], component="gateway", replica=gateway["id"], model="")
+        for gateway in gateways
+        if gateway["metrics_url"]
+    ]
+    return targets + [
+        _metric_target(
+            endpoint.metrics_url, component="engine", replica=endpoint.id, model=model_id
+        )
+        for model_id in models
+        for endpoint in fleet.endpoints(ModelId(model_id))
+    ]
+
+
+def _metric_target(url: str, *, component: str, replica: str, model: str) -> dict[str, Any]:
+    labels = {"component": component, "replica": replica, "deployed_model": model}
+    return {"targets": [url.removeprefix("http://")], "labels": labels}
+
+
 def _authenticate(keys: KeyCache, headers: Headers) -> Principal:
     return authenticate(bearer_token(headers), keys.lookup, utc_now())
 
 
 async def _load_openapi(fleet: Fleet, client: EngineClient, settings: Settings) -> dict[str, Any]:
     model = ModelId(next(iter(settings.models)))
-    replica = await fleet.choose(model, exclude=(), wait_s=settings.gateway.no_replica_wait_s)
-    return published(await client.openapi(replica.url), version=__version__)
+    with fleet.ticket(model) as ticket:
+        replica = ticket.take() or await ticket.wait()
+        return published(await client.openapi(replica.url), version=__version__)
 
 
 async def _fleet_state(fleet: Fleet, client: EngineClient, models: list[str]) -> dict[str, Any]:

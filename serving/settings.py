@@ -81,6 +81,11 @@ class GatewaySettings(_Section):
     """Time to open a connection to an engine replica before another one is tried."""
     engine_silence_timeout_s: float = Field(600.0, gt=0)
     """Longest accepted silence of an engine, before the first byte and between bytes."""
+    max_queued_requests: int = Field(256, ge=0)
+    """Requests that one gateway lets wait per model while every replica is at its limit; more get
+    429 with `Retry-After`."""
+    queue_timeout_s: float = Field(30.0, ge=0)
+    """How long such a request waits for room before it gets 429 too."""
     no_replica_wait_s: float = Field(10.0, ge=0)
     """How long a request waits for a model that has no running replica before it gets 503."""
     key_refresh_s: float = Field(1.0, gt=0, le=5.0)
@@ -156,6 +161,8 @@ class EngineSettings(_Section):
     """GPUs that share each layer; one node's NVLink domain is the sensible maximum."""
     pipeline_parallel_size: int = Field(1, ge=1, le=64)
     """Stages of layers, each on its own group of `tensor_parallel_size` GPUs."""
+    hang_timeout_s: float = Field(60.0, gt=0)
+    """A replica that has requests and finishes no engine step for this long is replaced."""
     extra_args: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
     """Further vLLM server options by their command-line name without the dashes, for example
     `{seed: 1}`. Options that Galerne owns (model, host, port, api-key, …) are refused."""
@@ -173,10 +180,54 @@ class ResourceSettings(_Section):
     device `cpu` also the number of compute threads; below 1 that is every core but one."""
 
 
+class TimingSettings(_Section):
+    """How long a simulated engine step takes, as a linear model of what the step computes.
+
+    `step_s + prefill_tokens / prefill_tokens_per_s + sequences * decode_s_per_sequence +
+    context_tokens * attention_s_per_token`. `galerne sim calibrate` measures these on an engine.
+    The defaults are of the order of a 7B model on one data-centre GPU.
+    """
+
+    step_s: float = Field(0.008, ge=0, le=60)
+    """Seconds per step, whatever it computes: reading the weights, scheduling, launching."""
+    prefill_tokens_per_s: float = Field(20_000.0, gt=0)
+    """Prompt tokens computed per second, beside the seconds per step."""
+    decode_s_per_sequence: float = Field(0.00005, ge=0, le=60)
+    """Seconds per sequence that generates a token in the step."""
+    attention_s_per_token: float = Field(2e-8, ge=0, le=1)
+    """Seconds per token that a generating sequence attends to; a sliding window bounds them."""
+    overhead_s: float = Field(0.002, ge=0, le=60)
+    """Seconds between a request's arrival and its first step: parsing, tokenizing."""
+    jitter: float = Field(0.0, ge=0, le=2)
+    """Standard deviation of the logarithm of a step's seconds."""
+
+
+class SimulatorSettings(_Section):
+    """An engine replica that keeps vLLM's rules and accounts but has no model: it waits as long as
+    the timing says and answers with made-up words. For trying, sizing and testing fleets."""
+
+    timing: TimingSettings = TimingSettings()
+    kv_blocks: int = Field(4096, ge=2, le=10_000_000)
+    """KV blocks of the simulated cache, vLLM's null block included."""
+    sliding_window: int | None = Field(None, ge=1)
+    """Attention window in tokens; `None` is full attention."""
+    answer_tokens: int = Field(128, ge=1)
+    """Mean length of an answer that no `max_tokens` cuts short and no `ignore_eos` prolongs."""
+    start_s: float = Field(1.0, ge=0, le=3600)
+    """Seconds a replica takes to become ready: image, weights, warm-up."""
+    seed: int = Field(0, ge=0)
+    """The same seed and the same requests give the same answers and, step by step, the same
+    times."""
+
+
 class ModelSettings(_Section):
     """One model behind the endpoint."""
 
-    weights: WeightSettings
+    weights: WeightSettings | None = None
+    """The model's files. Required, but for a simulated engine, which takes its tokenizer and chat
+    template from them if they are given."""
+    simulator: SimulatorSettings | None = None
+    """Simulate the engine instead of running vLLM."""
     replicas: int = Field(1, ge=1, le=1024)
     """Engine replicas."""
     adapters: dict[ModelName, Path] = Field(default_factory=dict)
@@ -188,6 +239,12 @@ class ModelSettings(_Section):
     gateway tries another replica."""
     drain_timeout_s: float = Field(600.0, ge=0)
     """How long a replica that was told to stop may finish its streams."""
+
+    @model_validator(mode="after")
+    def _has_a_model_to_run(self) -> Self:
+        if self.weights is None and self.simulator is None:
+            raise ValueError("weights is missing: where the model's files come from")
+        return self
 
 
 class Settings(_Section):

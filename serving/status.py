@@ -37,6 +37,41 @@ def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[s
     }
 
 
+def compose_rollout(
+    states: Mapping[str, DeploymentState],
+    wanted: Mapping[str, int],
+    *,
+    has_begun: bool,
+    failure: str | None,
+) -> dict[str, Any]:
+    """How a change of settings goes.
+
+    Args:
+        states: Serve's deployments by name.
+        wanted: replicas by deployment.
+        has_begun: whether `states` can already be of the new settings.
+        failure: Serve's message if it has given up.
+
+    Replicas that only finish their last streams do not hold it up.
+    """
+    running = {name: states[name].num_running if name in states else 0 for name in wanted}
+    stopping = sum(state.replica_states.get("STOPPING", 0) for state in states.values())
+    in_force = all(
+        name in states and states[name].is_settled and running[name] == number
+        for name, number in wanted.items()
+    )
+    parts = [
+        f"{name.removeprefix('engine:')} {running[name]}/{number}"
+        for name, number in wanted.items()
+    ]
+    return {
+        "done": has_begun and in_force,
+        "message": f"rolling out: {', '.join(parts)}",
+        "failure": failure,
+        "remark": f"; {stopping} replicas still finish their requests" if stopping else "",
+    }
+
+
 def _model(
     model_id: str, state: DeploymentState | None, replicas: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import hmac
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,23 @@ import aiohttp
 from aiohttp import web
 
 from serving.adapters import ray_cluster, serve_control
+from serving.adapters.control_client import REFUSED_STATUS
 from serving.adapters.run_record import RunRecord, own_record, process_start_ticks
 from serving.adapters.secrets_file import ensure_secret, read_secret
+from serving.adapters.settings_files import override_settings
 from serving.adapters.state_paths import StatePaths
 from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
 from serving.errors import ConfigError
 from serving.gateway.edge import CALLBACK as EDGE
 from serving.settings import Settings
-from serving.status import Views, compose_status
+from serving.status import Views, compose_rollout, compose_status
 
 _POLL_S = 0.5
+_ROLLOUT_BEGINS_S = 5.0
+"""Serve takes new settings up in its next control loop (0.5 s); until then its states are of the
+old ones."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Report = Callable[[str], None]
 """Receives one line about the step in progress."""
@@ -51,7 +58,9 @@ class Supervisor:
         self._paths = paths
         self._endpoint = endpoint_url(settings)
         self._runner: web.AppRunner | None = None
-        self._status_url = ""
+        self._control_url = ""
+        self._created = int(time.time())
+        self._applied_at = 0.0
 
     def check(self) -> None:
         """Return if the platform can be started here.
@@ -75,8 +84,9 @@ class Supervisor:
                 in `cluster.ready_timeout_s`.
         """
         ensure_secret(self._paths.internal_token_file)
+        ensure_secret(self._paths.metrics_token_file)
         ensure_secret(self._paths.ray_token_file)
-        await self._serve_status()
+        await self._serve_control()
         self._record(ready=False)
         report("starting Ray")
         await asyncio.to_thread(self._start_cluster)
@@ -117,7 +127,7 @@ class Supervisor:
     def _deploy(self) -> None:
         from serving.app import APP_NAME, build_application
 
-        application = build_application(self._settings, self._paths)
+        application = build_application(self._settings, self._paths, created=self._created)
         serve_control.deploy(application, name=APP_NAME, endpoint=self._settings.endpoint)
 
     async def _wait_until_running(self, report: Report) -> None:
@@ -161,7 +171,7 @@ class Supervisor:
         return {**engines, GATEWAY: self._settings.gateway.replicas}
 
     def _record(self, *, ready: bool) -> None:
-        own_record(endpoint=self._endpoint, status_url=self._status_url, ready=ready).write(
+        own_record(endpoint=self._endpoint, control_url=self._control_url, ready=ready).write(
             self._paths
         )
 
@@ -171,23 +181,75 @@ class Supervisor:
         link.unlink(missing_ok=True)
         link.symlink_to(run_dir / "ray" / "session_latest" / "logs")
 
-    async def _serve_status(self) -> None:
-        """Answer `galerne status` on a free loopback port, to holders of the internal token."""
+    async def apply(self, settings: Settings) -> None:
+        """Hand new settings to the running platform; `rollout` tells how that goes.
+
+        Raises:
+            ConfigError: they need a restart, or the platform is not up yet.
+        """
+        for section in ("endpoint", "cluster"):
+            if getattr(settings, section) != getattr(self._settings, section):
+                raise ConfigError(
+                    f"{section} cannot be changed while the platform runs",
+                    code="needs_restart",
+                    param=section,
+                    hint="run `galerne down`, then `galerne up` with the new settings",
+                )
+        self._settings = settings
+        self._applied_at = time.monotonic()
+        await asyncio.to_thread(self._deploy)
+
+    async def rollout(self) -> dict[str, Any]:
+        """Whether the latest settings are in force: `done`, `message`, `failure`, `remark`."""
+        from serving.app import APP_NAME
+
+        states, failure = await asyncio.gather(
+            asyncio.to_thread(serve_control.deployment_states, APP_NAME),
+            asyncio.to_thread(serve_control.application_failure, APP_NAME),
+        )
+        has_begun = time.monotonic() - self._applied_at > _ROLLOUT_BEGINS_S
+        return compose_rollout(
+            states, self._wanted_replicas(), has_begun=has_begun, failure=failure
+        )
+
+    async def _serve_control(self) -> None:
+        """Answer Galerne's commands on a free loopback port, to holders of the internal token."""
         token = read_secret(self._paths.internal_token_file)
 
-        async def answer(request: web.Request) -> web.Response:
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             presented = request.headers.get(INTERNAL_TOKEN.decode(), "")
             if not hmac.compare_digest(presented.encode(), token.encode()):
                 return web.Response(status=401)
+            try:
+                return await handler(request)
+            except ConfigError as error:
+                fields = {"message": error.message, "code": error.code, "param": error.param}
+                return web.json_response({**fields, "hint": error.hint}, status=REFUSED_STATUS)
+
+        async def show_status(_request: web.Request) -> web.Response:
             return web.json_response(await self._status(token))
 
-        application = web.Application()
-        application.router.add_get("/status", answer)
+        async def show_settings(_request: web.Request) -> web.Response:
+            return web.json_response(self._settings.model_dump(mode="json"))
+
+        async def change_settings(request: web.Request) -> web.Response:
+            await self.apply(override_settings(await request.json(), ()))
+            return web.json_response({})
+
+        async def show_rollout(_request: web.Request) -> web.Response:
+            return web.json_response(await self.rollout())
+
+        application = web.Application(middlewares=[guard])
+        application.router.add_get("/status", show_status)
+        application.router.add_get("/settings", show_settings)
+        application.router.add_post("/settings", change_settings)
+        application.router.add_get("/rollout", show_rollout)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        self._status_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/status"
+        self._control_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _status(self, token: str) -> dict[str, Any]:
         from serving.app import APP_NAME, GATEWAY

@@ -41,6 +41,9 @@ _MAX_RUN_DIR_CHARS = 28
 _MAX_HAPROXY_THREADS = 4
 _DEREGISTRATION_S = 2.0
 _REFUSAL_MARGIN_S = 10.0
+_HAPROXY_HARD_STOP_S = 86_400
+"""HAProxy starts anew whenever gateways come or go; its old process keeps the running streams, also
+those that nobody told to stop, and must outlive them."""
 """Covers the gateway's swallowing of a refused upload (2 s) and a busy machine."""
 _HAPROXY_BUFFER_BYTES = 64 * 1024
 _CAUSE = re.compile(r"serving\.errors\.\w+: (.+)")
@@ -57,6 +60,12 @@ class DeploymentState:
     @property
     def num_running(self) -> int:
         return self.replica_states.get("RUNNING", 0)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether Serve has nothing more to start or update; replicas may still be stopping."""
+        busy = {"STARTING", "UPDATING", "RECOVERING", "PENDING_MIGRATION"}
+        return not any(self.replica_states.get(phase) for phase in busy)
 
     @property
     def cause(self) -> str:
@@ -83,7 +92,6 @@ def cluster_environment(
 
     Source: ray/serve/_private/constants.py, ray 2.60.0.
     """
-    longest_drain_s = max(model.drain_timeout_s for model in settings.models.values())
     environment = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -107,9 +115,12 @@ def cluster_environment(
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_proxy),
         # Failed starts of a first replica before Serve gives up; each costs a model load.
         "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "2",
+        # An engine that hangs would otherwise drain for as long as its longest stream may run, and
+        # hold its GPU meanwhile.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MAX_HAPROXY_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_HAPROXY_BUFFER_BYTES),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(longest_drain_s)),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_HAPROXY_HARD_STOP_S),
         "GALERNE_HEADER_TIMEOUT_S": str(settings.gateway.limits.header_timeout_s),
         # Makes Ray take the loopback address as this node's, so that its processes, the gateways
         # and the engine listeners are not reachable from the network.
@@ -122,7 +133,8 @@ def cluster_environment(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if all(_needs_no_download(model.weights.source) for model in settings.models.values()):
+    weights = [model.weights for model in settings.models.values() if model.weights is not None]
+    if all(_needs_no_download(weight.source) for weight in weights):
         environment["HF_HUB_OFFLINE"] = "1"
     return environment
 

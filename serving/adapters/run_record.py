@@ -22,7 +22,7 @@ class RunRecord:
     pid: int
     started_ticks: int
     endpoint: str
-    status_url: str
+    control_url: str
     ready: bool
 
     @classmethod
@@ -53,7 +53,7 @@ def process_start_ticks(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def own_record(*, endpoint: str, status_url: str, ready: bool) -> RunRecord:
+def own_record(*, endpoint: str, control_url: str, ready: bool) -> RunRecord:
     """The record of this process."""
     ticks = process_start_ticks(os.getpid())
-    return RunRecord(os.getpid(), ticks or 0, endpoint, status_url, ready)
+    return RunRecord(os.getpid(), ticks or 0, endpoint, control_url, ready)

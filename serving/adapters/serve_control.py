@@ -6,6 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from serving.adapters import metrics_address
 from serving.adapters.ray_cluster import DeploymentState
 from serving.errors import ConfigError
 from serving.settings import EndpointSettings
@@ -69,7 +70,9 @@ def application_failure(name: str) -> str | None:
 
 
 def replica_processes(name: str, deployment: str) -> list[dict[str, Any]]:
-    """Id, pid and node of each replica of one deployment; a pid is `None` while it cannot answer.
+    """Id, pid, node and metrics address of each replica of one deployment.
+
+    All but the id are `None` while it cannot answer.
 
     Serve names its actors `SERVE_REPLICA::APP#DEPLOYMENT#ID` (ray 2.60.0,
     serve/_private/common.py), and every Ray actor runs `__ray_call__`.
@@ -90,13 +93,19 @@ def _ask_process(actor: str) -> dict[str, Any]:
 
     try:
         handle = ray.get_actor(actor, namespace="serve")
-        pid, node = ray.get(handle.__ray_call__.remote(_identify), timeout=_ASK_TIMEOUT_S)
+        answer: dict[str, Any] = ray.get(
+            handle.__ray_call__.remote(_identify), timeout=_ASK_TIMEOUT_S
+        )
     except (ValueError, ray.exceptions.RayError):
-        return {"pid": None, "node": None}
-    return {"pid": pid, "node": node}
+        return {"pid": None, "node": None, "metrics_url": None}
+    return answer
 
 
-def _identify(_actor: object) -> tuple[int, str]:
+def _identify(_actor: object) -> dict[str, Any]:
     import ray
 
-    return os.getpid(), ray.get_runtime_context().get_node_id()
+    return {
+        "pid": os.getpid(),
+        "node": ray.get_runtime_context().get_node_id(),
+        "metrics_url": metrics_address.announced(),
+    }

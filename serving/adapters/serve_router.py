@@ -41,6 +41,7 @@ def to_endpoint(replica: RunningReplica) -> ReplicaEndpoint:
     return ReplicaEndpoint(
         id=ReplicaId(replica.replica_id.unique_id),
         url=str(metadata["url"]),
+        metrics_url=str(metadata["metrics_url"]),
         node_id=str(replica.node_id),
         pid=int(metadata["pid"]),
     )

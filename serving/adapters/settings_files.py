@@ -56,11 +56,23 @@ def load_settings(
     return _validate(tree)
 
 
+def override_settings(tree: Mapping[str, Any], overrides: Sequence[str]) -> Settings:
+    """Settings given as a tree, with `PATH=VALUE` overrides on top.
+
+    Raises:
+        ConfigError: as `load_settings`.
+    """
+    changed = _merge({}, tree)
+    for path, value in map(_from_override, overrides):
+        _assign(changed, path, value)
+    return _validate(changed)
+
+
 def available_presets() -> list[str]:
     """Names of the bundled presets, sorted.
 
     >>> available_presets()
-    ['cpu', 'gpu']
+    ['cpu', 'gpu', 'sim']
     """
     folder = resources.files("serving") / "presets"
     return sorted(p.name[: -len(".yaml")] for p in folder.iterdir() if p.name.endswith(".yaml"))

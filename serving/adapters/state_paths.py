@@ -38,6 +38,11 @@ class StatePaths:
         return self.state_dir / "internal-token"
 
     @property
+    def metrics_token_file(self) -> Path:
+        """What Prometheus presents; opens metrics and nothing else."""
+        return self.state_dir / "metrics-token"
+
+    @property
     def ray_token_file(self) -> Path:
         return self.state_dir / "ray-token"
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -29,3 +32,27 @@ def report(error: ServingError) -> int:
     if isinstance(error, ConfigError) and error.hint:
         err.print(f"[bold]hint[/bold]  {escape(error.hint)}", soft_wrap=True)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
+
+
+@contextmanager
+def progress(step: str) -> Iterator[Any]:
+    """A spinner with step and elapsed time; plain lines where there is no terminal."""
+    begun = time.monotonic()
+
+    def text(current: str) -> str:
+        return f"{escape(current)} [dim]{time.monotonic() - begun:.0f} s[/dim]"
+
+    if err.is_terminal:
+        with err.status(text(step)) as spinner:
+            yield lambda current: spinner.update(text(current))
+        return
+    last = step
+    err.print(text(step))
+
+    def tell(current: str) -> None:
+        nonlocal last
+        if current != last:
+            last = current
+            err.print(text(current))
+
+    yield tell

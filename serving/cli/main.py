@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import config, keys, model, platform
+from serving.cli import apply, config, keys, metrics, model, platform, sim
 
 app = typer.Typer(
     name="galerne",
@@ -17,8 +17,14 @@ app.command(
     epilog="Examples: `galerne up` · `galerne up --preset gpu --port 8080 --detach` · "
     "`galerne up --set models.demo.engine.max_num_seqs=32`"
 )(platform.up)
+app.command(
+    epilog="Examples: `galerne apply --set models.demo.replicas=3` · "
+    "`galerne apply --config galerne.yaml`"
+)(apply.apply)
 app.command()(platform.down)
 app.command(epilog="Example: `galerne status --json`")(platform.status)
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
+app.add_typer(metrics.app, name="metrics")
+app.add_typer(sim.app, name="sim")

@@ -9,10 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,16 +18,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from serving.adapters import control_client
 from serving.adapters.demo_model import prepare_demo
 from serving.adapters.key_store import KeyFile
 from serving.adapters.run_record import RunRecord, process_start_ticks
-from serving.adapters.secrets_file import make_private_folder, read_secret
+from serving.adapters.secrets_file import make_private_folder
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import check_adapters, resolve_weights
-from serving.cli.console import err, out, print_json
+from serving.cli.console import err, out, print_json, progress
 from serving.cli.options import ConfigOption, PresetOption, SetOption, read_settings
-from serving.core.wire import INTERNAL_TOKEN
-from serving.errors import ConfigError
 from serving.settings import DEMO_SOURCE, Settings
 from serving.supervisor import Ready, Supervisor, endpoint_url, stop_on_signal
 
@@ -65,7 +61,7 @@ def up(  # noqa: PLR0913 (one parameter per command-line option)
     paths = StatePaths.from_environment()
     supervisor = Supervisor(settings, paths)
     supervisor.check()
-    _check_weights(settings, paths)
+    check_weights(settings, paths)
     ready = Ready(endpoint_url(settings), tuple(settings.models))
     if detach:
         _start_detached(paths, sys.argv[1:])
@@ -84,7 +80,7 @@ def down() -> None:
         err.print("Galerne is not running")
         return
     os.kill(record.pid, signal.SIGTERM)
-    with _progress("stopping") as tell:
+    with progress("stopping") as tell:
         if not _wait_for_end(record, _STOP_TIMEOUT_S):
             tell("killing")
             os.kill(record.pid, signal.SIGKILL)
@@ -97,14 +93,14 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Show models, replicas, KV-cache use and gateways."""
-    document = _fetch_status(StatePaths.from_environment())
+    document = control_client.ask(StatePaths.from_environment(), "/status")
     if as_json:
         print_json(document)
     else:
         _print_status(document)
 
 
-def _check_weights(settings: Settings, paths: StatePaths) -> None:
+def check_weights(settings: Settings, paths: StatePaths) -> None:
     """Build the demo model if it is used and missing; refuse local folders that are not models or
     adapters.
 
@@ -112,8 +108,10 @@ def _check_weights(settings: Settings, paths: StatePaths) -> None:
     """
     for model in settings.models.values():
         check_adapters(model.adapters)
+        if model.weights is None:
+            continue
         if model.weights.source == DEMO_SOURCE:
-            with _progress("preparing the demo model") as tell:
+            with progress("preparing the demo model") as tell:
                 prepare_demo(paths, lambda step, _done, _total: tell(step))
         elif model.weights.is_local:
             resolve_weights(model.weights, paths)
@@ -124,7 +122,7 @@ async def _run(supervisor: Supervisor, announce: Callable[[], None]) -> None:
     stop_on_signal(stop)
     stopped = asyncio.create_task(stop.wait())
     try:
-        with _progress("starting") as tell:
+        with progress("starting") as tell:
             start = asyncio.create_task(supervisor.start(tell))
             await asyncio.wait({start, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not start.done():
@@ -156,7 +154,7 @@ def _start_detached(paths: StatePaths, arguments: Sequence[str]) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    with _progress("starting") as tell:
+    with progress("starting") as tell:
         while not ((record := RunRecord.read(paths)) and record.ready):
             if child.poll() is not None:
                 sys.stderr.write(log_path.read_text())
@@ -205,30 +203,6 @@ def _example(model: str) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _progress(step: str) -> Iterator[Any]:
-    """A spinner with step and elapsed time; plain lines where there is no terminal."""
-    begun = time.monotonic()
-
-    def text(current: str) -> str:
-        return f"{escape(current)} [dim]{time.monotonic() - begun:.0f} s[/dim]"
-
-    if err.is_terminal:
-        with err.status(text(step)) as spinner:
-            yield lambda current: spinner.update(text(current))
-        return
-    last = step
-    err.print(text(step))
-
-    def tell(current: str) -> None:
-        nonlocal last
-        if current != last:
-            last = current
-            err.print(text(current))
-
-    yield tell
-
-
 def _last_step(log_path: Path) -> str:
     lines = log_path.read_text().splitlines()
     return lines[-1].rpartition(" ")[0].rpartition(" ")[0] if lines else "starting"
@@ -241,33 +215,6 @@ def _wait_for_end(record: RunRecord, timeout_s: float) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
-
-
-def _fetch_status(paths: StatePaths) -> dict[str, Any]:
-    """The status document of the running platform.
-
-    Raises:
-        ConfigError: `not_running`, or the supervisor does not answer.
-    """
-    record = RunRecord.read(paths)
-    if record is None:
-        raise ConfigError(
-            "Galerne is not running", code="not_running", hint="start it with `galerne up`"
-        )
-    token = read_secret(paths.internal_token_file)
-    request = urllib.request.Request(  # noqa: S310 (a loopback address we wrote ourselves)
-        record.status_url, headers={INTERNAL_TOKEN.decode(): token}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            document: dict[str, Any] = json.load(answer)
-            return document
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise ConfigError(
-            "Galerne is running but does not answer",
-            code="status_unavailable",
-            hint=f"see {paths.log_dir}; `galerne down` stops it",
-        ) from error
 
 
 def _print_status(document: dict[str, Any]) -> None:

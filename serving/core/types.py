@@ -30,12 +30,13 @@ class Principal:
 class ReplicaEndpoint:
     """Where one engine replica listens.
 
-    `url` is the base address of its internal listener, without a trailing slash. `pid` is the
-    process that dies when the replica dies.
+    `url` is the base address of its internal listener, without a trailing slash, `metrics_url` that
+    of its metrics. `pid` is the process that dies when the replica dies.
     """
 
     id: ReplicaId
     url: str
+    metrics_url: str
     node_id: str
     pid: int
 

@@ -21,6 +21,10 @@ FLEET_PATH = "/galerne/fleet"
 """Where a gateway tells `galerne status` what it sees."""
 
 
+METRIC_TARGETS_PATH = "/galerne/metric-targets"
+"""Where Prometheus finds what to scrape."""
+
+
 class Refusal(StrEnum):
     """Why a listener declined a request before the engine saw it."""
 

@@ -1,45 +1,72 @@
-"""The Ray Serve deployment that runs one vLLM engine and its listener."""
+"""The Ray Serve deployment that runs one engine and its listener."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
+from prometheus_client import REGISTRY
 
-from serving.core.types import ModelId
-from serving.engine.arguments import engine_arguments, engine_environment
+from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.engine.guard import EngineGuard
-from serving.engine.listener import EngineListener
-from serving.engine.vllm_shim import VllmEngine, start_engine
-from serving.errors import ConfigError
-from serving.planner.placement import plan_placement, tensor_group_spans_nodes
+from serving.engine.listener import HttpListener
+from serving.engine.metrics import EngineMetrics
+from serving.protocol.metrics_page import MetricsPage
 from serving.settings import ModelSettings
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 logger = logging.getLogger("ray.serve")
+
+
+class Engine(Protocol):
+    """What runs in a replica: vLLM, or a simulator of it."""
+
+    @property
+    def app(self) -> ASGIApp:
+        """vLLM's HTTP interface."""
+
+    @property
+    def description(self) -> EngineDescription:
+        """What the engine is, fixed from its start."""
+
+    def load(self) -> EngineLoad:
+        """Scheduler figures of the latest engine step."""
+
+    async def check_health(self) -> None:
+        """Return if the engine works.
+
+        Raises:
+            EngineError: it has died or hangs; the replica must be replaced.
+        """
+
+    def shutdown(self) -> None:
+        """Stop at once; running generations are lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What one engine replica is built from.
 
-    The two callables run in the replica's process, on its node: `resolve_weights` gives the
-    verified model folder, `read_token` the cluster's internal token. Neither a path of another
+    The callables run in the replica's process, on its node: `launch` starts the engine,
+    `read_token` and `read_metrics_token` give the cluster's secrets. Neither a path of another
     machine nor a secret travels in the deployment's arguments.
     """
 
     model_id: ModelId
     model: ModelSettings
-    resolve_weights: Callable[[], Path]
+    launch: Callable[[], Awaitable[Engine]]
     read_token: Callable[[], str]
+    read_metrics_token: Callable[[], str]
 
 
 class EngineReplica:
-    """One vLLM engine behind a guarded listener of its own.
+    """One engine behind a guarded listener of its own.
 
     Requests never pass through Ray: gateways connect to the address in `record_replica_metadata`.
     Serve starts, watches and stops the process.
@@ -47,26 +74,28 @@ class EngineReplica:
 
     async def __init__(self, spec: EngineSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         self._spec = spec
-        placement = plan_placement(spec.model.engine, resources=spec.model.resources)
-        _refuse_split_tensor_group(spec.model)
-        arguments = engine_arguments(
-            spec.model_id, spec.model, weights=spec.resolve_weights(), placement=placement
-        )
-        num_cores = len(os.sched_getaffinity(0))
-        os.environ.update(engine_environment(spec.model.resources, num_cores=num_cores))
-        self._engine: VllmEngine = await start_engine(arguments)
+        self._engine = await spec.launch()
         self._guard = EngineGuard(
             self._engine.app,
             token=spec.read_token(),
             max_in_flight=spec.model.max_concurrent_requests,
             state=self._state,
         )
-        self._listener = EngineListener(self._guard, host=ray.util.get_node_ip_address())
+        EngineMetrics(REGISTRY, model=spec.model_id, guard=self._guard)
+        page = MetricsPage(REGISTRY, token=spec.read_metrics_token())
+        host = ray.util.get_node_ip_address()
+        self._listener = HttpListener(self._guard, host=host)
+        self._metrics_listener = HttpListener(page, host=host)
         self._listener.start()
+        self._metrics_listener.start()
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """Where gateways find this replica; read once by Serve when the replica is ready."""
-        return {"url": self._listener.url, "pid": os.getpid()}
+        return {
+            "url": self._listener.url,
+            "metrics_url": self._metrics_listener.url,
+            "pid": os.getpid(),
+        }
 
     async def check_health(self) -> None:
         """Raise when the engine process or the listener is gone, so that Serve replaces both."""
@@ -91,23 +120,5 @@ class EngineReplica:
         if not await self._guard.drain(self._spec.model.drain_timeout_s):
             logger.warning("drain limit reached with %d requests left", self._guard.in_flight)
         await self._listener.stop()
+        await self._metrics_listener.stop()
         self._engine.shutdown()
-
-
-def _refuse_split_tensor_group(model: ModelSettings) -> None:
-    """Stop before loading weights if Ray spread a tensor-parallel group over nodes.
-
-    Raises:
-        ConfigError: the placement group splits a group; vLLM would run, at network speed.
-    """
-    if model.engine.pipeline_parallel_size == 1 or model.engine.tensor_parallel_size == 1:
-        return
-    group = ray.util.get_current_placement_group()
-    nodes = ray.util.placement_group_table(group)["bundles_to_node_id"].values()
-    tensor_parallel_size = model.engine.tensor_parallel_size
-    if tensor_group_spans_nodes(list(nodes), tensor_parallel_size=tensor_parallel_size):
-        raise ConfigError(
-            f"a tensor-parallel group of {tensor_parallel_size} GPUs was spread over nodes",
-            code="tensor_group_split",
-            hint="use nodes whose GPU count is a multiple of tensor_parallel_size",
-        )

@@ -29,6 +29,8 @@ class EngineGuard:
         token: the cluster's internal token.
         max_in_flight: requests accepted at once.
         state: gives this replica's state for `STATE_PATH`.
+
+    `on_refusal` is called with the reason of each refusal.
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class EngineGuard:
         self._token = token.encode()
         self._max_in_flight = max_in_flight
         self._state = state
-        self._draining = False
+        self.is_draining = False
+        self.on_refusal: Callable[[Refusal], None] = _ignore
         self._idle = asyncio.Event()
         self._idle.set()
         self.in_flight = 0
@@ -54,29 +57,33 @@ class EngineGuard:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _NOT_SERVED})
         elif not self._is_ours(scope):
-            await _refuse(send, 401, Refusal.UNAUTHENTICATED)
+            await self._refuse(send, 401, Refusal.UNAUTHENTICATED)
         elif scope["path"] == STATE_PATH:
             await _respond(send, 200, self.describe())
-        elif self._draining:
-            await _refuse(send, 503, Refusal.DRAINING)
+        elif self.is_draining:
+            await self._refuse(send, 503, Refusal.DRAINING)
         elif self.in_flight >= self._max_in_flight:
-            await _refuse(send, 503, Refusal.FULL)
+            await self._refuse(send, 503, Refusal.FULL)
         else:
             await self._serve(scope, receive, send)
 
     def describe(self) -> dict[str, Any]:
         """This replica's state, for `STATE_PATH`."""
-        return {**self._state(), "in_flight": self.in_flight, "draining": self._draining}
+        return {**self._state(), "in_flight": self.in_flight, "draining": self.is_draining}
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and wait for the running ones; whether all finished in time."""
-        self._draining = True
+        self.is_draining = True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         except TimeoutError:
             return False
         return True
+
+    async def _refuse(self, send: Send, status: int, reason: Refusal) -> None:
+        self.on_refusal(reason)
+        await _respond(send, status, {"refused": reason}, (REFUSED, reason.encode()))
 
     def _is_ours(self, scope: Scope) -> bool:
         presented = next((v for k, v in scope["headers"] if k == INTERNAL_TOKEN), b"")
@@ -93,8 +100,8 @@ class EngineGuard:
                 self._idle.set()
 
 
-async def _refuse(send: Send, status: int, reason: Refusal) -> None:
-    await _respond(send, status, {"refused": reason}, (REFUSED, reason.encode()))
+def _ignore(_reason: Refusal) -> None:
+    pass
 
 
 async def _respond(

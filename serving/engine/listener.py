@@ -1,4 +1,4 @@
-"""The HTTP listener inside an engine replica."""
+"""An HTTP listener inside a replica's process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEEP_ALIVE_S = 75
 writes a request into a connection that is being closed."""
 
 
-class EngineListener:
+class HttpListener:
     """uvicorn on a free port of one address, on the running event loop."""
 
     def __init__(self, app: ASGIApp, *, host: str) -> None:
@@ -45,11 +45,17 @@ class EngineListener:
         return self._task is not None and not self._task.done()
 
     async def stop(self) -> None:
-        """Close the listener and its connections."""
+        """Close the listener and cut its connections.
+
+        A gateway then tells its client in Galerne's words that the stream broke, before the engine
+        can end it in its own.
+        """
         self._server.should_exit = True
         self._server.force_exit = True
         if self._task is not None:
             await self._task
+        for connection in tuple(self._server.server_state.connections):
+            connection.transport.abort()
 
 
 class _QuietServer(uvicorn.Server):

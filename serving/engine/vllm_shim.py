@@ -6,11 +6,14 @@ end-to-end tests and raising `SUPPORTED_VERSION`.
 
 from __future__ import annotations
 
+import asyncio
 from argparse import Namespace
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from serving.core.types import EngineDescription, EngineLoad
+from serving.engine.progress import ProgressWatch
 from serving.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 SUPPORTED_VERSION = "0.32"
 """Series of vLLM releases whose interface this file was written against."""
+
+
+_PROBE_TIMEOUT_S = 10.0
+"""For a process that has nothing else to do; Serve asks three times before it believes."""
 
 
 def check_version(version: str) -> None:
@@ -66,42 +73,58 @@ class VllmEngine:
     description: EngineDescription
     _llm: AsyncLLM
     _loads: _LoadRecorder
+    _watch: ProgressWatch
 
     def load(self) -> EngineLoad:
         """Scheduler figures of the latest engine step."""
         return self._loads.latest
 
     async def check_health(self) -> None:
-        """Return if the engine process is alive.
+        """Return if the engine process is alive and does its work.
+
+        A busy engine must make steps; an idle one must answer a question to its process.
 
         Raises:
-            EngineError: it has died; the replica must be replaced.
+            EngineError: it has died or hangs; the replica must be replaced.
         """
         if self._llm.errored:
             raise EngineError("the engine process has died", code="engine_dead", retryable=True)
-        await self._llm.check_health()
+        busy = self._llm.output_processor.has_unfinished_requests()
+        if self._watch.is_hung(now=monotonic(), busy=busy) or not (busy or await self._answers()):
+            raise EngineError("the engine process hangs", code="engine_hung", retryable=True)
+
+    async def _answers(self) -> bool:
+        """Whether the engine's process takes part, at the cost of one small message."""
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                await self._llm.is_sleeping()
+        except TimeoutError:
+            return False
+        return True
 
     def shutdown(self) -> None:
         """Stop the engine process; running generations are lost."""
         self._llm.shutdown(timeout=0)
 
 
-async def start_engine(arguments: list[str]) -> VllmEngine:
+async def start_engine(arguments: list[str], *, hang_timeout_s: float) -> VllmEngine:
     """Load the weights and build vLLM's HTTP application on the running event loop.
 
     Args:
         arguments: vLLM server options, from `serving.engine.arguments`.
+        hang_timeout_s: the longest a single engine step may take.
 
     Raises:
         ConfigError: vLLM is unusable, or refuses the options.
     """
     import_vllm()
     args = _parse(arguments)
-    llm, loads = _start_llm(args)
+    watch = ProgressWatch(hang_timeout_s)
+    llm, loads = _start_llm(args, watch)
     await llm.reset_mm_cache()
     tasks = await llm.get_supported_tasks()
     app = await _build_app(llm, args, tasks)
-    return VllmEngine(app, _describe(llm.vllm_config, tasks), llm, loads)
+    return VllmEngine(app, _describe(llm.vllm_config, tasks), llm, loads, watch)
 
 
 def _parse(arguments: list[str]) -> Namespace:
@@ -121,7 +144,7 @@ def _parse(arguments: list[str]) -> Namespace:
     return args
 
 
-def _start_llm(args: Namespace) -> tuple[AsyncLLM, _LoadRecorder]:
+def _start_llm(args: Namespace, watch: ProgressWatch) -> tuple[AsyncLLM, _LoadRecorder]:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -129,7 +152,7 @@ def _start_llm(args: Namespace) -> tuple[AsyncLLM, _LoadRecorder]:
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
         usage_context=UsageContext.OPENAI_API_SERVER
     )
-    loads = _LoadRecorder(config)
+    loads = _LoadRecorder(config, watch)
     llm = AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
@@ -169,8 +192,9 @@ class _LoadRecorder:
     loop. Source: `StatLoggerBase` in vllm/v1/metrics/loggers.py, vLLM 0.32.
     """
 
-    def __init__(self, config: VllmConfig) -> None:
+    def __init__(self, config: VllmConfig, watch: ProgressWatch) -> None:
         self._config = config
+        self._watch = watch
         self.latest = EngineLoad(running=0, waiting=0, kv_blocks_used=0)
 
     def __call__(self, config: VllmConfig, engine_index: int = 0) -> _LoadRecorder:
@@ -186,6 +210,7 @@ class _LoadRecorder:
         engine_idx: int = 0,
     ) -> None:
         del iteration_stats, mm_cache_stats, engine_idx
+        self._watch.step(monotonic())
         if scheduler_stats is None:
             return
         # BlockPool.get_usage() is a share of all blocks but the null block

@@ -10,24 +10,28 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from serving.core.types import ModelId, Principal, ReplicaEndpoint, ReplicaId
+from serving.core.types import Principal
 from serving.core.wire import INTERNAL_TOKEN
-from serving.errors import AccessError, EngineError, Overloaded, RequestError, ServingError
+from serving.errors import AccessError, EngineError, RequestError, ServingError
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
-from serving.gateway.exchange import ClientGoneError, Exchange, Headers
-from serving.gateway.fleet import Fleet
+from serving.gateway.exchange import ClientGoneError, Exchange, Headers, unless_gone
+from serving.gateway.fleet import Fleet, Ticket
+from serving.gateway.metrics import RequestOutcome
 from serving.gateway.relay import Relay, ReplicaUnavailableError
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
 from serving.protocol.envelope import Envelope, read_envelope
 from serving.settings import GatewaySettings
+from serving.tenancy.access import bearer_token
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 logger = logging.getLogger("galerne.gateway")
 
+_CLIENT_CLOSED = 499
+"""nginx's status for a client that left before its answer began; only logged, never sent."""
 _LARGE_BODY_BYTES = 256 * 1024
 """Reading the envelope of less takes 15 ms at the very most."""
 
@@ -44,7 +48,8 @@ class GatewayParts:
     """What a gateway is made of; constructed in `serving.app`.
 
     `authenticate` takes request headers and returns the caller, or raises AccessError.
-    `fleet_state` gives what `galerne status` shows. `access_log` gets one record per request.
+    `fleet_state` gives what `galerne status` shows, `metric_targets` what Prometheus shall scrape.
+    `access_log` and `record` each get one record per request.
     """
 
     settings: GatewaySettings
@@ -54,7 +59,10 @@ class GatewayParts:
     authenticate: Callable[[Headers], Principal]
     internal_token: str
     fleet_state: Callable[[], Awaitable[dict[str, Any]]]
+    metrics_token: str
+    metric_targets: Callable[[], Awaitable[list[dict[str, Any]]]]
     access_log: Callable[[Mapping[str, Any]], None]
+    record: Callable[[RequestOutcome], None]
 
 
 @dataclass(slots=True)
@@ -66,6 +74,8 @@ class _Trace:
     model: str | None = None
     replica: str | None = None
     code: str | None = None
+    queued_s: float = 0.0
+    num_retries: int = 0
 
 
 class Gateway:
@@ -113,6 +123,8 @@ class Gateway:
             trace.key_id = self._parts.authenticate(exchange.headers).key_id
         elif route.access is Access.INTERNAL:
             self._check_internal(exchange)
+        elif route.access is Access.METRICS:
+            self._check_metrics_token(exchange)
         if route is None:
             raise RequestError(
                 f"Nothing is served at {exchange.path[:128]}", code="unknown_path", param=None
@@ -138,6 +150,8 @@ class Gateway:
                 await exchange.respond(200, {"status": "ok"})
             case Action.FLEET:
                 await exchange.respond(200, await self._parts.fleet_state())
+            case Action.METRIC_TARGETS:
+                await exchange.respond(200, await self._parts.metric_targets())
 
     async def _relay(self, exchange: Exchange, route: Route, trace: _Trace) -> None:
         limits = self._parts.settings.limits
@@ -146,47 +160,42 @@ class Gateway:
         envelope = await _envelope_of(body, max_depth=limits.max_json_depth)
         model = self._parts.catalog.resolve(envelope.model)
         trace.model = model
-        failed: dict[ReplicaId, ReplicaUnavailableError] = {}
-        while True:
-            replica = await self._choose(model, failed)
-            trace.replica = replica.id
-            try:
-                with self._parts.fleet.lease(replica):
-                    await self._parts.relay.forward(
-                        exchange, replica.url, body=body, anthropic=route.anthropic
-                    )
-            except ReplicaUnavailableError as error:
-                failed[replica.id] = error
-            else:
-                return
+        with self._parts.fleet.ticket(model) as ticket:
+            await self._relay_with(ticket, exchange, route, body, trace)
 
-    async def _choose(
-        self, model: ModelId, failed: Mapping[ReplicaId, ReplicaUnavailableError]
-    ) -> ReplicaEndpoint:
-        """The next replica to try.
+    async def _relay_with(
+        self, ticket: Ticket, exchange: Exchange, route: Route, body: bytes, trace: _Trace
+    ) -> None:
+        """Try replicas until one answers.
 
         Raises:
             EngineError: enough replicas were tried, or lost while they held the request.
-            Overloaded: there is none, or all are at their limit.
+            Overloaded: there is none, or all are at their limit and the queue is too long.
         """
-        num_lost = sum(error.may_have_run for error in failed.values())
-        if num_lost > MAX_LOST or len(failed) >= MAX_ATTEMPTS:
-            raise EngineError(
-                "No replica could take this request", code="engine_unavailable", retryable=True
-            )
-        is_full = any(error.is_full for error in failed.values())
-        wait_s = 0.0 if is_full else self._parts.settings.no_replica_wait_s
-        try:
-            return await self._parts.fleet.choose(model, exclude=failed, wait_s=wait_s)
-        except Overloaded as error:
-            if not is_full:
-                raise
-            raise Overloaded(
-                f"Every replica of the model `{model}` is at its limit",
-                code="engine_overloaded",
-                retryable=True,
-                retry_after_s=1,
-            ) from error
+        num_lost = 0
+        while True:
+            replica = ticket.take()
+            if replica is None:
+                begun = monotonic()
+                replica = await unless_gone(exchange, ticket.wait())
+                trace.queued_s += monotonic() - begun
+            trace.replica = replica.id
+            try:
+                await self._parts.relay.forward(
+                    exchange, replica.url, body=body, anthropic=route.anthropic
+                )
+            except ReplicaUnavailableError as error:
+                ticket.give_back(is_full=error.is_full)
+                num_lost += error.may_have_run
+                trace.num_retries += 1
+                if num_lost > MAX_LOST or len(ticket.excluded) >= MAX_ATTEMPTS:
+                    raise EngineError(
+                        "No replica could take this request",
+                        code="engine_unavailable",
+                        retryable=True,
+                    ) from error
+            else:
+                return
 
     def _check_head(self, exchange: Exchange) -> None:
         limit = self._parts.settings.limits.max_header_bytes
@@ -201,19 +210,41 @@ class Gateway:
         if not hmac.compare_digest(presented, self._parts.internal_token.encode()):
             raise AccessError("This path is not for clients", code="internal_only")
 
+    def _check_metrics_token(self, exchange: Exchange) -> None:
+        presented = bearer_token(exchange.headers) or ""
+        if not hmac.compare_digest(presented.encode(), self._parts.metrics_token.encode()):
+            raise AccessError(
+                "This path takes the metrics token; see `galerne metrics config`",
+                code="metrics_token_required",
+            )
+
     def _log(self, exchange: Exchange, trace: _Trace) -> None:
+        duration_s = monotonic() - trace.started_at
+        status = exchange.status or _CLIENT_CLOSED
+        self._parts.record(
+            RequestOutcome(
+                model=trace.model,
+                status=status,
+                code=trace.code,
+                duration_s=duration_s,
+                ttft_s=exchange.first_byte_s,
+                queued_s=trace.queued_s,
+                num_retries=trace.num_retries,
+                bytes_sent=exchange.bytes_sent,
+            )
+        )
         self._parts.access_log(
             {
                 "request_id": exchange.request_id,
                 "method": exchange.method,
                 "path": exchange.path[:128],
-                "status": exchange.status or 499,
+                "status": status,
                 "code": trace.code,
                 "key_id": trace.key_id,
                 "model": trace.model,
                 "replica": trace.replica,
                 "bytes_sent": exchange.bytes_sent,
-                "duration_ms": round((monotonic() - trace.started_at) * 1000, 1),
+                "duration_ms": round(duration_s * 1000, 1),
             }
         )
 

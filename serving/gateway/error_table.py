@@ -25,6 +25,7 @@ _STATUS_BY_CODE = {
     "body_too_large": 413,
     "headers_too_large": 431,
     "unsupported_media_type": 415,
+    "engine_overloaded": 429,
     "engine_timeout": 504,
     "unsupported_by_model": 404,
 }

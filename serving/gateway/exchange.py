@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from serving.core.wire import REQUEST_ID
 from serving.errors import RequestError
@@ -13,6 +13,8 @@ from serving.settings import LimitSettings
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -29,7 +31,8 @@ class Exchange:
     """A request and its answer.
 
     `status` and `bytes_sent` are what the access log reports; `sending_since` is the loop time at
-    which a write began that the client has not yet taken, else `None`.
+    which a write began that the client has not yet taken, else `None`. `first_byte_s` is the time
+    from the request's head to the first byte of the answer's body, in seconds.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,11 +43,13 @@ class Exchange:
         self.status: int | None = None
         self.bytes_sent = 0
         self.sending_since: float | None = None
+        self.first_byte_s: float | None = None
         self.is_event_stream = False
         self._receive = receive
         self._send = send
         self._body_complete = False
         self._now = asyncio.get_running_loop().time
+        self._begun = self._now()
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
@@ -92,6 +97,8 @@ class Exchange:
 
     async def write(self, chunk: bytes) -> None:
         """Send a part of the body; waits while the client is slow."""
+        if self.first_byte_s is None:
+            self.first_byte_s = self._now() - self._begun
         self.bytes_sent += len(chunk)
         await self._write({"type": "http.response.body", "body": chunk, "more_body": True})
 
@@ -99,7 +106,9 @@ class Exchange:
         """End the body."""
         await self._write({"type": "http.response.body", "body": b""})
 
-    async def respond(self, status: int, content: Mapping[str, Any], *headers: Any) -> None:
+    async def respond(
+        self, status: int, content: Mapping[str, Any] | Sequence[Any], *headers: Any
+    ) -> None:
         """Send a whole JSON answer."""
         body = json.dumps(content).encode()
         head = [
@@ -152,6 +161,28 @@ class Exchange:
         except TimeoutError:
             pass
         return True
+
+
+async def unless_gone(exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is given up when the client leaves.
+
+    Call once the body has been read.
+
+    Raises:
+        ClientGoneError: the client left first.
+    """
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(exchange.wait_for_disconnect())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+        # Collects both outcomes, so that none is reported as never retrieved.
+        await asyncio.gather(gone, task, return_exceptions=True)
 
 
 def _too_large(limits: LimitSettings) -> RequestError:

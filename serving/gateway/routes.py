@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from serving.core.wire import FLEET_PATH
+from serving.core.wire import FLEET_PATH, METRIC_TARGETS_PATH
 
 
 class Action(Enum):
@@ -18,6 +18,7 @@ class Action(Enum):
     OPENAPI = auto()
     HEALTH = auto()
     FLEET = auto()
+    METRIC_TARGETS = auto()
 
 
 class Access(Enum):
@@ -26,6 +27,8 @@ class Access(Enum):
     API_KEY = auto()
     INTERNAL = auto()
     """Galerne's own commands, with the cluster's internal token."""
+    METRICS = auto()
+    """Prometheus, with the metrics token."""
     PUBLIC = auto()
 
 
@@ -64,6 +67,7 @@ ROUTES: dict[str, Route] = {
     "/openapi.json": Route("GET", Action.OPENAPI, Access.PUBLIC),
     "/health": Route("GET", Action.HEALTH, Access.PUBLIC),
     FLEET_PATH: Route("GET", Action.FLEET, Access.INTERNAL),
+    METRIC_TARGETS_PATH: Route("GET", Action.METRIC_TARGETS, Access.METRICS),
 }
 
 _SHOW_MODEL = Route("GET", Action.SHOW_MODEL)

@@ -25,7 +25,7 @@ def platform(
 ) -> Iterator[Platform]:
     """One platform for the whole session, stopped at its end."""
     state_dir = tmp_path_factory.mktemp("galerne") / "state"
-    running = Platform.start(state_dir)
+    running = Platform.start_real(state_dir)
     try:
         running.note_processes()
         yield running

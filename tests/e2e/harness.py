@@ -33,6 +33,7 @@ UPLOAD_TIMEOUT_S = 2
 HEADER_TIMEOUT_S = 3
 STALLED_READ_TIMEOUT_S = 3
 MAX_BODY_BYTES = 256 * 1024
+HANG_TIMEOUT_S = 10
 LINGER_S = 2
 """How long the gateway swallows the rest of a refused upload."""
 
@@ -43,6 +44,7 @@ SMALL_LIMITS = (
     f"gateway.limits.stalled_read_timeout_s={STALLED_READ_TIMEOUT_S}",
     f"gateway.limits.max_body_bytes={MAX_BODY_BYTES}",
     "gateway.no_replica_wait_s=2",
+    f"models.{MODEL}.engine.hang_timeout_s={HANG_TIMEOUT_S}",
 )
 EMBEDDER_SETTINGS = tuple(
     f"models.{EMBEDDER}.{setting}"
@@ -106,16 +108,21 @@ class Platform:
     processes: set[psutil.Process] = field(default_factory=set)
 
     @classmethod
-    def start(cls, state_dir: Path) -> Platform:
-        """Start two gateways with limits small enough to run into, two models and an adapter."""
+    def start_real(cls, state_dir: Path) -> Platform:
+        """Two gateways with limits small enough to run into, two models on vLLM and an adapter."""
         adapter = write_adapter(state_dir.with_name("adapter"))
         settings = (
             *SMALL_LIMITS,
             *EMBEDDER_SETTINGS,
             f"models.{MODEL}.adapters.{ADAPTER}={adapter}",
         )
+        return cls.start(state_dir, "cpu", settings)
+
+    @classmethod
+    def start(cls, state_dir: Path, preset: str, settings: Sequence[str]) -> Platform:
+        """Start a platform from a preset and `PATH=VALUE` settings."""
         words = [word for setting in settings for word in ("--set", setting)]
-        arguments = ["up", "--preset", "cpu", "--port", str(free_port()), *words, "--detach"]
+        arguments = ["up", "--preset", preset, "--port", str(free_port()), *words, "--detach"]
         begun = time.monotonic()
         up = galerne(*arguments, state_dir=state_dir, timeout_s=_START_TIMEOUT_S)
         assert up.returncode == 0, f"galerne up: {up.stdout}\n{up.stderr}\n{log_tail(state_dir)}"
@@ -167,13 +174,18 @@ class Platform:
         """An HTTP client without a key."""
         return httpx.Client(base_url=self.endpoint, timeout=60, verify=_NO_TLS, **options)
 
-    def engine(self) -> dict[str, Any]:
-        """Url, pid and state of the demo model's one replica, as a gateway sees it."""
+    def engines(self, model_id: str) -> list[dict[str, Any]]:
+        """Url, pid and state of each replica of a model, as a gateway sees it."""
         with self.anonymous(headers={"x-galerne-token": self.internal_token}) as client:
             answer = client.get("/galerne/fleet")
         assert answer.status_code == 200, answer.text
-        (replica,) = answer.json()["models"][MODEL]
-        return dict(replica)
+        replicas: list[dict[str, Any]] = answer.json()["models"][model_id]
+        return replicas
+
+    def engine(self) -> dict[str, Any]:
+        """The demo model's one replica."""
+        (replica,) = self.engines(MODEL)
+        return replica
 
     def is_idle(self) -> bool:
         """Whether the listener counts no request and vLLM runs none."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 
 from e2e.harness import (
     EMBEDDER,
+    ENDLESS,
     MODEL,
     NUM_GATEWAYS,
     Platform,
@@ -31,6 +33,8 @@ from e2e.harness import (
 CHAT = "/v1/chat/completions"
 ENGINE_RESTART_S = 150
 GATEWAY_RESTART_S = 60
+HANG_S = 90
+"""Detection (`HANG_TIMEOUT_S` when busy, three questions when idle) on a loaded machine."""
 REPLICA_KEYS = {
     "id", "state", "pid", "node", "in_flight", "waiting", "kv_blocks_used", "kv_blocks_total"
 }  # fmt: skip
@@ -213,6 +217,34 @@ def test_killed_engine_is_replaced_and_leaves_nothing(platform: Platform) -> Non
     assert not outcomes.unexplained
     assert not outcomes.broken, "the gateways were never away"
     assert outcomes.slowest_s < 20
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_hung_engine_is_replaced_and_leaves_nothing(platform: Platform, *, busy: bool) -> None:
+    """Its process is stopped, not killed: alive, and silent."""
+    replica = psutil.Process(platform.engine()["pid"])
+    children = replica.children(recursive=True)
+    (core,) = [child for child in children if "EngineCore" in child.name()]
+    with platform.client() as client, ThreadPoolExecutor() as pool:
+        if busy:
+            body = chat(stream=True, **ENDLESS)
+            answer = pool.submit(lambda: client.post(CHAT, json=body).text)
+            wait_until(lambda: platform.engine()["state"]["load"]["running"], timeout_s=60)
+        core.suspend()
+        hung_at = time.monotonic()
+        if busy:
+            assert "engine_failed" in answer.result(timeout=HANG_S), "the client is told"
+            print(f"stream ended after {time.monotonic() - hung_at:.1f} s")
+        wait_until(
+            lambda: _new_engine_pid(platform, replica.pid),
+            timeout_s=HANG_S + ENGINE_RESTART_S,
+            what="a new engine replica",
+            period_s=1,
+        )
+        print(f"engine replaced after {time.monotonic() - hung_at:.1f} s")
+        _, left = psutil.wait_procs([replica, *children], timeout=20)
+        assert not left, f"orphans of the hung replica: {left}"
+        wait_until(lambda: client.post(CHAT, json=chat()).status_code == 200, timeout_s=60)
 
 
 def _new_engine_pid(platform: Platform, old: int) -> bool:

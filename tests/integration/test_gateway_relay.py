@@ -21,9 +21,11 @@ from test_gateway_stack import (
     HOST,
     JSON,
     LIMITS,
+    MODEL,
     TOKEN,
     EngineRequest,
     Stack,
+    answer_ok,
     app,
     connection,
     error_of,
@@ -38,6 +40,7 @@ from serving.gateway.relay import Relay
 MESSAGES = "/v1/messages"
 ABORT_WITHIN_S = 1.0
 LEAK_ROUNDS = 2
+QUEUE_TIMEOUT_S = 2.0
 REQUESTS_PER_ROUND = 200
 
 
@@ -50,8 +53,17 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Stack]:
     """Two replicas that take one request at a time."""
-    async with running_stack(tmp_path, num_engines=2, max_in_flight=1) as running:
+    settings = GATEWAY.model_copy(update={"queue_timeout_s": QUEUE_TIMEOUT_S})
+    async with running_stack(
+        tmp_path, num_engines=2, max_in_flight=1, settings=settings
+    ) as running:
         yield running
+
+
+async def status_of(stack: Stack) -> int:
+    async with stack.post() as response:
+        await response.read()
+        return int(response.status)
 
 
 def free_port() -> int:
@@ -320,8 +332,28 @@ async def test_a_full_replica_passes_the_request_on(pair: Stack) -> None:
         assert (first.status, second.status) == (200, 200)
         assert [len(engine.requests) for engine in pair.engines] == [1, 1]
         async with pair.post() as third:
-            assert (await error_of(third))[0] == 503
-            assert "retry-after" in third.headers
+            assert await error_of(third) == (429, "engine_overloaded")
+            assert 1 <= int(third.headers["retry-after"]) <= 60
+
+
+async def test_a_request_waits_for_room(pair: Stack) -> None:
+    """And is served by the replica whose client left."""
+    pair.engines[0].script = pair.engines[1].script = stream_forever
+    async with pair.post(), pair.post():
+        waiting = asyncio.create_task(status_of(pair))
+        await until(lambda: pair.fleet.num_queued(MODEL) == 1)
+        for engine in pair.engines:
+            engine.script = answer_ok
+    assert await waiting == 200
+
+
+async def test_a_client_that_leaves_the_queue_is_forgotten(pair: Stack) -> None:
+    pair.engines[0].script = pair.engines[1].script = stream_forever
+    async with pair.post(), pair.post():
+        waiting = asyncio.create_task(status_of(pair))
+        await until(lambda: pair.fleet.num_queued(MODEL) == 1)
+        waiting.cancel()
+        await until(lambda: pair.fleet.num_queued(MODEL) == 0)
 
 
 async def test_a_full_replica_is_skipped_though_it_looks_idle(pair: Stack) -> None:
@@ -467,7 +499,7 @@ async def test_the_access_log_tells_a_broken_answer_from_a_whole_one(stack: Stac
         (501, b"", (404, "unsupported_by_model")),
         (500, b"Traceback (most recent call last): /srv/vllm/x.py", (502, "engine_error")),
         (502, b"x", (502, "engine_error")),
-        (503, b"http://10.0.0.7:1", (503, "engine_overloaded")),
+        (503, b"http://10.0.0.7:1", (429, "engine_overloaded")),
         (400, b'{"error": {"message": "x", "param": ["a"]}}', (400, "invalid_request")),
         (400, b'{"error": {"message": "x", "param": {}}}', (400, "invalid_request")),
         (400, b"[" * 60_000, (400, "invalid_request")),

@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -21,16 +21,18 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
 from serving.adapters.key_store import KeyCache, KeyFile
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.engine.guard import EngineGuard
-from serving.engine.listener import EngineListener
+from serving.engine.listener import HttpListener
 from serving.gateway.api import Gateway, GatewayParts
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import middlewares
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.fleet import Fleet
+from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.relay import Relay
 from serving.settings import GatewaySettings, LimitSettings, Settings
 
@@ -44,6 +46,7 @@ with warnings.catch_warnings():
 HOST = "127.0.0.1"
 MODEL = ModelId("demo")
 TOKEN = "internal-token-of-the-tests"
+METRICS_TOKEN = "metrics-token-of-the-tests"
 DEADLINE_S = 10.0
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 JSON = (b"content-type", b"application/json")
@@ -130,21 +133,6 @@ class FakeEngine:
             pass
 
 
-class WatchedFleet(Fleet):
-    """The real fleet; also tells how many leases are open."""
-
-    leased = 0
-
-    @contextlib.contextmanager
-    def lease(self, replica: ReplicaEndpoint) -> Iterator[None]:
-        with super().lease(replica):
-            self.leased += 1
-            try:
-                yield
-            finally:
-                self.leased -= 1
-
-
 @dataclass
 class Stack:
     """A running gateway with its engines, and a client."""
@@ -154,10 +142,11 @@ class Stack:
     keys: KeyFile
     engines: list[FakeEngine]
     guards: list[EngineGuard]
-    listeners: list[EngineListener]
-    fleet: WatchedFleet
+    listeners: list[HttpListener]
+    fleet: Fleet
     client: aiohttp.ClientSession
     log: list[dict[str, Any]]
+    registry: CollectorRegistry
 
     @property
     def engine(self) -> FakeEngine:
@@ -169,7 +158,7 @@ class Stack:
 
     @property
     def in_flight(self) -> int:
-        return self.fleet.leased + sum(guard.in_flight for guard in self.guards)
+        return self.fleet.num_in_flight(MODEL) + sum(guard.in_flight for guard in self.guards)
 
     def replica(self, index: int) -> ReplicaEndpoint:
         return replica(f"replica-{index}", self.listeners[index].url)
@@ -205,8 +194,12 @@ class Stack:
         await until(lambda: self.in_flight == 0)
 
 
+async def no_targets() -> list[dict[str, Any]]:
+    return []
+
+
 def replica(name: str, url: str) -> ReplicaEndpoint:
-    return ReplicaEndpoint(ReplicaId(name), url, node_id="node", pid=1)
+    return ReplicaEndpoint(ReplicaId(name), url, metrics_url="", node_id="node", pid=1)
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = DEADLINE_S) -> None:
@@ -259,11 +252,23 @@ async def running_stack(
         )
         for engine in engines
     ]
-    listeners = [EngineListener(guard, host=HOST) for guard in guards]
+    listeners = [HttpListener(guard, host=HOST) for guard in guards]
     session = app._client_session(settings.engine_connect_timeout_s)
     engine_client = EngineClient(session, token=TOKEN)
-    fleet = WatchedFleet([MODEL], rng=Random(0))
+    fleet = Fleet(
+        {MODEL: max_in_flight},
+        limits=app._queue_limits(settings),
+        rng=Random(0),
+        now=time.monotonic,
+    )
     log: list[dict[str, Any]] = []
+    registry = CollectorRegistry()
+    metrics = GatewayMetrics(
+        registry,
+        [MODEL],
+        num_in_flight=fleet.num_in_flight,
+        num_queued=fleet.num_queued,
+    )
     gateway = Gateway(
         GatewayParts(
             settings=settings,
@@ -278,16 +283,19 @@ async def running_stack(
             internal_token=TOKEN,
             fleet_state=partial(app._fleet_state, fleet, engine_client, [MODEL]),
             access_log=lambda record: log.append(dict(record)),
+            metrics_token=METRICS_TOKEN,
+            metric_targets=no_targets,
+            record=metrics.record,
         )
     )
     gateway.background = asyncio.create_task(cache.run())
-    door = EngineListener(apply_as_serve_does(gateway, middlewares()), host=HOST)
+    door = HttpListener(apply_as_serve_does(gateway, middlewares()), host=HOST)
     for listener in (*listeners, door):
         listener.start()
     client = aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=DEADLINE_S), auto_decompress=False
     )
-    stack = Stack(door.url, key, keys, engines, guards, listeners, fleet, client, log)
+    stack = Stack(door.url, key, keys, engines, guards, listeners, fleet, client, log, registry)
     stack.offer(*(stack.replica(index) for index in range(num_engines)))
     try:
         yield stack
@@ -335,6 +343,7 @@ async def test_the_gateway_tells_galerne_status_what_it_sees(stack: Stack) -> No
         {
             "id": "replica-0",
             "url": stack.listeners[0].url,
+            "metrics_url": "",
             "node_id": "node",
             "pid": 1,
             "state": {"model": "demo", "in_flight": 0, "draining": False},

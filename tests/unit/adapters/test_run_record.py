@@ -22,7 +22,7 @@ def paths(tmp_path: Path) -> StatePaths:
 
 @pytest.fixture
 def own() -> RunRecord:
-    return own_record(endpoint="http://e", status_url="http://s", ready=True)
+    return own_record(endpoint="http://e", control_url="http://s", ready=True)
 
 
 def test_the_record_of_a_living_process_is_read_back(paths: StatePaths, own: RunRecord) -> None:
@@ -79,6 +79,6 @@ def test_a_broken_file_is_no_record(paths: StatePaths, content: str) -> None:
 def test_a_record_without_a_process_is_no_record(
     paths: StatePaths, own: RunRecord, pid: object
 ) -> None:
-    fields = {"pid": pid, "started_ticks": None, "endpoint": "", "status_url": "", "ready": True}
+    fields = {"pid": pid, "started_ticks": None, "endpoint": "", "control_url": "", "ready": True}
     paths.run_file.write_text(json.dumps(fields))
     assert RunRecord.read(paths) is None

@@ -185,7 +185,7 @@ def test_single_underscore_variables_are_not_settings() -> None:
         ("models.demo.engine.extra_args.x=[1]", "models.demo.engine.extra_args.x", "[1]"),
         ("models.demo.adapters.demo=/x", "models.demo.adapters.demo", "'demo'"),
         ("models.a b.weights.source=demo", "models.a b", "'a b'"),
-        ("models.new.replicas=1", "models.new.weights", "required"),
+        ("models.new.replicas=1", "models.new", "weights is missing"),
         ("models={}", "models", "{}"),
         ("gateway.replicas.x=1", "gateway.replicas", "{'x': 1}"),
         ("gateway.replicas={", "gateway.replicas", "'{'"),

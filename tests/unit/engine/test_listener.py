@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from serving.engine.listener import EngineListener
+from serving.engine.listener import HttpListener
 
 HOST = "127.0.0.1"
 
@@ -24,7 +24,7 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def test_it_answers_at_its_url_until_stopped() -> None:
-    listener = EngineListener(hello, host=HOST)
+    listener = HttpListener(hello, host=HOST)
     assert not listener.is_serving
     listener.start()
     assert listener.is_serving
@@ -40,7 +40,7 @@ async def test_it_answers_at_its_url_until_stopped() -> None:
 
 
 async def test_connections_before_the_start_are_kept_waiting() -> None:
-    listener = EngineListener(hello, host=HOST)
+    listener = HttpListener(hello, host=HOST)
     async with aiohttp.ClientSession() as session:
         asked = asyncio.create_task(session.get(listener.url))
         await asyncio.sleep(0)
@@ -51,7 +51,7 @@ async def test_connections_before_the_start_are_kept_waiting() -> None:
 
 
 async def test_two_listeners_do_not_meet() -> None:
-    listeners = [EngineListener(hello, host=HOST) for _ in range(2)]
+    listeners = [HttpListener(hello, host=HOST) for _ in range(2)]
     assert listeners[0].url != listeners[1].url
     for listener in listeners:
         listener.start()

@@ -105,7 +105,7 @@ def check_answer(error: ServingError, status: int) -> None:
     assert isinstance(body["code"], str)
     if status >= 500 and status != 501:
         assert error.retryable
-        assert status_of(error) in {502, 503}
+        assert status_of(error) in {429, 502, 503}
     else:
         assert not error.retryable
         assert 400 <= status_of(error) < 500

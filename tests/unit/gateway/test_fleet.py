@@ -1,10 +1,12 @@
-"""Leases are given back however a request ends; a request waits for a replica, but not forever."""
+"""What a request holds is given back however it ends; it waits its turn, but not forever."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,54 +14,110 @@ from hypothesis import strategies as st
 
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.errors import Overloaded
-from serving.gateway.fleet import Fleet
+from serving.gateway.fleet import Fleet, QueueLimits, Ticket
 
 # Machines under load stall at random; that is no property of the code under test.
 patient = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 MODEL = ModelId("demo")
 OTHER = ModelId("other")
-A, B, C = (ReplicaEndpoint(ReplicaId(name), f"http://{name}", node_id="n", pid=1) for name in "abc")
+A, B, C = (
+    ReplicaEndpoint(ReplicaId(name), f"http://{name}", metrics_url="", node_id="n", pid=1)
+    for name in "abc"
+)
 NEVER_S = 3600.0
+NO_LIMIT = 10**6
 
 
-@pytest.fixture
-async def fleet() -> Fleet:
-    fleet = Fleet([MODEL, OTHER], rng=Random(0))
-    fleet.update(MODEL, [A, B])
+def make_fleet(*replicas: ReplicaEndpoint, room: int = NO_LIMIT, **limits: Any) -> Fleet:
+    """A fleet of one model whose replicas take `room` requests each; waiting has no end."""
+    patience = {"max_queued": 100, "queue_timeout_s": NEVER_S, "no_replica_wait_s": NEVER_S}
+    fleet = Fleet(
+        {MODEL: room, OTHER: room},
+        limits=QueueLimits(**{**patience, **limits}),
+        rng=Random(0),
+        now=time.monotonic,
+    )
+    fleet.update(MODEL, replicas)
     return fleet
 
 
-async def choose(fleet: Fleet, *exclude: ReplicaEndpoint, wait_s: float = 0.0) -> ReplicaEndpoint:
-    return await fleet.choose(MODEL, exclude={replica.id for replica in exclude}, wait_s=wait_s)
+def take(fleet: Fleet) -> Ticket:
+    """A request that holds a replica."""
+    ticket = fleet.ticket(MODEL)
+    assert ticket.take() is not None
+    return ticket
 
 
-async def is_even(fleet: Fleet) -> bool:
-    """Whether A and B look equally busy: both are then chosen sooner or later."""
-    return {(await choose(fleet)).id for _ in range(64)} == {A.id, B.id}
+async def queue(fleet: Fleet, *, wait: bool = True) -> tuple[Ticket, asyncio.Task[ReplicaEndpoint]]:
+    """A request that waits."""
+    ticket = fleet.ticket(MODEL)
+    waiting = asyncio.create_task(ticket.wait())
+    await asyncio.sleep(0)
+    assert waiting.done() is not wait
+    return ticket, waiting
 
 
-async def test_a_lease_counts_while_it_is_open(fleet: Fleet) -> None:
-    with fleet.lease(A):
-        assert {(await choose(fleet)).id for _ in range(32)} == {B.id}
-        with fleet.lease(B):
-            assert await is_even(fleet)
-            with fleet.lease(B):
-                assert {(await choose(fleet)).id for _ in range(32)} == {A.id}
-    assert await is_even(fleet)
+async def refusal(fleet: Fleet, ticket: Ticket | None = None) -> Overloaded:
+    with ticket or fleet.ticket(MODEL) as held:
+        assert held.take() is None
+        with pytest.raises(Overloaded) as caught:
+            await held.wait()
+    return caught.value
 
 
-async def test_a_lease_ends_with_an_exception(fleet: Fleet) -> None:
-    with pytest.raises(ValueError, match="broken"), fleet.lease(A):
-        raise ValueError("broken")
-    assert await is_even(fleet)
+def test_requests_spread_over_replicas() -> None:
+    fleet = make_fleet(A, B)
+    assert Counter(take(fleet).held for _ in range(10)) == {A: 5, B: 5}
+    assert fleet.num_in_flight(MODEL) == 10
+    assert fleet.num_in_flight(OTHER) == 0
 
 
-async def test_a_lease_ends_with_a_cancellation(fleet: Fleet) -> None:
+@patient
+@given(st.lists(st.booleans(), max_size=40))
+def test_room_is_never_oversold_and_never_lost(steps: list[bool]) -> None:
+    """However requests come and go, replicas hold what is asked up to their room, evenly."""
+
+    async def play() -> None:
+        fleet = make_fleet(A, B, C, room=2)
+        held: list[Ticket] = []
+        for is_new in steps:
+            if is_new or not held:
+                ticket = fleet.ticket(MODEL)
+                assert (ticket.take() is None) == (len(held) == 6)
+                held += [ticket] if ticket.held else []
+            else:
+                held.pop(0).__exit__(None, None, None)
+            counts = Counter(ticket.held for ticket in held)
+            assert max(counts.values(), default=0) <= 2
+            assert fleet.num_in_flight(MODEL) == len(held)
+        for ticket in held:
+            ticket.__exit__(None, None, None)
+        assert fleet.num_in_flight(MODEL) == 0
+
+    asyncio.run(play())
+
+
+async def test_an_exception_gives_back() -> None:
+    fleet = make_fleet(A)
+
+    def request() -> None:
+        with fleet.ticket(MODEL) as ticket:
+            ticket.take()
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        request()
+    assert fleet.num_in_flight(MODEL) == 0
+
+
+async def test_a_cancellation_gives_back() -> None:
+    fleet = make_fleet(A)
     held = asyncio.Event()
 
     async def request() -> None:
-        with fleet.lease(A):
+        with fleet.ticket(MODEL) as ticket:
+            ticket.take()
             held.set()
             await asyncio.Event().wait()
 
@@ -67,91 +125,146 @@ async def test_a_lease_ends_with_a_cancellation(fleet: Fleet) -> None:
     await held.wait()
     task.cancel()
     await asyncio.wait({task})
+    assert fleet.num_in_flight(MODEL) == 0
 
-    assert await is_even(fleet)
 
-
-async def test_a_lease_outlives_its_replica(fleet: Fleet) -> None:
-    with fleet.lease(A):
+async def test_a_request_outlives_its_replica() -> None:
+    fleet = make_fleet(A)
+    with fleet.ticket(MODEL) as ticket:
+        ticket.take()
         fleet.update(MODEL, [B])
-        assert (await choose(fleet)).id == B.id
-    fleet.update(MODEL, [A, B])
-    assert await is_even(fleet)
+        assert take(fleet).held == B
+    assert fleet.num_in_flight(MODEL) == 1
 
 
-@patient
-@given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.booleans()), max_size=30))
-def test_requests_spread_by_open_leases(steps: list[tuple[ReplicaEndpoint, bool]]) -> None:
-    """However leases come and go, a chosen replica never has more of them than another."""
-
-    async def play() -> None:
-        fleet = Fleet([MODEL], rng=Random(1))
-        fleet.update(MODEL, [A, B, C])
-        open_leases: list[tuple[ReplicaEndpoint, object]] = []
-        for replica, is_new in steps:
-            if is_new or not open_leases:
-                lease = fleet.lease(replica)
-                lease.__enter__()
-                open_leases.append((replica, lease))
-            else:
-                open_leases.pop()[1].__exit__(None, None, None)  # type: ignore[attr-defined]
-            counts = Counter({A.id: 0, B.id: 0, C.id: 0})
-            counts.update(held.id for held, _ in open_leases)
-            assert counts[(await choose(fleet)).id] == min(counts.values())
-        for _, lease in open_leases:
-            lease.__exit__(None, None, None)  # type: ignore[attr-defined]
-
-    asyncio.run(play())
-
-
-async def test_a_request_waits_for_a_replica(fleet: Fleet) -> None:
-    fleet.update(MODEL, [])
-    waiting = [asyncio.create_task(choose(fleet, wait_s=NEVER_S)) for _ in range(3)]
+async def test_a_request_waits_for_a_replica() -> None:
+    fleet = make_fleet()
+    waiting = [await queue(fleet) for _ in range(3)]
+    fleet.update(OTHER, [B])
     await asyncio.sleep(0)
-    fleet.update(OTHER, [B])  # wakes them for nothing
-    await asyncio.sleep(0)
-    assert not any(task.done() for task in waiting)
+    assert not any(task.done() for _, task in waiting)
     fleet.update(MODEL, [C])
+    assert await asyncio.gather(*(task for _, task in waiting)) == [C, C, C]
 
-    assert await asyncio.gather(*waiting) == [C, C, C]
+
+async def test_waiting_requests_are_served_in_order() -> None:
+    fleet = make_fleet(A, room=1)
+    running = take(fleet)
+    first, second = [await queue(fleet) for _ in range(2)]
+    assert fleet.num_queued(MODEL) == 2
+
+    running.__exit__(None, None, None)
+    assert await first[1] == A
+    assert not second[1].done()
+    assert fleet.ticket(MODEL).take() is None, "a newcomer does not overtake"
+
+    first[0].__exit__(None, None, None)
+    assert await second[1] == A
+    assert fleet.num_queued(MODEL) == 0
 
 
-async def test_an_excluded_replica_is_no_replica(fleet: Fleet) -> None:
-    assert await choose(fleet, A) == B
-    waiting = asyncio.create_task(choose(fleet, A, B, wait_s=NEVER_S))
+async def test_a_request_given_up_while_it_waits_leaves_no_trace() -> None:
+    fleet = make_fleet(A, room=1)
+    with take(fleet):
+        with fleet.ticket(MODEL) as ticket:
+            waiting = asyncio.create_task(ticket.wait())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        assert fleet.num_queued(MODEL) == 0
+    assert fleet.num_in_flight(MODEL) == 0
+
+
+async def test_a_request_given_up_as_it_is_served_gives_back() -> None:
+    fleet = make_fleet(A, room=1)
+    running = take(fleet)
+    with fleet.ticket(MODEL) as ticket:
+        waiting = asyncio.create_task(ticket.wait())
+        await asyncio.sleep(0)
+        running.__exit__(None, None, None)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    assert fleet.num_in_flight(MODEL) == 0
+
+
+async def test_a_failed_replica_is_not_tried_again() -> None:
+    fleet = make_fleet(A, B)
+    with fleet.ticket(MODEL) as ticket:
+        first = ticket.take()
+        ticket.give_back(is_full=False)
+        assert ticket.take() in {A, B} - {first}
+        ticket.give_back(is_full=False)
+        waiting = asyncio.create_task(ticket.wait())
+        await asyncio.sleep(0)
+        fleet.update(MODEL, [A, B, C])
+        assert await waiting == C
+
+
+async def test_a_full_replica_is_tried_again_soon() -> None:
+    """Its room may be held by another gateway, whose releases are not seen here."""
+    fleet = make_fleet(A)
+    with fleet.ticket(MODEL) as ticket:
+        ticket.take()
+        ticket.give_back(is_full=True)
+        assert ticket.take() is None
+        newcomer = (await queue(fleet))[1]
+        assert await ticket.wait() == A
+        assert await newcomer == A
+
+
+async def test_who_comes_back_keeps_its_place() -> None:
+    fleet = make_fleet(A, room=1)
+    first = take(fleet)
+    _, second = await queue(fleet)
+    first.give_back(is_full=True)
+    third = asyncio.create_task(first.wait())
+    await asyncio.wait({second, third}, return_when=asyncio.FIRST_COMPLETED)
+    assert third.done()
+    assert not second.done()
+    second.cancel()
+
+
+async def test_one_request_without_a_replica_does_not_hold_up_others() -> None:
+    fleet = make_fleet(A, room=1)
+    unlucky = take(fleet)
+    unlucky.give_back(is_full=False)
+    stuck = asyncio.create_task(unlucky.wait())
     await asyncio.sleep(0)
-    fleet.update(MODEL, [A, B, C])
-
-    assert await waiting == C
+    _, served = await queue(fleet, wait=False)
+    assert await served == A
+    stuck.cancel()
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.01])
-async def test_waiting_has_an_end(fleet: Fleet, wait_s: float) -> None:
-    fleet.update(MODEL, [])
-
-    with pytest.raises(Overloaded) as caught:
-        await choose(fleet, wait_s=wait_s)
-
-    error = caught.value
+async def test_waiting_for_a_replica_has_an_end(wait_s: float) -> None:
+    error = await refusal(make_fleet(no_replica_wait_s=wait_s))
     assert (error.code, error.param, error.retryable) == ("model_not_ready", "model", True)
     assert error.retry_after_s is not None
     assert error.retry_after_s >= 1
 
 
-async def test_no_wait_still_finds_a_replica_that_is_there(fleet: Fleet) -> None:
-    assert await choose(fleet, wait_s=0.0) in {A, B}
+@pytest.mark.parametrize("limits", [{"queue_timeout_s": 0.01}, {"max_queued": 0}])
+async def test_waiting_for_room_has_an_end(limits: dict[str, Any]) -> None:
+    fleet = make_fleet(A, room=1, **limits)
+    running = take(fleet)
+    error = await refusal(fleet)
+    assert (error.code, error.retryable) == ("engine_overloaded", True)
+    assert fleet.num_queued(MODEL) == 0
+    running.__exit__(None, None, None)
+    assert take(fleet).held == A
 
 
-async def test_a_waiting_request_can_be_given_up(fleet: Fleet) -> None:
-    fleet.update(MODEL, [])
-    waiting = asyncio.create_task(choose(fleet, wait_s=NEVER_S))
-    await asyncio.sleep(0)
-    waiting.cancel()
+async def test_retry_after_follows_what_is_finished() -> None:
+    fleet = make_fleet(A, room=1, max_queued=0)
+    for _ in range(300):
+        take(fleet).__exit__(None, None, None)
+    with take(fleet):
+        error = await refusal(fleet)
+    assert error.retry_after_s == 1
 
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
 
-
-async def test_models_do_not_share_replicas(fleet: Fleet) -> None:
+async def test_models_do_not_share_replicas() -> None:
+    fleet = make_fleet(A, B)
     assert fleet.endpoints(MODEL) == (A, B)
     assert fleet.endpoints(OTHER) == ()
+    assert fleet.ticket(OTHER).take() is None

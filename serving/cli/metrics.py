@@ -1,0 +1,72 @@
+"""`galerne metrics`: what a Prometheus server needs to know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from serving.adapters import control_client
+from serving.adapters.secrets_file import ensure_secret
+from serving.adapters.state_paths import StatePaths
+from serving.cli.console import print_json
+from serving.core.wire import METRIC_TARGETS_PATH
+
+app = typer.Typer(help="Connect Prometheus.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Connect Prometheus."""
+
+
+@app.command()
+def config(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
+) -> None:
+    """Print a scrape configuration for the running platform.
+
+    Prometheus asks the endpoint which gateways and engine replicas there are, every 15 seconds, and
+    presents the metrics token to all of them. The token opens metrics and nothing else.
+
+    **Examples**
+
+    `galerne metrics config > prometheus.yml && prometheus --config.file=prometheus.yml`
+    """
+    paths = StatePaths.from_environment()
+    record = control_client.running(paths)
+    ensure_secret(paths.metrics_token_file)
+    document = scrape_config(record.endpoint, token_file=str(paths.metrics_token_file))
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
+
+
+def scrape_config(endpoint: str, *, token_file: str) -> dict[str, Any]:
+    """A Prometheus configuration with one job that finds the whole fleet.
+
+    Source: Prometheus 2.42 configuration reference, `scrape_config` and `http_sd_config`.
+    """
+
+    def authorization() -> dict[str, str]:
+        # Not left to its default: in a service discovery Prometheus 2.42 then sends none.
+        return {"type": "Bearer", "credentials_file": token_file}
+
+    return {
+        "scrape_configs": [
+            {
+                "job_name": "galerne",
+                "scrape_interval": "15s",
+                "authorization": authorization(),
+                "http_sd_configs": [
+                    {
+                        "url": endpoint + METRIC_TARGETS_PATH,
+                        "refresh_interval": "15s",
+                        "authorization": authorization(),
+                    }
+                ],
+            }
+        ]
+    }

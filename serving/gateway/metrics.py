@@ -1,0 +1,125 @@
+"""What a gateway counts, for Prometheus. Labels are bounded: served names, statuses and codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from serving.core.types import ModelId
+
+_NO_MODEL = ""
+"""Label of requests that were refused before their model was known."""
+_SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutcome:
+    """One finished request. Times in seconds.
+
+    `ttft_s` is from the first byte of the request to the first of the answer's body, `None` if
+    there was none; `queued_s` of that was spent waiting for room on a replica.
+    """
+
+    model: str | None
+    status: int
+    code: str | None
+    duration_s: float
+    ttft_s: float | None
+    queued_s: float
+    num_retries: int
+    bytes_sent: int
+
+
+class GatewayMetrics:
+    """The gateway's own metrics.
+
+    Args:
+        registry: where they are shown.
+        num_in_flight: requests held on replicas now, by model.
+        num_queued: requests waiting for room now, by model.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        models: Collection[ModelId],
+        *,
+        num_in_flight: Callable[[ModelId], int],
+        num_queued: Callable[[ModelId], int],
+    ) -> None:
+        self._requests = Counter(
+            "galerne_gateway_requests",
+            "Finished requests by HTTP status and error code; the code is empty on success.",
+            ["model", "status", "code"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "galerne_gateway_request_duration_seconds",
+            "From the request's head to the end of its answer.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._ttft = Histogram(
+            "galerne_gateway_time_to_first_byte_seconds",
+            "From the request's head to the first byte of the answer's body; successes only. "
+            "For a stream that is the time to its first token (TTFT).",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._queue_wait = Histogram(
+            "galerne_gateway_queue_wait_seconds",
+            "Time a request waited for room on a replica; 0 if it found some at once.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._retries = Counter(
+            "galerne_gateway_retries",
+            "Further replicas tried after one that was full, draining or gone.",
+            ["model"],
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "galerne_gateway_sent_bytes",
+            "Bytes of answer bodies sent to clients.",
+            ["model"],
+            registry=registry,
+        )
+        in_flight = Gauge(
+            "galerne_gateway_in_flight_requests",
+            "Requests this gateway holds on replicas.",
+            ["model"],
+            registry=registry,
+        )
+        queued = Gauge(
+            "galerne_gateway_queued_requests",
+            "Requests waiting for room on a replica.",
+            ["model"],
+            registry=registry,
+        )
+        for model in models:
+            in_flight.labels(model).set_function(_asking(num_in_flight, model))
+            queued.labels(model).set_function(_asking(num_queued, model))
+
+    def record(self, outcome: RequestOutcome) -> None:
+        """Count one finished request."""
+        model = outcome.model or _NO_MODEL
+        self._requests.labels(model, str(outcome.status), outcome.code or "").inc()
+        self._duration.labels(model).observe(outcome.duration_s)
+        self._bytes.labels(model).inc(outcome.bytes_sent)
+        if outcome.model is None:
+            return
+        self._queue_wait.labels(model).observe(outcome.queued_s)
+        self._retries.labels(model).inc(outcome.num_retries)
+        if outcome.ttft_s is not None and outcome.status < 300:
+            self._ttft.labels(model).observe(outcome.ttft_s)
+
+
+def _asking(ask: Callable[[ModelId], int], model: ModelId) -> Callable[[], float]:
+    return lambda: float(ask(model))

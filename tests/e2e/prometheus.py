@@ -1,0 +1,101 @@
+"""A real Prometheus server, from Debian's package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.harness import free_port, wait_until
+from serving.adapters.state_paths import StatePaths
+
+
+def find_prometheus() -> str:
+    """Path of the binary: the installed one, or Debian's package unpacked into the cache folder.
+
+    Skips the test, with the reason, where neither can be had.
+    """
+    if installed := shutil.which("prometheus"):
+        return installed
+    folder = StatePaths.from_environment().cache_dir / "tools" / "prometheus"
+    binary = folder / "usr" / "bin" / "prometheus"
+    if not binary.exists():
+        _unpack_package(folder)
+    return str(binary)
+
+
+def _unpack_package(folder: Path) -> None:
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        pytest.skip("no prometheus on PATH, and this is not Debian, whose package would do")
+    folder.mkdir(parents=True, exist_ok=True)
+    commands = [["apt-get", "download", "prometheus"]]
+    # A fresh machine has no package lists, and only root may fetch them.
+    commands += [["apt-get", "update"], *commands]
+    for command in commands:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        )
+        if packages := sorted(folder.glob("prometheus_*.deb")):
+            subprocess.run(["dpkg-deb", "-x", packages[-1], folder], check=True, timeout=60)
+            return
+    pytest.skip(f"Debian's prometheus cannot be fetched: {done.stderr.strip()[-300:]}")
+
+
+class Prometheus:
+    """A running server and the questions tests ask it."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+
+    def targets(self) -> list[dict[str, Any]]:
+        """The targets it scrapes."""
+        found: list[dict[str, Any]] = self._ask("/api/v1/targets?state=active")["activeTargets"]
+        return found
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of every series that a PromQL expression gives."""
+        result = self._ask(f"/api/v1/query?query={urllib.parse.quote(expression)}")["result"]
+        return [(row["metric"], float(row["value"][1])) for row in result]
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(self._url + "/-/ready", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def _ask(self, path: str) -> Any:
+        with urllib.request.urlopen(self._url + path, timeout=10) as answer:
+            return json.load(answer)["data"]
+
+
+@contextmanager
+def running_prometheus(config: Path) -> Iterator[Prometheus]:
+    """A server with this configuration and its data beside it."""
+    binary, port = find_prometheus(), free_port()
+    command = [
+        binary,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={config.parent / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (config.parent / "prometheus.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        server = Prometheus(port)
+        wait_until(server.is_ready, timeout_s=60, what="Prometheus ready")
+        yield server
+    finally:
+        begun = time.monotonic()
+        process.terminate()
+        process.wait(timeout=60)
+        print(f"Prometheus stopped after {time.monotonic() - begun:.1f} s")
