@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.benches import relay, scaleout, smoke, throughput
+from loadtest.benches import fidelity, relay, scaleout, smoke, throughput
 from loadtest.machine import allow_many_connections, describe
 from loadtest.peers.base import Peer
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
@@ -25,7 +25,7 @@ from loadtest.report import Line, markdown
 RESULTS = Path(__file__).parent / "results"
 
 _THROUGHPUT, _RELAY, _SCALEOUT = throughput.Plan(), relay.Plan(), scaleout.Plan()
-_SMOKE = smoke.Plan()
+_SMOKE, _FIDELITY = smoke.Plan(), fidelity.Plan()
 
 Measured = tuple[list[Line], dict[str, str]]
 
@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--rounds", type=int, default=_SCALEOUT.rounds)
     one.add_argument("--streams", type=int, default=_SCALEOUT.streams_per_replica,
                      help="per replica")  # fmt: skip
+    one = benches.add_parser("fidelity", help="calibrated simulator against the real engine")
+    one.add_argument("--rounds", type=int, default=_FIDELITY.rounds, help="of load on each side")
+    one.set_defaults(subjects=[], peers=None, run=run_fidelity)
     one = benches.add_parser("smoke", help="each subject relays one stream; no results file")
     _common(one, (*OVER_ENGINES, *WITH_ENGINES), 1, run_smoke)
     one.add_argument("--engine", choices=("fake", "sim"), default=_SMOKE.engine)
@@ -90,6 +93,11 @@ def run_scaleout(options: argparse.Namespace, peers: list[Peer]) -> Measured:
     plan = scaleout.Plan(replicas=tuple(options.replicas), restarts=options.restarts,
                          rounds=options.rounds, streams_per_replica=options.streams)  # fmt: skip
     return scaleout.bench(plan, peers)
+
+
+def run_fidelity(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
+    """The `fidelity` bench."""
+    return fidelity.bench(fidelity.Plan(rounds=options.rounds))
 
 
 def run_smoke(options: argparse.Namespace, peers: list[Peer]) -> Measured:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from typing import Annotated
+from random import Random
+from typing import Annotated, Any
 
 import typer
 import uvicorn
+import yaml
 from prometheus_client import REGISTRY
 
+from serving.adapters.probe_client import Endpoint, connected
 from serving.adapters.settings_files import override_settings
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import resolve_weights
-from serving.cli.console import err
+from serving.cli.console import err, print_json, progress
 from serving.cli.options import read_settings
 from serving.core.types import ModelId
+from serving.errors import ConfigError
 from serving.settings import ModelSettings
+from serving.simulator.calibration import (
+    Calibration,
+    EngineLimits,
+    Tell,
+    fit_timing,
+    plan_probes,
+    run_probes,
+)
 from serving.simulator.launch import build_engine
 
 app = typer.Typer(help="Run the simulated engine by itself.", no_args_is_help=True)
@@ -53,6 +66,86 @@ def serve(
     """
     settings = model_settings(overrides or [])
     asyncio.run(_serve(settings, model=model, host=host, port=port))
+
+
+@app.command()
+def calibrate(
+    endpoint: Annotated[str, typer.Option(help="URL of a running engine, or of Galerne.")],
+    model: Annotated[str, typer.Option(help="The served name.")],
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(metavar="VAR", help="Environment variable that holds the API key, if any."),
+    ] = None,
+    chunk_tokens: Annotated[
+        int, typer.Option(min=16, help="The engine's max_num_batched_tokens.")
+    ] = 2048,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="The model's sliding window in tokens. [default: none]"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with every measurement.")
+    ] = False,
+) -> None:
+    """Measure a real engine; print the `timing` with which a simulated one is as fast.
+
+    Nothing else should use the engine meanwhile. Takes about a minute on a CPU, less on a GPU.
+
+    **Examples**
+
+    `galerne sim calibrate --endpoint http://127.0.0.1:8000 --model demo --api-key-env GALERNE_KEY
+    --chunk-tokens 256 --window 512`
+    """
+    target = Endpoint(endpoint, model, _api_key(api_key_env))
+    with progress("measuring") as tell:
+        found = asyncio.run(_calibrate(target, chunk_tokens, window, tell))
+    timing = found.timing.model_dump(mode="json")
+    if as_json:
+        print_json({"timing": timing, "fit": _fit(found)})
+        return
+    err.print(f"the model is within {found.worst_error_ratio:.0%} of every probe's median")
+    document = {"models": {model: {"simulator": {"timing": timing}}}}
+    print(yaml.safe_dump(document, sort_keys=False), end="")
+
+
+async def _calibrate(
+    target: Endpoint, chunk_tokens: int, window: int | None, tell: Tell
+) -> Calibration:
+    async with connected(target) as client:
+        limits = EngineLimits(chunk_tokens, window, await client.max_model_len())
+        probes = plan_probes(limits)
+        # Fresh words each time: the engine may remember those of an earlier run.
+        measured = await run_probes(probes, client.stream, rng=Random(), tell=tell)  # noqa: S311
+    return fit_timing(measured, limits)
+
+
+def _api_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if not (key := os.environ.get(variable)):
+        raise ConfigError(
+            f"the environment variable {variable} holds no API key",
+            code="api_key_missing",
+            param="api-key-env",
+            hint="give the variable's name, not the key, and export it",
+        )
+    return key
+
+
+def _fit(found: Calibration) -> dict[str, Any]:
+    pairs = zip(found.measurements, found.modelled_s, strict=True)
+    return {
+        "worst_error_ratio": round(found.worst_error_ratio, 4),
+        "probes": [
+            {
+                "name": measured.probe.name,
+                "count": len(measured.seconds),
+                "median_s": measured.median_s,
+                "modelled_s": modelled,
+            }
+            for measured, modelled in pairs
+        ],
+    }
 
 
 def model_settings(overrides: list[str]) -> ModelSettings:

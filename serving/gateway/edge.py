@@ -37,6 +37,9 @@ _OWN_DISCONNECT_WATCH = (b"x-request-disconnect-disabled", b"?1")
 """The gateway watches for disconnects itself. Serve's own watch would read the whole body into an
 unbounded queue before the gateway could refuse it, and costs two tasks per request."""
 
+DIRECT_SEND = "galerne.send"
+"""Scope entry: the server's own `send`, for the chunks of an answer that has begun. Serve wraps it
+three times, and looks at nothing but an answer's head and end."""
 HANDLED = "galerne.handled"
 """Scope entry that the gateway sets; an answer without it is Serve's own."""
 
@@ -57,6 +60,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         handled = scope.setdefault(HANDLED, [])
+        scope[DIRECT_SEND] = send
         request_id = _request_id(scope)
         scope["headers"] = [
             *(header for header in scope["headers"] if _may_pass(header[0])),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from serving.core.wire import REQUEST_ID
 from serving.errors import RequestError
+from serving.gateway.edge import DIRECT_SEND
 from serving.settings import LimitSettings
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Exchange:
         self.is_event_stream = False
         self._receive = receive
         self._send = send
+        self._send_chunk: Send = scope.get(DIRECT_SEND, send)
         self._body_complete = False
         self._now = asyncio.get_running_loop().time
         self._begun = self._now()
@@ -100,7 +102,9 @@ class Exchange:
         if self.first_byte_s is None:
             self.first_byte_s = self._now() - self._begun
         self.bytes_sent += len(chunk)
-        await self._write({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.sending_since = self._now()
+        await self._send_chunk({"type": "http.response.body", "body": chunk, "more_body": True})
+        self.sending_since = None
 
     async def finish(self) -> None:
         """End the body."""

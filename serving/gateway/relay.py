@@ -35,7 +35,8 @@ _WITHHELD_RESPONSE_HEADERS = frozenset(
 
 _INTERNAL_PREFIX = b"x-galerne-"
 _MAX_ERROR_BYTES = 64 * 1024
-_STALL_CHECK_S = 1.0
+_STALL_CHECK_S = 2.0
+"""Every stream wakes up this often to look for a stall."""
 
 
 class ReplicaUnavailableError(Exception):
