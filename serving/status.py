@@ -72,6 +72,23 @@ def compose_rollout(
     }
 
 
+def failure_cause(states: Mapping[str, DeploymentState], message: str) -> str:
+    """Why Serve has given the application up: what a failed deployment says, else `message`.
+
+    >>> from serving.adapters.ray_cluster import DeploymentState
+    >>> error = "serving.errors.ConfigError: no room\\n"
+    >>> states = {"engine:a": DeploymentState("DEPLOY_FAILED", {}, error)}
+    >>> failure_cause(states, "Failed to update the deployments ['engine:a'].")
+    'a: no room'
+    """
+    causes = [
+        f"{name.removeprefix('engine:')}: {state.cause}"
+        for name, state in states.items()
+        if state.status in ("DEPLOY_FAILED", "UNHEALTHY") and state.cause
+    ]
+    return "; ".join(causes) or message
+
+
 def _model(
     model_id: str, state: DeploymentState | None, replicas: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
 from serving.errors import ConfigError
 from serving.gateway.edge import CALLBACK as EDGE
 from serving.settings import Settings
-from serving.status import Views, compose_rollout, compose_status
+from serving.status import Views, compose_rollout, compose_status, failure_cause
 
 _POLL_S = 0.5
 _ROLLOUT_BEGINS_S = 5.0
@@ -141,7 +141,7 @@ class Supervisor:
             if all(name in states and states[name].num_running >= n for name, n in wanted.items()):
                 return
             if failure := await asyncio.to_thread(serve_control.application_failure, APP_NAME):
-                raise _start_failure(failure, self._paths)
+                raise _start_failure(failure_cause(states, failure), self._paths)
             if time.monotonic() > deadline:
                 raise _start_failure(
                     f"not ready within {self._settings.cluster.ready_timeout_s:.0f} s: "
@@ -208,6 +208,7 @@ class Supervisor:
             asyncio.to_thread(serve_control.application_failure, APP_NAME),
         )
         has_begun = time.monotonic() - self._applied_at > _ROLLOUT_BEGINS_S
+        failure = failure and failure_cause(states, failure)
         return compose_rollout(
             states, self._wanted_replicas(), has_begun=has_begun, failure=failure
         )
@@ -311,8 +312,7 @@ def _describe(states: Mapping[str, ray_cluster.DeploymentState], wanted: Mapping
     return "loading: " + ", ".join(parts) + " ready"
 
 
-def _start_failure(message: str, paths: StatePaths) -> ConfigError:
-    cause = ray_cluster.DeploymentState("", {}, message).cause
+def _start_failure(cause: str, paths: StatePaths) -> ConfigError:
     return ConfigError(
         f"the platform did not start: {cause}",
         code="start_failed",

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
 import yaml
@@ -370,10 +371,16 @@ def _known_names(location: Sequence[int | str]) -> list[str]:
     annotation: Any = Settings
     for part in location:
         if _is_section(annotation):
-            annotation = annotation.model_fields[part].annotation
+            annotation = _without_none(annotation.model_fields[part].annotation)
         else:
             annotation = get_args(annotation)[-1]  # a mapping, whose keys the operator chose
     return list(annotation.model_fields)
+
+
+def _without_none(annotation: Any) -> Any:
+    """The section of a setting that may also be absent."""
+    alternatives = [kind for kind in get_args(annotation) if _is_section(kind)]
+    return alternatives[0] if NoneType in get_args(annotation) and alternatives else annotation
 
 
 def _is_section(annotation: Any) -> bool:

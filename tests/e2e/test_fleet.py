@@ -242,3 +242,34 @@ async def test_a_stream_beyond_the_drain_limit_is_told(fleet: Platform) -> None:
         await applied
     *_, last = (line[6:] for line in text.splitlines() if line.startswith("data: "))
     assert json.loads(last)["error"]["code"] == "engine_failed"
+
+
+async def test_settings_that_do_not_come_up_cost_no_request(fleet: Platform) -> None:
+    """The old replicas go on serving, the reason is told, and good settings mend it."""
+    before = {replica["pid"] for replica in fleet.engines(MODEL)}
+    async with load_on(fleet) as load, steady(load, per_second=2):
+        change = f"models.{MODEL}.simulator.kv_blocks=20"
+        failed = await asyncio.to_thread(fleet.run, "apply", "--set", change, timeout_s=120)
+        assert failed.returncode == 2, failed.stderr
+        assert "KV blocks, and there are 20" in failed.stderr
+        assert before <= {replica["pid"] for replica in fleet.engines(MODEL)}
+        await asyncio.to_thread(apply, fleet, f"models.{MODEL}.simulator.kv_blocks=28000")
+    assert not load.outcomes.broken
+    assert set(load.outcomes.statuses) == {200}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("endpoint.port=1", "endpoint cannot be changed"),
+        (f"models.{MODEL}.simulator.timing.prefill_tokens_per_s=0", "greater than 0"),
+        (f"models.{MODEL}.simulator.timing.speed=9", "speed"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(
+    fleet: Platform, change: str, complaint: str
+) -> None:
+    refused = fleet.run("apply", "--set", change)
+    assert refused.returncode == 2
+    assert complaint in refused.stderr
+    assert "hint" in refused.stderr

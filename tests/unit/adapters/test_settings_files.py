@@ -317,3 +317,9 @@ def test_inputs_are_left_alone(config: Path) -> None:
     load(*overrides, config=config, environ=environ)
     assert config.read_text() == CONFIG
     assert environ == {"GALERNE__GATEWAY__REPLICAS": "2"}
+
+
+def test_unknown_names_below_a_section_that_may_be_absent() -> None:
+    error = refuse("models.sim.simulator.timing.step=1", preset="sim")
+    assert error.param == "models.sim.simulator.timing.step"
+    assert "step_s" in error.hint

@@ -8,7 +8,16 @@ import pytest
 
 @pytest.mark.parametrize(
     "name",
-    ["accounting", "benches.scaleout", "client", "engines", "fake_engine", "machine", "report"],
+    [
+        "accounting",
+        "benches.fidelity",
+        "benches.scaleout",
+        "client",
+        "engines",
+        "fake_engine",
+        "machine",
+        "report",
+    ],
 )
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"loadtest.{name}"))
