@@ -215,8 +215,7 @@ async def assemble_gateway(
             record=metrics.record,
         )
     )
-    _serve_metrics(metrics_token)
-    gateway.background = asyncio.create_task(keys.run())
+    gateway.background += [asyncio.create_task(keys.run()), _serve_metrics(metrics_token)]
     return gateway
 
 
@@ -239,10 +238,12 @@ def _client_session(connect_timeout_s: float) -> aiohttp.ClientSession:
     )
 
 
-def _serve_metrics(token: str) -> None:
+def _serve_metrics(token: str) -> HttpListener:
+    """A listener for Prometheus, on a free port of this node's address."""
     listener = HttpListener(MetricsPage(REGISTRY, token=token), host=ray.util.get_node_ip_address())
     listener.start()
     metrics_address.announce(listener.url)
+    return listener
 
 
 async def _metric_targets(fleet: Fleet, models: list[str]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from serving.cli.console import err, print_json, progress
 from serving.cli.options import read_settings
 from serving.core.types import ModelId
 from serving.errors import ConfigError
-from serving.settings import ModelSettings
+from serving.settings import ModelSettings, TimingSettings
 from serving.simulator.calibration import (
     Calibration,
     EngineLimits,
@@ -99,13 +99,16 @@ def calibrate(
     target = Endpoint(endpoint, model, _api_key(api_key_env))
     with progress("measuring") as tell:
         found = asyncio.run(_calibrate(target, chunk_tokens, window, tell))
-    timing = found.timing.model_dump(mode="json")
     if as_json:
-        print_json({"timing": timing, "fit": _fit(found)})
+        print_json({"timing": found.timing.model_dump(mode="json"), "fit": _fit(found)})
         return
     err.print(f"the model is within {found.worst_error_ratio:.0%} of every probe's median")
-    document = {"models": {model: {"simulator": {"timing": timing}}}}
-    print(yaml.safe_dump(document, sort_keys=False), end="")
+    print(yaml.safe_dump(timing_document(model, found.timing), sort_keys=False), end="")
+
+
+def timing_document(model: str, timing: TimingSettings) -> dict[str, Any]:
+    """Settings that give this timing to a simulated model, to be merged over others."""
+    return {"models": {model: {"simulator": {"timing": timing.model_dump(mode="json")}}}}
 
 
 async def _calibrate(

@@ -83,8 +83,9 @@ class Gateway:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
-        self.background: asyncio.Task[None] | None = None
-        """Kept here because the event loop holds tasks only weakly."""
+        self.background: list[object] = []
+        """Tasks and listeners that live as long as the gateway: the event loop holds tasks only
+        weakly."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

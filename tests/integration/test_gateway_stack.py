@@ -288,7 +288,7 @@ async def running_stack(
             record=metrics.record,
         )
     )
-    gateway.background = asyncio.create_task(cache.run())
+    following_keys = asyncio.create_task(cache.run())
     door = HttpListener(apply_as_serve_does(gateway, middlewares()), host=HOST)
     for listener in (*listeners, door):
         listener.start()
@@ -302,7 +302,7 @@ async def running_stack(
         await stack.idle()
     finally:
         await client.close()
-        gateway.background.cancel()
+        following_keys.cancel()
         await session.close()
         await asyncio.gather(*(listener.stop() for listener in (door, *listeners)))
 
