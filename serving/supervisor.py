@@ -61,6 +61,7 @@ class Supervisor:
         self._control_url = ""
         self._created = int(time.time())
         self._applied_at = 0.0
+        self._is_ready = False
 
     def check(self) -> None:
         """Return if the platform can be started here.
@@ -96,6 +97,7 @@ class Supervisor:
         report("checking the endpoint")
         await self._wait_until_reachable()
         self._record(ready=True)
+        self._is_ready = True
         return Ready(self._endpoint, tuple(self._settings.models))
 
     async def stop(self) -> None:
@@ -187,6 +189,10 @@ class Supervisor:
         Raises:
             ConfigError: they need a restart, or the platform is not up yet.
         """
+        if not self._is_ready:
+            raise ConfigError(
+                "the platform is still starting", code="not_ready", hint="wait for `galerne up`"
+            )
         for section in ("endpoint", "cluster"):
             if getattr(settings, section) != getattr(self._settings, section):
                 raise ConfigError(

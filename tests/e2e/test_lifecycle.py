@@ -223,8 +223,8 @@ def test_killed_engine_is_replaced_and_leaves_nothing(platform: Platform) -> Non
 def test_hung_engine_is_replaced_and_leaves_nothing(platform: Platform, *, busy: bool) -> None:
     """Its process is stopped, not killed: alive, and silent."""
     replica = psutil.Process(platform.engine()["pid"])
+    core = wait_until(lambda: _engine_core(replica), timeout_s=30, what="its EngineCore")
     children = replica.children(recursive=True)
-    (core,) = [child for child in children if "EngineCore" in child.name()]
     with platform.client() as client, ThreadPoolExecutor() as pool:
         if busy:
             body = chat(stream=True, **ENDLESS)
@@ -245,6 +245,12 @@ def test_hung_engine_is_replaced_and_leaves_nothing(platform: Platform, *, busy:
         _, left = psutil.wait_procs([replica, *children], timeout=20)
         assert not left, f"orphans of the hung replica: {left}"
         wait_until(lambda: client.post(CHAT, json=chat()).status_code == 200, timeout_s=60)
+
+
+def _engine_core(replica: psutil.Process) -> psutil.Process | None:
+    """vLLM's engine process below a replica. The kernel keeps 15 characters of its name."""
+    children = replica.children(recursive=True)
+    return next((c for c in children if c.name().startswith("VLLM::Eng")), None)
 
 
 def _new_engine_pid(platform: Platform, old: int) -> bool:
