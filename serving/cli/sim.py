@@ -118,7 +118,7 @@ async def _calibrate(
         limits = EngineLimits(chunk_tokens, window, await client.max_model_len())
         probes = plan_probes(limits)
         # Fresh words each time: the engine may remember those of an earlier run.
-        measured = await run_probes(probes, client.stream, rng=Random(), tell=tell)  # noqa: S311
+        measured = await run_probes(probes, client.stream, rng=Random(), tell=tell)  # noqa: S311 (no secret)
     return fit_timing(measured, limits)
 
 

@@ -34,7 +34,7 @@ TopLogprobs = Annotated[int, BeforeValidator(_or_zero)]
 class ChatMessage(TypedDict, total=False):
     """One message; what else it holds is for the chat template."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic's way
 
     role: Required[str]
     content: str | list[str | dict[str, Any]] | None

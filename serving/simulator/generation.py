@@ -75,7 +75,7 @@ class AnswerSource:
         """The source of randomness of each of `n` answers to a prompt."""
         digest = blake2b(array("q", prompt.token_ids).tobytes(), digest_size=16).hexdigest()
         names = (f"{self._seed}/{digest}/{index}" for index in range(n))
-        return [Random(name) for name in names]  # noqa: S311  # nothing secret
+        return [Random(name) for name in names]  # noqa: S311 (no secret)
 
     def draw_length(self, rng: Random) -> int:
         """Words until an answer ends by itself, at least 1."""

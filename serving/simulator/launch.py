@@ -107,7 +107,7 @@ def build_engine(
     loop = EngineLoop(
         EngineParts(
             scheduler=scheduler,
-            timer=StepTimer(simulator.timing, Random(simulator.seed)),  # noqa: S311
+            timer=StepTimer(simulator.timing, Random(simulator.seed)),  # noqa: S311 (no secret)
             answers=AnswerSource(
                 tokenizer.vocabulary, mean_tokens=simulator.answer_tokens, seed=simulator.seed
             ),

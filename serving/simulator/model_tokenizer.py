@@ -141,7 +141,7 @@ class ModelTokenizer:
 class _GenerationBlocks(jinja2.ext.Extension):
     """`{% generation %}` marks what an assistant said, for training; its body is rendered."""
 
-    tags = {"generation"}  # noqa: RUF012
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
