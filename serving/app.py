@@ -20,8 +20,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serving import __version__
-from serving.adapters import metrics_address, serve_control
+from serving.adapters import serve_control
 from serving.adapters.access_log import AccessLog
+from serving.adapters.announcement import Announcement, announce
+from serving.adapters.deployment_state import (
+    GATEWAY,
+    DeploymentTarget,
+    engine_deployment_name,
+)
 from serving.adapters.key_store import KeyCache, utc_now
 from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
@@ -49,7 +55,6 @@ from serving.simulator.launch import launch_simulator
 from serving.tenancy.access import authenticate, bearer_token
 
 APP_NAME = "galerne"
-GATEWAY = "gateway"
 
 _IDLE_CONNECTION_S = 60.0
 _HEALTH_CHECK_PERIOD_S = 2.0
@@ -63,11 +68,7 @@ class GatewaySpec:
     settings: Settings
     paths: StatePaths
     created: int
-
-
-def engine_deployment_name(model_id: str) -> str:
-    """The Serve deployment of a model."""
-    return f"engine:{model_id}"
+    version: str
 
 
 def build_application(settings: Settings, paths: StatePaths, *, created: int) -> serve.Application:
@@ -79,7 +80,8 @@ def build_application(settings: Settings, paths: StatePaths, *, created: int) ->
     A deployment whose version stays the same keeps its replicas when the application is deployed
     again, so that a change of `replicas` alone restarts nothing.
     """
-    spec = GatewaySpec(settings, paths, created=created)
+    version = _version(settings, paths)
+    spec = GatewaySpec(settings, paths, created=created, version=version)
     engines = {
         model_id: _engine_application(model_id, model, paths)
         for model_id, model in settings.models.items()
@@ -93,7 +95,7 @@ def build_application(settings: Settings, paths: StatePaths, *, created: int) ->
         logging_config={"enable_access_log": False},
         max_surge_percent=100,
         graceful_shutdown_timeout_s=_longest_drain_s(settings),
-        version=_version(settings, paths),
+        version=version,
         _internal=True,
     )
     return gateway.bind(partial(assemble_gateway, spec), engines)
@@ -103,12 +105,14 @@ def _engine_application(
     model_id: str, model: ModelSettings, paths: StatePaths
 ) -> serve.Application:
     placement = plan_placement(model.engine, resources=model.resources)
+    version = _version(model, paths)
     spec = EngineSpec(
         model_id=ModelId(model_id),
         model=model,
         launch=_launcher(ModelId(model_id), model, paths),
         read_token=partial(read_secret, paths.internal_token_file),
         read_metrics_token=partial(read_secret, paths.metrics_token_file),
+        version=version,
     )
     deployment = serve.deployment(EngineReplica).options(
         name=engine_deployment_name(model_id),
@@ -119,11 +123,21 @@ def _engine_application(
         max_surge_percent=100,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_timeout_s=model.drain_timeout_s + _DRAIN_MARGIN_S,
-        version=_version(model, paths),
+        version=version,
         _internal=True,
         **to_deployment_options(placement),
     )
     return deployment.bind(spec)
+
+
+def deployment_targets(settings: Settings, paths: StatePaths) -> dict[str, DeploymentTarget]:
+    """What Serve is to reach, by deployment, when it has been given these settings."""
+    engines = {
+        engine_deployment_name(model_id): DeploymentTarget(model.replicas, _version(model, paths))
+        for model_id, model in settings.models.items()
+    }
+    gateway = DeploymentTarget(settings.gateway.replicas, _version(settings, paths))
+    return {**engines, GATEWAY: gateway}
 
 
 def _launcher(
@@ -215,7 +229,9 @@ async def assemble_gateway(
             record=metrics.record,
         )
     )
-    gateway.background += [asyncio.create_task(keys.run()), _serve_metrics(metrics_token)]
+    listener = _serve_metrics(metrics_token)
+    gateway.background += [asyncio.create_task(keys.run()), listener]
+    announce(Announcement(metrics_url=listener.url, version=spec.version))
     return gateway
 
 
@@ -242,7 +258,6 @@ def _serve_metrics(token: str) -> HttpListener:
     """A listener for Prometheus, on a free port of this node's address."""
     listener = HttpListener(MetricsPage(REGISTRY, token=token), host=ray.util.get_node_ip_address())
     listener.start()
-    metrics_address.announce(listener.url)
     return listener
 
 

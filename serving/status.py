@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from serving.adapters.deployment_state import GATEWAY, engine_deployment_name
+
 if TYPE_CHECKING:
-    from serving.adapters.ray_cluster import DeploymentState
+    from serving.adapters.deployment_state import DeploymentState, DeploymentTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,9 @@ def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[s
     return {
         "endpoint": endpoint,
         "models": [
-            _model(model_id, views.states.get(f"engine:{model_id}"), seen.get(model_id, []))
+            _model(
+                model_id, views.states.get(engine_deployment_name(model_id)), seen.get(model_id, [])
+            )
             for model_id in models
         ],
         "gateways": [_gateway(gateway) for gateway in views.gateways],
@@ -39,43 +43,57 @@ def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[s
 
 def compose_rollout(
     states: Mapping[str, DeploymentState],
-    wanted: Mapping[str, int],
+    targets: Mapping[str, DeploymentTarget],
+    current: Mapping[str, int],
     *,
-    has_begun: bool,
     failure: str | None,
 ) -> dict[str, Any]:
     """How a change of settings goes.
 
     Args:
         states: Serve's deployments by name.
-        wanted: replicas by deployment.
-        has_begun: whether `states` can already be of the new settings.
+        targets: what they are to reach.
+        current: running replicas of the targets' versions, by deployment. Serve's own counts do not
+            tell old replicas from new ones.
         failure: Serve's message if it has given up.
 
     Replicas that only finish their last streams do not hold it up.
     """
-    running = {name: states[name].num_running if name in states else 0 for name in wanted}
+    running = {name: states[name].num_running if name in states else 0 for name in targets}
     stopping = sum(state.replica_states.get("STOPPING", 0) for state in states.values())
     in_force = all(
-        name in states and states[name].is_settled and running[name] == number
-        for name, number in wanted.items()
+        name in states
+        and states[name].is_settled
+        and running[name] == target.replicas <= current.get(name, 0)
+        for name, target in targets.items()
     )
     parts = [
-        f"{name.removeprefix('engine:')} {running[name]}/{number}"
-        for name, number in wanted.items()
+        f"{name.removeprefix('engine:')} {current.get(name, 0)}/{target.replicas}"
+        for name, target in targets.items()
     ]
     return {
-        "done": has_begun and in_force,
+        "done": in_force,
         "message": f"rolling out: {', '.join(parts)}",
         "failure": failure,
         "remark": f"; {stopping} replicas still finish their requests" if stopping else "",
     }
 
 
+def num_current(targets: Mapping[str, DeploymentTarget], views: Views) -> dict[str, int]:
+    """Replicas of the targets' versions that run, by deployment."""
+    engines = views.fleet["models"] if views.fleet else {}
+    replicas = {engine_deployment_name(model): rows for model, rows in engines.items()}
+    replicas[GATEWAY] = views.gateways
+    return {
+        name: sum(row["version"] == target.version for row in replicas.get(name, ()))
+        for name, target in targets.items()
+    }
+
+
 def failure_cause(states: Mapping[str, DeploymentState], message: str) -> str:
     """Why Serve has given the application up: what a failed deployment says, else `message`.
 
-    >>> from serving.adapters.ray_cluster import DeploymentState
+    >>> from serving.adapters.deployment_state import DeploymentState
     >>> error = "serving.errors.ConfigError: no room\\n"
     >>> states = {"engine:a": DeploymentState("DEPLOY_FAILED", {}, error)}
     >>> failure_cause(states, "Failed to update the deployments ['engine:a'].")

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 
 from serving.adapters import ray_cluster, serve_control
-from serving.adapters.control_client import REFUSED_STATUS
+from serving.adapters.control_server import ControlServer
+from serving.adapters.deployment_state import GATEWAY, DeploymentState, DeploymentTarget
 from serving.adapters.run_record import RunRecord, own_record, process_start_ticks
 from serving.adapters.secrets_file import ensure_secret, read_secret
 from serving.adapters.settings_files import override_settings
@@ -29,14 +28,9 @@ from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
 from serving.errors import ConfigError
 from serving.gateway.edge import CALLBACK as EDGE
 from serving.settings import Settings
-from serving.status import Views, compose_rollout, compose_status, failure_cause
+from serving.status import Views, compose_rollout, compose_status, failure_cause, num_current
 
 _POLL_S = 0.5
-_ROLLOUT_BEGINS_S = 5.0
-"""Serve takes new settings up in its next control loop (0.5 s); until then its states are of the
-old ones."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Report = Callable[[str], None]
 """Receives one line about the step in progress."""
@@ -57,10 +51,9 @@ class Supervisor:
         self._settings = settings
         self._paths = paths
         self._endpoint = endpoint_url(settings)
-        self._runner: web.AppRunner | None = None
+        self._control: ControlServer | None = None
         self._control_url = ""
         self._created = int(time.time())
-        self._applied_at = 0.0
         self._is_ready = False
 
     def check(self) -> None:
@@ -87,7 +80,16 @@ class Supervisor:
         ensure_secret(self._paths.internal_token_file)
         ensure_secret(self._paths.metrics_token_file)
         ensure_secret(self._paths.ray_token_file)
-        await self._serve_control()
+        self._control = ControlServer(
+            read_secret(self._paths.internal_token_file),
+            reads={
+                "/status": self._status,
+                "/settings": self._show_settings,
+                "/rollout": self.rollout,
+            },
+            writes={"/settings": self._change_settings},
+        )
+        self._control_url = await self._control.start()
         self._record(ready=False)
         report("starting Ray")
         await asyncio.to_thread(self._start_cluster)
@@ -103,8 +105,8 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop everything that `start` started."""
         children = _descendants(os.getpid())
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._control is not None:
+            await self._control.stop()
         await asyncio.to_thread(ray_cluster.stop_ray)
         await _end(children)
         self._paths.run_file.unlink(missing_ok=True)
@@ -136,18 +138,21 @@ class Supervisor:
         from serving.app import APP_NAME
 
         deadline = time.monotonic() + self._settings.cluster.ready_timeout_s
-        wanted = self._wanted_replicas()
+        targets = self._targets()
         while True:
             states = await asyncio.to_thread(serve_control.deployment_states, APP_NAME)
-            report(_describe(states, wanted))
-            if all(name in states and states[name].num_running >= n for name, n in wanted.items()):
+            report(_describe(states, targets))
+            if all(
+                name in states and states[name].num_running >= target.replicas
+                for name, target in targets.items()
+            ):
                 return
             if failure := await asyncio.to_thread(serve_control.application_failure, APP_NAME):
                 raise _start_failure(failure_cause(states, failure), self._paths)
             if time.monotonic() > deadline:
                 raise _start_failure(
                     f"not ready within {self._settings.cluster.ready_timeout_s:.0f} s: "
-                    + _describe(states, wanted),
+                    + _describe(states, targets),
                     self._paths,
                 )
             await asyncio.sleep(_POLL_S)
@@ -163,14 +168,10 @@ class Supervisor:
                 await asyncio.sleep(_POLL_S / 5)
         raise _start_failure("the endpoint does not answer", self._paths)
 
-    def _wanted_replicas(self) -> dict[str, int]:
-        from serving.app import GATEWAY, engine_deployment_name
+    def _targets(self) -> dict[str, DeploymentTarget]:
+        from serving.app import deployment_targets
 
-        engines = {
-            engine_deployment_name(model_id): model.replicas
-            for model_id, model in self._settings.models.items()
-        }
-        return {**engines, GATEWAY: self._settings.gateway.replicas}
+        return deployment_targets(self._settings, self._paths)
 
     def _record(self, *, ready: bool) -> None:
         own_record(endpoint=self._endpoint, control_url=self._control_url, ready=ready).write(
@@ -202,76 +203,45 @@ class Supervisor:
                     hint="run `galerne down`, then `galerne up` with the new settings",
                 )
         self._settings = settings
-        self._applied_at = time.monotonic()
         await asyncio.to_thread(self._deploy)
 
     async def rollout(self) -> dict[str, Any]:
         """Whether the latest settings are in force: `done`, `message`, `failure`, `remark`."""
         from serving.app import APP_NAME
 
-        states, failure = await asyncio.gather(
-            asyncio.to_thread(serve_control.deployment_states, APP_NAME),
-            asyncio.to_thread(serve_control.application_failure, APP_NAME),
+        views, failure = await asyncio.gather(
+            self._views(), asyncio.to_thread(serve_control.application_failure, APP_NAME)
         )
-        has_begun = time.monotonic() - self._applied_at > _ROLLOUT_BEGINS_S
-        failure = failure and failure_cause(states, failure)
+        targets = self._targets()
         return compose_rollout(
-            states, self._wanted_replicas(), has_begun=has_begun, failure=failure
+            views.states,
+            targets,
+            num_current(targets, views),
+            failure=failure and failure_cause(views.states, failure),
         )
 
-    async def _serve_control(self) -> None:
-        """Answer Galerne's commands on a free loopback port, to holders of the internal token."""
-        token = read_secret(self._paths.internal_token_file)
+    async def _show_settings(self) -> dict[str, Any]:
+        return self._settings.model_dump(mode="json")
 
-        @web.middleware
-        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            presented = request.headers.get(INTERNAL_TOKEN.decode(), "")
-            if not hmac.compare_digest(presented.encode(), token.encode()):
-                return web.Response(status=401)
-            try:
-                return await handler(request)
-            except ConfigError as error:
-                fields = {"message": error.message, "code": error.code, "param": error.param}
-                return web.json_response({**fields, "hint": error.hint}, status=REFUSED_STATUS)
+    async def _change_settings(self, document: Any) -> None:
+        await self.apply(override_settings(document, ()))
 
-        async def show_status(_request: web.Request) -> web.Response:
-            return web.json_response(await self._status(token))
+    async def _status(self) -> dict[str, Any]:
+        return compose_status(self._endpoint, list(self._settings.models), await self._views())
 
-        async def show_settings(_request: web.Request) -> web.Response:
-            return web.json_response(self._settings.model_dump(mode="json"))
-
-        async def change_settings(request: web.Request) -> web.Response:
-            await self.apply(override_settings(await request.json(), ()))
-            return web.json_response({})
-
-        async def show_rollout(_request: web.Request) -> web.Response:
-            return web.json_response(await self.rollout())
-
-        application = web.Application(middlewares=[guard])
-        application.router.add_get("/status", show_status)
-        application.router.add_get("/settings", show_settings)
-        application.router.add_post("/settings", change_settings)
-        application.router.add_get("/rollout", show_rollout)
-        self._runner = web.AppRunner(application, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self._control_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def _status(self, token: str) -> dict[str, Any]:
-        from serving.app import APP_NAME, GATEWAY
+    async def _views(self) -> Views:
+        from serving.app import APP_NAME
 
         states, gateways, fleet = await asyncio.gather(
             asyncio.to_thread(serve_control.deployment_states, APP_NAME),
             asyncio.to_thread(serve_control.replica_processes, APP_NAME, GATEWAY),
-            self._fleet(token),
+            self._fleet(),
         )
-        views = Views(states=states, gateways=gateways, fleet=fleet)
-        return compose_status(self._endpoint, list(self._settings.models), views)
+        return Views(states=states, gateways=gateways, fleet=fleet)
 
-    async def _fleet(self, token: str) -> dict[str, Any] | None:
+    async def _fleet(self) -> dict[str, Any] | None:
         """What a gateway sees, or `None` while there is none."""
-        headers = {INTERNAL_TOKEN.decode(): token}
+        headers = {INTERNAL_TOKEN.decode(): read_secret(self._paths.internal_token_file)}
         timeout = aiohttp.ClientTimeout(total=5)
         try:
             async with (
@@ -310,11 +280,13 @@ def stop_on_signal(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop.set)
 
 
-def _describe(states: Mapping[str, ray_cluster.DeploymentState], wanted: Mapping[str, int]) -> str:
+def _describe(
+    states: Mapping[str, DeploymentState], targets: Mapping[str, DeploymentTarget]
+) -> str:
     parts = []
-    for name, count in wanted.items():
+    for name, target in targets.items():
         running = states[name].num_running if name in states else 0
-        parts.append(f"{name.removeprefix('engine:')} {running}/{count}")
+        parts.append(f"{name.removeprefix('engine:')} {running}/{target.replicas}")
     return "loading: " + ", ".join(parts) + " ready"
 
 

@@ -7,14 +7,12 @@ import hashlib
 import logging
 import math
 import os
-import re
 import shutil
 import socket
 import stat
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,43 +39,11 @@ _MAX_RUN_DIR_CHARS = 28
 _MAX_HAPROXY_THREADS = 4
 _DEREGISTRATION_S = 2.0
 _REFUSAL_MARGIN_S = 10.0
+"""Covers the gateway's swallowing of a refused upload (2 s) and a busy machine."""
 _HAPROXY_HARD_STOP_S = 86_400
 """HAProxy starts anew whenever gateways come or go; its old process keeps the running streams, also
 those that nobody told to stop, and must outlive them."""
-"""Covers the gateway's swallowing of a refused upload (2 s) and a busy machine."""
 _HAPROXY_BUFFER_BYTES = 64 * 1024
-_CAUSE = re.compile(r"serving\.errors\.\w+: (.+)")
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentState:
-    """What Serve says of one deployment: `replica_states` counts replicas by state."""
-
-    status: str
-    replica_states: Mapping[str, int]
-    message: str
-
-    @property
-    def num_running(self) -> int:
-        return self.replica_states.get("RUNNING", 0)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether Serve has nothing more to start or update; replicas may still be stopping."""
-        busy = {"STARTING", "UPDATING", "RECOVERING", "PENDING_MIGRATION"}
-        return not any(self.replica_states.get(phase) for phase in busy)
-
-    @property
-    def cause(self) -> str:
-        """The reason of a failure in one line: our own error if it holds one, else the last line.
-
-        >>> DeploymentState("UNHEALTHY", {}, "x\\nserving.errors.ConfigError: no vLLM\\n").cause
-        'no vLLM'
-        """
-        if found := _CAUSE.findall(self.message):
-            return str(found[-1])
-        lines = [line.strip() for line in self.message.splitlines() if line.strip()]
-        return lines[-1] if lines else ""
 
 
 def cluster_environment(

@@ -6,8 +6,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from serving.adapters import metrics_address
-from serving.adapters.ray_cluster import DeploymentState
+from serving.adapters.announcement import announced
+from serving.adapters.deployment_state import DeploymentState
 from serving.errors import ConfigError
 from serving.settings import EndpointSettings
 
@@ -70,9 +70,9 @@ def application_failure(name: str) -> str | None:
 
 
 def replica_processes(name: str, deployment: str) -> list[dict[str, Any]]:
-    """Id, pid, node and metrics address of each replica of one deployment.
+    """Id, pid, node, metrics address and version of each replica of one deployment.
 
-    All but the id are `None` while it cannot answer.
+    All but the id are `None` while it cannot answer, the last two until it is ready.
 
     Serve names its actors `SERVE_REPLICA::APP#DEPLOYMENT#ID` (ray 2.60.0,
     serve/_private/common.py), and every Ray actor runs `__ray_call__`.
@@ -97,15 +97,17 @@ def _ask_process(actor: str) -> dict[str, Any]:
             handle.__ray_call__.remote(_identify), timeout=_ASK_TIMEOUT_S
         )
     except (ValueError, ray.exceptions.RayError):
-        return {"pid": None, "node": None, "metrics_url": None}
+        return dict.fromkeys(("pid", "node", "metrics_url", "version"))
     return answer
 
 
 def _identify(_actor: object) -> dict[str, Any]:
     import ray
 
+    told = announced()
     return {
         "pid": os.getpid(),
         "node": ray.get_runtime_context().get_node_id(),
-        "metrics_url": metrics_address.announced(),
+        "metrics_url": told and told.metrics_url,
+        "version": told and told.version,
     }

@@ -44,4 +44,5 @@ def to_endpoint(replica: RunningReplica) -> ReplicaEndpoint:
         metrics_url=str(metadata["metrics_url"]),
         node_id=str(replica.node_id),
         pid=int(metadata["pid"]),
+        version=str(metadata["version"]),
     )

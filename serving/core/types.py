@@ -31,7 +31,8 @@ class ReplicaEndpoint:
     """Where one engine replica listens.
 
     `url` is the base address of its internal listener, without a trailing slash, `metrics_url` that
-    of its metrics. `pid` is the process that dies when the replica dies.
+    of its metrics. `pid` is the process that dies when the replica dies, `version` names what it
+    was built from.
     """
 
     id: ReplicaId
@@ -39,6 +40,7 @@ class ReplicaEndpoint:
     metrics_url: str
     node_id: str
     pid: int
+    version: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class EngineSpec:
 
     The callables run in the replica's process, on its node: `launch` starts the engine,
     `read_token` and `read_metrics_token` give the cluster's secrets. Neither a path of another
-    machine nor a secret travels in the deployment's arguments.
+    machine nor a secret travels in the deployment's arguments. `version` names all of it.
     """
 
     model_id: ModelId
@@ -63,6 +63,7 @@ class EngineSpec:
     launch: Callable[[], Awaitable[Engine]]
     read_token: Callable[[], str]
     read_metrics_token: Callable[[], str]
+    version: str
 
 
 class EngineReplica:
@@ -95,6 +96,7 @@ class EngineReplica:
             "url": self._listener.url,
             "metrics_url": self._metrics_listener.url,
             "pid": os.getpid(),
+            "version": self._spec.version,
         }
 
     async def check_health(self) -> None:

@@ -26,7 +26,7 @@ def pick_replica(
 
     >>> from serving.core.types import ReplicaEndpoint
     >>> def replica(name, in_flight):
-    ...     return ReplicaSnapshot(ReplicaEndpoint(name, "http://x", "", "node", 1), in_flight)
+    ...     return ReplicaSnapshot(ReplicaEndpoint(name, "http://x", "", "node", 1, "v"), in_flight)
     >>> fleet = [replica("a", 3), replica("b", 1), replica("c", 2)]
     >>> pick_replica(fleet, exclude=(), rng=Random(0)).endpoint.id
     'b'

@@ -199,7 +199,7 @@ async def no_targets() -> list[dict[str, Any]]:
 
 
 def replica(name: str, url: str) -> ReplicaEndpoint:
-    return ReplicaEndpoint(ReplicaId(name), url, metrics_url="", node_id="node", pid=1)
+    return ReplicaEndpoint(ReplicaId(name), url, metrics_url="", node_id="node", pid=1, version="v")
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = DEADLINE_S) -> None:
@@ -346,6 +346,7 @@ async def test_the_gateway_tells_galerne_status_what_it_sees(stack: Stack) -> No
             "metrics_url": "",
             "node_id": "node",
             "pid": 1,
+            "version": "v",
             "state": {"model": "demo", "in_flight": 0, "draining": False},
         }
     ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.adapters.ray_cluster import DeploymentState
-from serving.status import Views, compose_status
+import pytest
+
+from serving.adapters.deployment_state import DeploymentState, DeploymentTarget
+from serving.status import Views, compose_rollout, compose_status, num_current
 
 ENGINE = {"sliding_window": 64, "max_model_len": 512, "block_size": 16, "kv_blocks_total": 900}
 REPLICA_KEYS = {
@@ -105,3 +107,54 @@ def test_gateways_are_listed_with_their_process() -> None:
 
 def test_no_address_of_a_replica_is_shown() -> None:
     assert "10.0.0.1" not in str(model_of(seen("a", told())))
+
+
+# --- roll-outs -----------------------------------------------------------------------------------
+
+
+def rollout(state: DeploymentState, *, versions: list[str], replicas: int = 2) -> dict[str, Any]:
+    """Of one model whose running replicas have these versions, to `replicas` of version `new`."""
+    targets = {"engine:demo": DeploymentTarget(replicas, "new")}
+    rows = [{"version": version} for version in versions]
+    views = Views({"engine:demo": state}, [], {"models": {"demo": rows}})
+    return compose_rollout(views.states, targets, num_current(targets, views), failure=None)
+
+
+def test_settings_are_in_force_once_every_replica_has_them() -> None:
+    document = rollout(serve(RUNNING=2), versions=["new", "new"])
+    assert document["done"]
+    assert document["message"] == "rolling out: demo 2/2"
+    assert document["remark"] == ""
+
+
+def test_old_replicas_do_not_count_however_healthy() -> None:
+    """New ones that failed leave as many running replicas as are wanted, and none starting."""
+    document = rollout(serve(RUNNING=2, STOPPING=2), versions=["old", "old"])
+    assert not document["done"]
+    assert document["message"] == "rolling out: demo 0/2"
+
+
+def test_replicas_that_finish_their_streams_hold_nothing_up() -> None:
+    document = rollout(serve(RUNNING=2, STOPPING=1), versions=["new", "new"])
+    assert document["done"]
+    assert "1 replicas still finish" in document["remark"]
+
+
+@pytest.mark.parametrize(
+    ("phases", "versions"),
+    [
+        ({"RUNNING": 2, "STARTING": 1}, ["new", "new"]),
+        ({"RUNNING": 1}, ["new"]),
+        ({"RUNNING": 3}, ["new", "new", "new"]),
+        ({"RUNNING": 2}, ["new", "old"]),
+        ({}, []),
+    ],
+)
+def test_anything_else_is_still_under_way(phases: dict[str, int], versions: list[str]) -> None:
+    assert not rollout(serve(**phases), versions=versions)["done"]
+
+
+def test_gateways_count_by_what_they_tell_of_themselves() -> None:
+    targets = {"gateway": DeploymentTarget(2, "new")}
+    gateways = [{"version": "new"}, {"version": None}, {"version": "old"}]
+    assert num_current(targets, Views({}, gateways, None)) == {"gateway": 1}

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from serving.adapters.ray_cluster import (
-    DeploymentState,
     LocalPorts,
     check_port,
     cluster_environment,
@@ -230,24 +229,3 @@ def test_a_folder_open_to_others_is_closed(in_tmp: StatePaths) -> None:
 def test_a_file_in_the_way_is_told(in_tmp: StatePaths) -> None:
     expected_path(in_tmp).touch()
     refusal(in_tmp)
-
-
-# --- failures ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("message", "cause"),
-    [
-        ("", ""),
-        ("one\n\n  two  \n", "two"),
-        ("serving.errors.ConfigError: a\nserving.errors.EngineError: b\nat x\n", "b"),
-        ("ray.exceptions.X: serving.errors.ConfigError: gone", "gone"),
-    ],
-)
-def test_the_cause_of_a_failure_is_one_line(message: str, cause: str) -> None:
-    assert DeploymentState("UNHEALTHY", {}, message).cause == cause
-
-
-def test_running_replicas_are_counted() -> None:
-    assert DeploymentState("x", {"RUNNING": 2, "STARTING": 1}, "").num_running == 2
-    assert DeploymentState("x", {}, "").num_running == 0

@@ -22,7 +22,9 @@ patient = settings(deadline=None, max_examples=50, suppress_health_check=[Health
 MODEL = ModelId("demo")
 OTHER = ModelId("other")
 A, B, C = (
-    ReplicaEndpoint(ReplicaId(name), f"http://{name}", metrics_url="", node_id="n", pid=1)
+    ReplicaEndpoint(
+        ReplicaId(name), f"http://{name}", metrics_url="", node_id="n", pid=1, version="v"
+    )
     for name in "abc"
 )
 NEVER_S = 3600.0

@@ -19,7 +19,9 @@ seeds = st.integers(0, 2**32)
 
 def snapshots(in_flight: list[int]) -> list[ReplicaSnapshot]:
     return [
-        ReplicaSnapshot(ReplicaEndpoint(ReplicaId(f"r{n}"), f"http://r{n}", "", "node", n), load)
+        ReplicaSnapshot(
+            ReplicaEndpoint(ReplicaId(f"r{n}"), f"http://r{n}", "", "node", n, "v"), load
+        )
         for n, load in enumerate(in_flight)
     ]
 
