@@ -13,7 +13,6 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-import aiohttp
 import ray
 from prometheus_client import REGISTRY
 from ray import serve
@@ -41,6 +40,7 @@ from serving.engine.vllm_launch import launch_vllm
 from serving.errors import ConfigError
 from serving.gateway.api import Gateway, GatewayParts
 from serving.gateway.catalog import Catalog
+from serving.gateway.connections import Connections
 from serving.gateway.deployment import GatewayReplica
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.exchange import Headers
@@ -56,7 +56,6 @@ from serving.tenancy.access import authenticate, bearer_token
 
 APP_NAME = "galerne"
 
-_IDLE_CONNECTION_S = 60.0
 _HEALTH_CHECK_PERIOD_S = 2.0
 _DRAIN_MARGIN_S = 30.0
 
@@ -189,8 +188,8 @@ async def assemble_gateway(
     """Build one gateway in this process and connect it to Serve's replica directory."""
     settings = spec.settings.gateway
     token = read_secret(spec.paths.internal_token_file)
-    session = _client_session(settings.engine_connect_timeout_s)
-    client = EngineClient(session, token=token)
+    connections = Connections(settings.engine_connect_timeout_s)
+    client = EngineClient(connections, token=token)
     metrics_token = read_secret(spec.paths.metrics_token_file)
     fleet = Fleet(
         {
@@ -219,7 +218,7 @@ async def assemble_gateway(
                 load_openapi=partial(_load_openapi, fleet, client, spec.settings),
             ),
             fleet=fleet,
-            relay=Relay(session, token=token, settings=settings),
+            relay=Relay(connections, token=token, settings=settings),
             authenticate=partial(_authenticate, keys),
             internal_token=token,
             fleet_state=partial(_fleet_state, fleet, client, list(engines)),
@@ -240,17 +239,6 @@ def _queue_limits(settings: GatewaySettings) -> QueueLimits:
         max_queued=settings.max_queued_requests,
         queue_timeout_s=settings.queue_timeout_s,
         no_replica_wait_s=settings.no_replica_wait_s,
-    )
-
-
-def _client_session(connect_timeout_s: float) -> aiohttp.ClientSession:
-    """Pooled connections to engines, bytes as they come, no limit of its own on their number."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_CONNECTION_S),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
-        auto_decompress=False,
-        skip_auto_headers=["User-Agent", "Accept", "Accept-Encoding"],
-        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 

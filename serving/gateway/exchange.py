@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from serving.core.wire import REQUEST_ID
@@ -99,11 +99,26 @@ class Exchange:
 
     async def write(self, chunk: bytes) -> None:
         """Send a part of the body; waits while the client is slow."""
+        if (rest := self.push(chunk)) is not None:
+            await rest
+
+    def push(self, chunk: bytes) -> Awaitable[None] | None:
+        """Send a part of the body at once; while the client is slow, what is left to be awaited."""
+        now = self._now()
         if self.first_byte_s is None:
-            self.first_byte_s = self._now() - self._begun
+            self.first_byte_s = now - self._begun
         self.bytes_sent += len(chunk)
-        self.sending_since = self._now()
-        await self._send_chunk({"type": "http.response.body", "body": chunk, "more_body": True})
+        message = {"type": "http.response.body", "body": chunk, "more_body": True}
+        steps = self._send_chunk(message).__await__()
+        try:
+            awaited = next(steps)
+        except StopIteration:
+            return None
+        self.sending_since = now
+        return self._finish_push(_Remainder(steps, awaited))
+
+    async def _finish_push(self, remainder: _Remainder) -> None:
+        await remainder
         self.sending_since = None
 
     async def finish(self) -> None:
@@ -165,6 +180,25 @@ class Exchange:
         except TimeoutError:
             pass
         return True
+
+
+class _Remainder:
+    """What is left of a coroutine that was started outside of a task and has had to wait.
+
+    A coroutine waits by yielding a future to its task; this yields it again, to the task that
+    awaits the remainder.
+    """
+
+    def __init__(self, steps: Generator[Any, Any, None], awaited: object) -> None:
+        self._steps = steps
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        try:
+            yield self._awaited
+        except BaseException as error:
+            yield self._steps.throw(error)
+        yield from self._steps
 
 
 async def unless_gone(exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:

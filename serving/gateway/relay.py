@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import Iterable
+from collections.abc import Awaitable
 from dataclasses import dataclass
-
-import aiohttp
 
 from serving.core.wire import INTERNAL_TOKEN, REFUSED, REQUEST_ID, Refusal
 from serving.errors import EngineError
+from serving.gateway.connections import Answer, Connections, Request
 from serving.gateway.error_table import body_of, from_engine
 from serving.gateway.exchange import ClientGoneError, Exchange, Headers
+from serving.gateway.upstream import UpstreamError
 from serving.protocol.openai import error_event
 from serving.settings import GatewaySettings
 
@@ -62,16 +61,14 @@ class Relay:
     """Sends requests to engine replicas over pooled connections.
 
     Args:
-        session: an HTTP client without a limit on connections; it is closed by its owner.
+        connections: to the replicas.
         token: the cluster's internal token.
         settings: timeouts.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, *, token: str, settings: GatewaySettings
-    ) -> None:
-        self._session = session
-        self._token = token
+    def __init__(self, connections: Connections, *, token: str, settings: GatewaySettings) -> None:
+        self._connections = connections
+        self._token = token.encode()
         self._settings = settings
 
     async def forward(
@@ -124,6 +121,7 @@ class Relay:
             if exchange.sending_since is not None:
                 if now() - exchange.sending_since > limits.stalled_read_timeout_s:
                     raise ClientGoneError
+                progress.last_byte_at = now()  # a client's pause is not the engine's silence
             elif now() - progress.last_byte_at > self._settings.engine_silence_timeout_s:
                 raise EngineError(
                     "The engine stopped answering", code="engine_timeout", retryable=True
@@ -133,45 +131,30 @@ class Relay:
         self, exchange: Exchange, url: str, body: bytes, progress: _Progress
     ) -> None:
         now = asyncio.get_running_loop().time
+
+        def take(chunk: bytes) -> Awaitable[None] | None:
+            progress.last_byte_at = now()
+            return exchange.push(chunk)
+
+        request = Request("POST", exchange.path, self._request_headers(exchange), body)
         try:
-            async with self._session.post(
-                url + exchange.path,
-                # Written in parts: one large write would hold up every other stream.
-                data=io.BytesIO(body),
-                headers=self._request_headers(exchange),
-                allow_redirects=False,
-            ) as answer:
-                await self._start(exchange, answer)
-                async for chunk in answer.content.iter_any():
-                    await exchange.write(chunk)
-                    # After the write: a client's pause is not the engine's silence.
-                    progress.last_byte_at = now()
+            async with self._connections.request(url, request) as answer:
+                await _start(exchange, answer)
+                await answer.stream(take)
                 await exchange.finish()
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        except UpstreamError as error:
             if not exchange.started:
-                sent = not isinstance(error, aiohttp.ClientConnectorError)
-                raise ReplicaUnavailableError(may_have_run=sent) from error
+                raise ReplicaUnavailableError(may_have_run=error.may_have_run) from error
             raise EngineError(
                 "The engine failed during this answer", code="engine_failed", retryable=True
             ) from error
 
-    async def _start(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
-        if (reason := answer.headers.get(REFUSED.decode())) is not None:
-            raise ReplicaUnavailableError(is_full=reason == Refusal.FULL)
-        if answer.status >= 300:
-            raise from_engine(answer.status, await _read_some(answer))
-        await exchange.start(answer.status, _response_headers(answer.raw_headers))
-
-    def _request_headers(self, exchange: Exchange) -> list[tuple[str, str]]:
-        headers = [
-            (name.decode(), value.decode(errors="replace"))
-            for name, value in exchange.headers
-            if name in FORWARDED_HEADERS
-        ]
+    def _request_headers(self, exchange: Exchange) -> Headers:
+        headers = [header for header in exchange.headers if header[0] in FORWARDED_HEADERS]
         if exchange.header(b"content-type") is None:
-            headers.append(("content-type", "application/json"))
-        headers.append((INTERNAL_TOKEN.decode(), self._token))
-        headers.append((REQUEST_ID.decode(), exchange.request_id))
+            headers.append((b"content-type", b"application/json"))
+        headers.append((INTERNAL_TOKEN, self._token))
+        headers.append((REQUEST_ID, exchange.request_id.encode()))
         return headers
 
     async def _fail_midway(
@@ -189,27 +172,33 @@ class Relay:
             raise ClientGoneError from stalled
 
 
-async def _read_some(answer: aiohttp.ClientResponse) -> bytes:
-    """The body of an error, or its beginning if it is absurdly long."""
-    body = b""
-    async for chunk in answer.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_ERROR_BYTES:
-            break
-    return body
+async def _start(exchange: Exchange, answer: Answer) -> None:
+    head = answer.head
+    if (reason := head.header(REFUSED)) is not None:
+        raise ReplicaUnavailableError(is_full=reason.decode() == Refusal.FULL)
+    if head.status >= 300:
+        raise from_engine(head.status, await _beginning(answer))
+    await exchange.start(head.status, _response_headers(head.headers))
 
 
-def _response_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    lowered = [(name.lower(), value) for name, value in headers]
+async def _beginning(answer: Answer) -> bytes:
+    """The body of an error, or nothing if it is absurdly long."""
+    try:
+        return await answer.read(max_bytes=_MAX_ERROR_BYTES)
+    except UpstreamError:
+        return b""
+
+
+def _response_headers(headers: Headers) -> Headers:
     named = {
         option.strip().lower()
-        for name, value in lowered
+        for name, value in headers
         if name == b"connection"
         for option in value.split(b",")
     }
     return [
         (name, value)
-        for name, value in lowered
+        for name, value in headers
         if name not in _WITHHELD_RESPONSE_HEADERS
         and name not in named
         and not name.startswith(_INTERNAL_PREFIX)

@@ -26,7 +26,6 @@ from test_gateway_stack import (
     EngineRequest,
     Stack,
     answer_ok,
-    app,
     connection,
     error_of,
     replica,
@@ -34,6 +33,7 @@ from test_gateway_stack import (
     until,
 )
 
+from serving.gateway.connections import Connections
 from serving.gateway.exchange import ClientGoneError, Exchange
 from serving.gateway.relay import Relay
 
@@ -661,11 +661,10 @@ async def test_a_stalled_client_of_a_broken_stream_is_let_go(stack: Stack) -> No
             await asyncio.Event().wait()
 
     exchange = Exchange({"method": "POST", "path": CHAT, "headers": []}, receive, send)
-    async with app._client_session(1.0) as session:
-        relay = Relay(session, token=TOKEN, settings=GATEWAY)
-        async with asyncio.timeout(LIMITS.stalled_read_timeout_s + 3):
-            with contextlib.suppress(ClientGoneError):
-                await relay.forward(exchange, stack.listeners[0].url, body=b"{}")
+    relay = Relay(Connections(1.0), token=TOKEN, settings=GATEWAY)
+    async with asyncio.timeout(LIMITS.stalled_read_timeout_s + 3):
+        with contextlib.suppress(ClientGoneError):
+            await relay.forward(exchange, stack.listeners[0].url, body=b"{}")
 
 
 async def test_a_paused_client_that_comes_back_gets_everything(stack: Stack) -> None:

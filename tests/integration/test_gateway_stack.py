@@ -29,6 +29,7 @@ from serving.engine.guard import EngineGuard
 from serving.engine.listener import HttpListener
 from serving.gateway.api import Gateway, GatewayParts
 from serving.gateway.catalog import Catalog
+from serving.gateway.connections import Connections
 from serving.gateway.edge import middlewares
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.fleet import Fleet
@@ -253,8 +254,8 @@ async def running_stack(
         for engine in engines
     ]
     listeners = [HttpListener(guard, host=HOST) for guard in guards]
-    session = app._client_session(settings.engine_connect_timeout_s)
-    engine_client = EngineClient(session, token=TOKEN)
+    connections = Connections(settings.engine_connect_timeout_s)
+    engine_client = EngineClient(connections, token=TOKEN)
     fleet = Fleet(
         {MODEL: max_in_flight},
         limits=app._queue_limits(settings),
@@ -278,7 +279,7 @@ async def running_stack(
                 load_openapi=partial(app._load_openapi, fleet, engine_client, tree),
             ),
             fleet=fleet,
-            relay=Relay(session, token=TOKEN, settings=settings),
+            relay=Relay(connections, token=TOKEN, settings=settings),
             authenticate=partial(app._authenticate, cache),
             internal_token=TOKEN,
             fleet_state=partial(app._fleet_state, fleet, engine_client, [MODEL]),
@@ -303,7 +304,7 @@ async def running_stack(
     finally:
         await client.close()
         following_keys.cancel()
-        await session.close()
+        connections.close()
         await asyncio.gather(*(listener.stop() for listener in (door, *listeners)))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from starlette.types import Message, Send
 
 from serving.errors import RequestError
 from serving.gateway.exchange import ClientGoneError, Exchange
@@ -198,3 +199,75 @@ def test_an_untaken_write_shows_since_when(loop: ManualLoop) -> None:
         return during, exchange.sending_since
 
     assert run(loop, stall) == (1000.0, None)
+
+
+# --- pushing parts -------------------------------------------------------------------------------
+
+
+def pushing(send: Send) -> Exchange:
+    async def receive() -> Message:
+        return await asyncio.Event().wait() and {}
+
+    return Exchange({"method": "POST", "path": "/x", "headers": []}, receive, send)
+
+
+async def test_a_part_that_the_client_takes_is_sent_at_once() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    exchange = pushing(send)
+    assert exchange.push(b"abc") is None
+    assert sent == [{"type": "http.response.body", "body": b"abc", "more_body": True}]
+    assert exchange.bytes_sent == 3
+    assert exchange.sending_since is None
+
+
+async def test_a_part_that_has_to_wait_is_sent_by_whoever_awaits_the_rest() -> None:
+    sent: list[Message] = []
+    is_free = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        await is_free.wait()
+        await asyncio.sleep(0)  # waits more than once
+        sent.append(message)
+
+    exchange = pushing(send)
+    rest = exchange.push(b"abc")
+    assert rest is not None
+    assert exchange.sending_since is not None
+    task = asyncio.ensure_future(rest)
+    await asyncio.sleep(0)
+    assert not sent
+    is_free.set()
+    await task
+    assert [message["body"] for message in sent] == [b"abc"]
+    assert exchange.sending_since is None
+
+
+async def test_a_part_that_waits_can_be_given_up() -> None:
+    cleaned: list[str] = []
+
+    async def send(_message: Message) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.append("yes")
+
+    rest = pushing(send).push(b"abc")
+    assert rest is not None
+    task = asyncio.ensure_future(rest)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cleaned == ["yes"]
+
+
+async def test_an_error_of_the_server_reaches_the_pusher() -> None:
+    async def send(_message: Message) -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        pushing(send).push(b"abc")

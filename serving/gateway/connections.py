@@ -1,0 +1,137 @@
+"""Connections to engine replicas, kept open between requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlsplit
+
+from serving.gateway.exchange import Headers
+from serving.gateway.upstream import Connection, Head, Sink, UpstreamError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request to a replica; `path` is as decoded, `headers` lack `host` and framing."""
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes = b""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back on a connection: its head, and its body once that is asked for."""
+
+    head: Head
+    connection: Connection
+
+    async def stream(self, sink: Sink) -> None:
+        """Hand the body to `sink` as it arrives; returns at its end.
+
+        Raises:
+            UpstreamError: the connection broke before.
+        """
+        await self.connection.stream(sink)
+
+    async def read(self, *, max_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamError: it is longer than `max_bytes`, or the connection broke.
+        """
+        parts: list[bytes] = []
+        size = 0
+
+        def take(part: bytes) -> None:
+            nonlocal size
+            size += len(part)
+            if size > max_bytes:
+                raise UpstreamError("the answer is too long", may_have_run=True)
+            parts.append(part)
+
+        await self.stream(take)
+        return b"".join(parts)
+
+
+@dataclass(slots=True)
+class Connections:
+    """Requests to replicas over connections of its own, as many as there are requests at once.
+
+    `connect_timeout_s` bounds the TCP handshake. Connections idle for `idle_s` are closed: sooner
+    than engines close them (75 s), so that none is taken just as it goes.
+    """
+
+    connect_timeout_s: float
+    idle_s: float = 60.0
+    _idle: dict[str, dict[Connection, asyncio.TimerHandle]] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def request(self, url: str, request: Request) -> AsyncIterator[Answer]:
+        """The answer to a request, which is given up if the context is left before its end.
+
+        Args:
+            url: the replica's base address.
+
+        Raises:
+            UpstreamError: the replica cannot be reached, or broke the connection.
+        """
+        connection = self._take_idle(url) or await self._connect(url)
+        try:
+            yield Answer(await connection.ask(_head_of(url, request), request.body), connection)
+        finally:
+            if connection.release():
+                self._keep(url, connection)
+
+    def close(self) -> None:
+        """Drop the idle connections."""
+        for connections in tuple(self._idle.values()):
+            for connection in tuple(connections):
+                connection.close()
+
+    def _take_idle(self, url: str) -> Connection | None:
+        connections = self._idle.get(url)
+        if not connections:
+            return None
+        # The last one put back is the least likely to be closed by now.
+        connection, timer = connections.popitem()
+        timer.cancel()
+        return connection
+
+    def _keep(self, url: str, connection: Connection) -> None:
+        timer = asyncio.get_running_loop().call_later(self.idle_s, connection.close)
+        self._idle.setdefault(url, {})[connection] = timer
+
+    async def _connect(self, url: str) -> Connection:
+        address = urlsplit(url)
+
+        def forget(connection: Connection) -> None:
+            connections = self._idle.get(url, {})
+            if (timer := connections.pop(connection, None)) is not None:
+                timer.cancel()
+            if not connections:
+                self._idle.pop(url, None)
+
+        try:
+            async with asyncio.timeout(self.connect_timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(forget), address.hostname or "", address.port or 0
+                )
+        except (OSError, TimeoutError) as error:
+            raise UpstreamError(f"cannot connect: {error}", may_have_run=False) from error
+        return connection
+
+
+def _head_of(url: str, request: Request) -> bytes:
+    """The request's head as bytes; header values must be free of line breaks, as servers check."""
+    lines = [
+        f"{request.method} {quote(request.path)} HTTP/1.1".encode(),
+        b"host: " + urlsplit(url).netloc.encode(),
+        b"content-length: %d" % len(request.body),
+        *(name + b": " + value for name, value in request.headers),
+        b"\r\n",
+    ]
+    return b"\r\n".join(lines)
