@@ -27,6 +27,7 @@ from serving.adapters.deployment_state import (
     DeploymentTarget,
     engine_deployment_name,
 )
+from serving.adapters.descriptors import DescriptorGuard
 from serving.adapters.key_store import KeyCache, utc_now
 from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
@@ -209,6 +210,8 @@ async def assemble_gateway(
         num_in_flight=fleet.num_in_flight,
         num_queued=fleet.num_queued,
     )
+    descriptors = DescriptorGuard(time.monotonic)
+    access_log = AccessLog(spec.paths.log_dir / f"gateway-{os.getpid()}.jsonl")
     gateway = Gateway(
         GatewayParts(
             settings=settings,
@@ -224,13 +227,25 @@ async def assemble_gateway(
             fleet_state=partial(_fleet_state, fleet, client, list(engines)),
             metrics_token=metrics_token,
             metric_targets=partial(_metric_targets, fleet, list(engines)),
-            access_log=AccessLog(spec.paths.log_dir / f"gateway-{os.getpid()}.jsonl").write,
+            has_room=descriptors.has_room,
+            access_log=access_log.write,
             record=metrics.record,
         )
     )
     listener = _serve_metrics(metrics_token)
-    gateway.background += [asyncio.create_task(keys.run()), listener]
-    announce(Announcement(metrics_url=listener.url, version=spec.version))
+    gateway.background += [
+        asyncio.create_task(keys.run()),
+        asyncio.create_task(descriptors.watch()),
+        listener,
+    ]
+    announce(
+        Announcement(
+            metrics_url=listener.url,
+            version=spec.version,
+            problems=lambda: [*access_log.problems(), *descriptors.problems()],
+            drain=gateway.drain,
+        )
+    )
     return gateway
 
 

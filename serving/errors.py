@@ -43,6 +43,14 @@ class ServingError(Exception):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Ray carries errors between processes by pickle, which would forget keyword arguments."""
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[ServingError], args: tuple[object, ...]) -> ServingError:
+    return kind.__new__(kind, *args)
+
 
 class RequestError(ServingError):
     """The request is malformed, too large, or names something that does not exist."""

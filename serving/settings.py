@@ -189,7 +189,8 @@ class TimingSettings(_Section):
     """
 
     step_s: float = Field(0.008, ge=0, le=60)
-    """Seconds per step, whatever it computes: reading the weights, scheduling, launching."""
+    """Seconds per step, whatever it computes: reading the weights, scheduling, launching. An engine
+    whose steps take longer than `engine.hang_timeout_s` counts as hung, and is replaced."""
     prefill_tokens_per_s: float = Field(20_000.0, gt=0)
     """Prompt tokens computed per second, beside the seconds per step."""
     decode_s_per_sequence: float = Field(0.00005, ge=0, le=60)

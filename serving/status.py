@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from serving.adapters.deployment_state import GATEWAY, engine_deployment_name
 
 if TYPE_CHECKING:
-    from serving.adapters.deployment_state import DeploymentState, DeploymentTarget
+    from serving.adapters.deployment_state import (
+        DeploymentState,
+        DeploymentTarget,
+        ReplicaState,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
     """Three views of the same platform, taken at about the same time.
 
-    `states` are Serve's deployments by name, `gateways` the gateway processes, `fleet` the engine
-    replicas as a gateway sees them; `None` while no gateway answers.
+    `states` are Serve's deployments by name, `gateways` what the gateway processes tell of
+    themselves, `fleet` the engine replicas as a gateway sees them; `None` while no gateway answers.
     """
 
     states: Mapping[str, DeploymentState]
@@ -37,7 +41,7 @@ def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[s
             )
             for model_id in models
         ],
-        "gateways": [_gateway(gateway) for gateway in views.gateways],
+        "gateways": _gateways(views),
     }
 
 
@@ -60,7 +64,7 @@ def compose_rollout(
     Replicas that only finish their last streams do not hold it up.
     """
     running = {name: states[name].num_running if name in states else 0 for name in targets}
-    stopping = sum(state.replica_states.get("STOPPING", 0) for state in states.values())
+    stopping = sum(state.count("STOPPING") for state in states.values())
     in_force = all(
         name in states
         and states[name].is_settled
@@ -95,7 +99,7 @@ def failure_cause(states: Mapping[str, DeploymentState], message: str) -> str:
 
     >>> from serving.adapters.deployment_state import DeploymentState
     >>> error = "serving.errors.ConfigError: no room\\n"
-    >>> states = {"engine:a": DeploymentState("DEPLOY_FAILED", {}, error)}
+    >>> states = {"engine:a": DeploymentState("DEPLOY_FAILED", (), error)}
     >>> failure_cause(states, "Failed to update the deployments ['engine:a'].")
     'a: no room'
     """
@@ -107,10 +111,15 @@ def failure_cause(states: Mapping[str, DeploymentState], message: str) -> str:
     return "; ".join(causes) or message
 
 
+_NO_LOAD = dict.fromkeys(("in_flight", "waiting", "kv_blocks_used", "kv_blocks_total"))
+
+
 def _model(
     model_id: str, state: DeploymentState | None, replicas: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     engine: Mapping[str, Any] = next((r["state"]["engine"] for r in replicas if r["state"]), {})
+    known = {replica.id: replica for replica in state.replicas} if state else {}
+    rows = [_seen(replica, known.pop(replica["id"], None)) for replica in replicas]
     return {
         "id": model_id,
         "status": state.status if state else "UNKNOWN",
@@ -118,13 +127,21 @@ def _model(
         "sliding_window": engine.get("sliding_window"),
         "max_model_len": engine.get("max_model_len"),
         "kv_block_size": engine.get("block_size"),
-        "replicas": [*map(_replica, replicas), *_unseen(state, num_seen=len(replicas))],
+        "replicas": [*rows, *map(_unseen, known.values())],
     }
 
 
-def _replica(replica: Mapping[str, Any]) -> dict[str, Any]:
+def _seen(replica: Mapping[str, Any], known: ReplicaState | None) -> dict[str, Any]:
+    """The row of a replica that a gateway can name."""
     state = replica["state"]
-    row = _row(replica["id"], "UNREACHABLE", pid=replica["pid"], node=replica["node_id"])
+    row = {
+        "id": replica["id"],
+        "state": "UNREACHABLE",
+        "started_at": _to_text(known.started_at if known else 0),
+        "pid": replica["pid"],
+        "node": replica["node_id"],
+        **_NO_LOAD,
+    }
     if state is None:
         return row
     return row | {
@@ -136,28 +153,34 @@ def _replica(replica: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unseen(state: DeploymentState | None, *, num_seen: int) -> list[dict[str, Any]]:
-    """Rows for the replicas that Serve counts but that no gateway can name."""
-    phases = Counter(state.replica_states if state else {})
-    phases["RUNNING"] -= min(num_seen, phases["RUNNING"])
-    return [_row(None, phase, pid=None, node=None) for phase in phases.elements()]
+def _unseen(replica: ReplicaState) -> dict[str, Any]:
+    """The row of a replica that only Serve knows."""
+    return _row(replica) | _NO_LOAD
 
 
-def _row(
-    replica_id: str | None, state: str, *, pid: int | None, node: str | None
-) -> dict[str, Any]:
+def _gateways(views: Views) -> list[dict[str, Any]]:
+    told = {gateway["id"]: gateway for gateway in views.gateways}
+    state = views.states.get(GATEWAY)
+    replicas = state.replicas if state else ()
+    return [_gateway(replica, told.get(replica.id, {})) for replica in replicas]
+
+
+def _gateway(replica: ReplicaState, told: Mapping[str, Any]) -> dict[str, Any]:
+    """A gateway that runs but tells nothing of itself does not answer."""
+    row = _row(replica) | {"problems": told.get("problems") or []}
+    is_silent = replica.phase == "RUNNING" and told.get("pid") is None
+    return row | {"state": "UNREACHABLE"} if is_silent else row
+
+
+def _row(replica: ReplicaState) -> dict[str, Any]:
     return {
-        "id": replica_id,
-        "state": state,
-        "pid": pid,
-        "node": node,
-        "in_flight": None,
-        "waiting": None,
-        "kv_blocks_used": None,
-        "kv_blocks_total": None,
+        "id": replica.id,
+        "state": replica.phase,
+        "started_at": _to_text(replica.started_at),
+        "pid": replica.pid,
+        "node": replica.node,
     }
 
 
-def _gateway(gateway: Mapping[str, Any]) -> dict[str, Any]:
-    state = "RUNNING" if gateway["pid"] is not None else "STARTING"
-    return {"id": gateway["id"], "state": state, "pid": gateway["pid"], "node": gateway["node"]}
+def _to_text(unix_time: float) -> str | None:
+    return datetime.fromtimestamp(unix_time, UTC).isoformat("T", "seconds") if unix_time else None

@@ -17,11 +17,11 @@ from typing import Any
 
 import aiohttp
 
-from serving.adapters import ray_cluster, serve_control
+from serving.adapters import process_tree, ray_cluster, serve_control
 from serving.adapters.control_server import ControlServer
 from serving.adapters.deployment_state import GATEWAY, DeploymentState, DeploymentTarget
-from serving.adapters.run_record import RunRecord, own_record, process_start_ticks
-from serving.adapters.secrets_file import ensure_secret, read_secret
+from serving.adapters.run_record import RunRecord, own_record
+from serving.adapters.secrets_file import check_room, ensure_secret, read_secret
 from serving.adapters.settings_files import override_settings
 from serving.adapters.state_paths import StatePaths
 from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
@@ -30,7 +30,13 @@ from serving.gateway.edge import CALLBACK as EDGE
 from serving.settings import Settings
 from serving.status import Views, compose_rollout, compose_status, failure_cause, num_current
 
+DRAIN_TIMEOUT_S = 30.0
+"""How long running requests may take to finish when the platform is told to stop: most answers are
+shorter, and a person at a terminal still waits."""
+
 _POLL_S = 0.5
+_LAST_BYTES_S = 0.3
+"""For HAProxy to pass on what the gateways have written."""
 
 Report = Callable[[str], None]
 """Receives one line about the step in progress."""
@@ -55,12 +61,15 @@ class Supervisor:
         self._control_url = ""
         self._created = int(time.time())
         self._is_ready = False
+        self._stop_by = 0.0  # monotonic; when requests that still run are cut
+        self._step = "stopping"
+        self.stop_requested = asyncio.Event()
 
     def check(self) -> None:
         """Return if the platform can be started here.
 
         Raises:
-            ConfigError: it already runs, or its port is taken.
+            ConfigError: it already runs, its port is taken, or its folders cannot be written.
         """
         if (running := RunRecord.read(self._paths)) is not None:
             raise ConfigError(
@@ -69,6 +78,8 @@ class Supervisor:
                 hint="stop it with `galerne down`, or use another GALERNE_STATE_DIR",
             )
         ray_cluster.check_port(self._settings.endpoint.host, self._settings.endpoint.port)
+        for folder in (self._paths.state_dir, self._paths.log_dir):
+            check_room(folder)
 
     async def start(self, report: Report) -> Ready:
         """Start everything and return when every replica is ready.
@@ -77,6 +88,7 @@ class Supervisor:
             ConfigError: a setting, file or the machine is at fault, or a replica does not come up
                 in `cluster.ready_timeout_s`.
         """
+        self._listen_for_signals()
         ensure_secret(self._paths.internal_token_file)
         ensure_secret(self._paths.metrics_token_file)
         ensure_secret(self._paths.ray_token_file)
@@ -86,13 +98,16 @@ class Supervisor:
                 "/status": self._status,
                 "/settings": self._show_settings,
                 "/rollout": self.rollout,
+                "/stop": self._show_stop,
             },
-            writes={"/settings": self._change_settings},
+            writes={"/settings": self._change_settings, "/stop": self._change_stop},
         )
         self._control_url = await self._control.start()
         self._record(ready=False)
         report("starting Ray")
         await asyncio.to_thread(self._start_cluster)
+        # Ray has put a handler of its own in front, which prints a stack trace.
+        self._listen_for_signals()
         report("deploying")
         await asyncio.to_thread(self._deploy)
         await self._wait_until_running(report)
@@ -102,13 +117,46 @@ class Supervisor:
         self._is_ready = True
         return Ready(self._endpoint, tuple(self._settings.models))
 
+    def request_stop(self, drain_timeout_s: float) -> None:
+        """Let `stop_requested` be set; running requests have that long. The latest call counts."""
+        self._stop_by = time.monotonic() + drain_timeout_s
+        self.stop_requested.set()
+
+    async def drain(self, report: Report) -> None:
+        """Refuse new requests and wait for the running ones, as long as `request_stop` says."""
+        from serving.app import APP_NAME
+
+        has_waited = False
+        while time.monotonic() < self._stop_by:
+            num_running = await asyncio.to_thread(serve_control.drain, APP_NAME, GATEWAY)
+            if not num_running:
+                break
+            self._step = f"finishing {num_running} request{'s' * (num_running > 1)}"
+            report(f"{self._step}; Ctrl-C stops at once")
+            await asyncio.sleep(_POLL_S)
+            has_waited = True
+        if has_waited:
+            await asyncio.sleep(_LAST_BYTES_S)
+        self._step = "stopping"
+        report(self._step)
+
+    def _listen_for_signals(self) -> None:
+        """SIGINT and SIGTERM ask for a stop; once more, and it is at once."""
+
+        def stop() -> None:
+            self.request_stop(0 if self.stop_requested.is_set() else DRAIN_TIMEOUT_S)
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+
     async def stop(self) -> None:
         """Stop everything that `start` started."""
-        children = _descendants(os.getpid())
+        children = process_tree.descendants(os.getpid())
         if self._control is not None:
             await self._control.stop()
         await asyncio.to_thread(ray_cluster.stop_ray)
-        await _end(children)
+        await process_tree.end(children)
         self._paths.run_file.unlink(missing_ok=True)
 
     def _start_cluster(self) -> None:
@@ -226,6 +274,12 @@ class Supervisor:
     async def _change_settings(self, document: Any) -> None:
         await self.apply(override_settings(document, ()))
 
+    async def _show_stop(self) -> dict[str, Any]:
+        return {"step": self._step}
+
+    async def _change_stop(self, document: Any) -> None:
+        self.request_stop(float(document["drain_timeout_s"]))
+
     async def _status(self) -> dict[str, Any]:
         return compose_status(self._endpoint, list(self._settings.models), await self._views())
 
@@ -269,17 +323,6 @@ def endpoint_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.endpoint.port}"
 
 
-def stop_on_signal(stop: asyncio.Event) -> None:
-    """Let SIGINT and SIGTERM set the event.
-
-    Called again after Ray has started, which puts a handler of its own that prints a stack trace
-    in front.
-    """
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-
-
 def _describe(
     states: Mapping[str, DeploymentState], targets: Mapping[str, DeploymentTarget]
 ) -> str:
@@ -296,29 +339,3 @@ def _start_failure(cause: str, paths: StatePaths) -> ConfigError:
         code="start_failed",
         hint=f"the whole story is in {paths.log_dir}/ray/serve",
     )
-
-
-def _descendants(pid: int) -> list[tuple[int, int]]:
-    """All processes below `pid`, as (pid, start time in ticks)."""
-    found: list[tuple[int, int]] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, task.read_text().split()):
-                ticks = process_start_ticks(child)
-                if ticks is not None:
-                    found += [(child, ticks), *_descendants(child)]
-    return found
-
-
-async def _end(processes: list[tuple[int, int]]) -> None:
-    """Wait for processes to end by themselves, then kill those left. A recycled pid is spared."""
-
-    def left() -> list[int]:
-        return [pid for pid, ticks in processes if process_start_ticks(pid) == ticks]
-
-    deadline = time.monotonic() + 5
-    while left() and time.monotonic() < deadline:  # noqa: ASYNC110 (processes raise no event)
-        await asyncio.sleep(0.05)
-    for pid in left():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)

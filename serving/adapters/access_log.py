@@ -1,53 +1,100 @@
-"""One JSON line per request: who, what, how long. Never prompts, completions or keys."""
+"""One JSON line per request: who, what, how long. Never prompts, completions or keys.
+
+A thread of its own writes them, so that a disk that is full or hangs costs lines, never a request.
+The gap is told in three places: here, once it is over, `galerne status` and Serve's log.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import threading
 from collections.abc import Mapping
-from logging.handlers import RotatingFileHandler
+from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty, Full, Queue
 from typing import Any
 
-import structlog
+from serving.adapters.line_file import LineFile
 
 _MAX_BYTES = 64 * 1024 * 1024
 _NUM_BACKUPS = 4
+_MAX_WAITING = 20_000
+"""Lines that may wait for the disk: a few megabytes, some seconds of the busiest gateway."""
+_MAX_BATCH = 256
+
+logger = logging.getLogger("ray.serve")
 
 
 class AccessLog:
-    """Writes to one rotating file; a full disk loses lines, never requests."""
+    """Writes to one rotating file.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._handler = _LossyHandler(
-            path, maxBytes=_MAX_BYTES, backupCount=_NUM_BACKUPS, delay=True
-        )
-        logger = logging.Logger("galerne.access", logging.INFO)
-        logger.addHandler(self._handler)
-        self._log = structlog.wrap_logger(
-            logger,
-            processors=[
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.JSONRenderer(),
-            ],
-            wrapper_class=structlog.stdlib.BoundLogger,
-        )
+    `num_lost` counts the lines that could not be written since the log was opened.
+    """
+
+    def __init__(self, path: Path, *, max_waiting: int = _MAX_WAITING) -> None:
+        self._path = path
+        self._file = LineFile(path, max_bytes=_MAX_BYTES, num_backups=_NUM_BACKUPS)
+        self._waiting: Queue[str] = Queue(max_waiting)
+        self._lock = threading.Lock()
+        self.num_lost = 0
+        self._num_told = 0  # of the lost lines, those that the file itself tells of
+        self._reason = ""
+        threading.Thread(target=self._write_for_ever, name="access-log", daemon=True).start()
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        """Append one line."""
-        self._log.info("request", **fields)
+        """Hand one line to the writer; returns at once."""
+        try:
+            self._waiting.put_nowait(_line({"event": "request", **fields}))
+        except Full:
+            self._lose(1, "the disk does not keep up")
 
-    @property
-    def num_lost(self) -> int:
-        """Lines that could not be written."""
-        return self._handler.num_lost
+    def problems(self) -> list[str]:
+        """What an operator must know, as long as it lasts."""
+        num_untold = self.num_lost - self._num_told
+        return [f"access log: {self._reason}, {num_untold} lines lost"] if num_untold else []
+
+    def wait_until_written(self) -> None:
+        """Every line so far is in the file, or counted as lost."""
+        self._waiting.join()
+
+    def _write_for_ever(self) -> None:
+        while True:
+            batch = self._next_batch()
+            self._append(batch)
+            for _ in batch:
+                self._waiting.task_done()
+
+    def _next_batch(self) -> list[str]:
+        batch = [self._waiting.get()]
+        with contextlib.suppress(Empty):
+            while len(batch) < _MAX_BATCH:
+                batch.append(self._waiting.get_nowait())
+        return batch
+
+    def _append(self, batch: list[str]) -> None:
+        num_lost = self.num_lost
+        gap = num_lost - self._num_told
+        notice = _line({"event": "lines_lost", "count": gap, "reason": self._reason}) if gap else ""
+        try:
+            self._file.append((notice + "".join(batch)).encode())
+        except OSError as error:
+            self._lose(len(batch), error.strerror or "not written")
+            return
+        if gap:
+            self._num_told = num_lost
+            logger.warning("the access log goes on after %d lost lines", gap)
+
+    def _lose(self, num_lines: int, reason: str) -> None:
+        with self._lock:
+            is_first = self.num_lost == self._num_told
+            self.num_lost += num_lines
+            self._reason = reason
+        if is_first:
+            logger.error("the access log loses lines: %s (%s)", reason, self._path)
 
 
-class _LossyHandler(RotatingFileHandler):
-    """Counts what it cannot write instead of printing a traceback for each line."""
-
-    num_lost = 0
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        del record
-        self.num_lost += 1
+def _line(fields: Mapping[str, Any]) -> str:
+    row = {**fields, "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+    return json.dumps(row, default=repr) + "\n"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """`metrics_url` is where it shows its metrics, `version` names what it was built from."""
+    """`metrics_url` is where it shows its metrics, `version` names what it was built from.
+
+    `problems` gives what an operator must know now, a line each. `drain` makes it refuse new
+    requests from now on and returns how many run.
+    """
 
     metrics_url: str
     version: str
+    problems: Callable[[], list[str]]
+    drain: Callable[[], int]
 
 
 _announced: list[Announcement] = []

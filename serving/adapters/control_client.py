@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -54,7 +55,7 @@ def ask(paths: StatePaths, path: str, body: Mapping[str, Any] | None = None) -> 
         if error.code == REFUSED_STATUS:
             raise ConfigError(**json.load(error)) from error
         raise _silent(paths) from error
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:  # it may end while it answers
         raise _silent(paths) from error
 
 

@@ -63,7 +63,10 @@ class Hardening(NamedTuple):
 
 
 class _Page(NamedTuple):
-    """One error answer of HAProxy itself, in the shape of OpenAI's API."""
+    """One error answer of HAProxy itself, in the shape of OpenAI's API.
+
+    `sent_status` is what clients see instead of HAProxy's own status.
+    """
 
     reason: str
     type: str
@@ -71,6 +74,7 @@ class _Page(NamedTuple):
     message: str
     retry_after_s: int | None = None
     allow: str | None = None
+    sent_status: int | None = None
 
 
 # Statuses HAProxy 2.8 itself sends; it refuses an `errorfile` for any status outside its own list.
@@ -98,7 +102,16 @@ _PAGES: Mapping[int, _Page] = {
     501: _Page(
         "Not Implemented", _CLIENT_ERROR, "not_implemented", "This HTTP feature is not supported."
     ),
-    502: _Page("Bad Gateway", _SERVER_ERROR, "bad_gateway", "The gateway broke off; retry."),
+    # A gateway that has died, or has no file descriptor to take a connection with: nothing is wrong
+    # with the request, and another gateway or moment may serve it.
+    502: _Page(
+        "Service Unavailable",
+        "service_unavailable",
+        "bad_gateway",
+        "The gateway broke off; retry.",
+        retry_after_s=1,
+        sent_status=503,
+    ),
     503: _Page(
         "Service Unavailable",
         "service_unavailable",
@@ -246,7 +259,7 @@ def _render(status: int, page: _Page) -> bytes:
     error = {"message": page.message, "type": page.type, "param": None, "code": page.code}
     body = json.dumps({"error": error}).encode()
     head = [
-        f"HTTP/1.1 {status} {page.reason}",
+        f"HTTP/1.1 {page.sent_status or status} {page.reason}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",

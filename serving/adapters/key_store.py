@@ -309,6 +309,6 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(
         f"the API key file cannot be written: {error.strerror}",
         code="key_file_unwritable",
-        hint=f"make {path.parent} writable for this user; if it is a mounted Kubernetes Secret, "
-        "change keys where the Secret is made",
+        hint=f"make {path.parent} writable for this user, with room on its disk; if it is a "
+        "mounted Kubernetes Secret, change keys where the Secret is made",
     )

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from serving.adapters.descriptors import descriptor_limit
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
@@ -44,6 +45,8 @@ _HAPROXY_HARD_STOP_S = 86_400
 """HAProxy starts anew whenever gateways come or go; its old process keeps the running streams, also
 those that nobody told to stop, and must outlive them."""
 _HAPROXY_BUFFER_BYTES = 64 * 1024
+_MAX_CONNECTIONS = 4096
+_HAPROXY_OWN_DESCRIPTORS = 64
 
 
 def cluster_environment(
@@ -85,6 +88,7 @@ def cluster_environment(
         # hold its GPU meanwhile.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MAX_HAPROXY_THREADS, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_max_connections(descriptor_limit())),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_HAPROXY_BUFFER_BYTES),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_HAPROXY_HARD_STOP_S),
         "GALERNE_HEADER_TIMEOUT_S": str(settings.gateway.limits.header_timeout_s),
@@ -103,6 +107,17 @@ def cluster_environment(
     if all(_needs_no_download(weight.source) for weight in weights):
         environment["HF_HUB_OFFLINE"] = "1"
     return environment
+
+
+def _max_connections(limit: int) -> int:
+    """Clients that HAProxy takes at once under a limit of file descriptors; further ones wait.
+
+    It takes two descriptors for each and does not start if they are not to be had.
+
+    >>> _max_connections(20_000), _max_connections(1024)
+    (4096, 480)
+    """
+    return min(_MAX_CONNECTIONS, (limit - _HAPROXY_OWN_DESCRIPTORS) // 2)
 
 
 def _needs_no_download(source: str) -> bool:

@@ -12,6 +12,8 @@ from serving.errors import ConfigError
 
 _SECRET_BYTES = 32
 _OPEN_TO_OTHERS = 0o077
+_ROOM_BYTES = 256 * 1024
+"""What a start writes at least: tokens, its record and a beginning of each log."""
 
 
 def read_secret(path: Path) -> str:
@@ -68,6 +70,24 @@ def replace_private_file(path: Path, content: bytes) -> None:
 def make_private_folder(path: Path) -> None:
     """The folder exists; if it had to be made, with mode 0700. An existing one is left as it is."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def check_room(folder: Path) -> None:
+    """Return if files can be written in the folder, which is made if absent.
+
+    Raises:
+        ConfigError: `state_dir_unwritable`.
+    """
+    try:
+        make_private_folder(folder)
+        with _private_temp(folder / "room", bytes(_ROOM_BYTES)):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"the state folder cannot be written: {_reason(error)}",
+            code="state_dir_unwritable",
+            hint=f"make room in {folder}, or set GALERNE_STATE_DIR to another folder",
+        ) from error
 
 
 def _create(path: Path) -> None:

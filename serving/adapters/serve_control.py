@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from serving.adapters.announcement import announced
-from serving.adapters.deployment_state import DeploymentState
+from serving.adapters.deployment_state import DeploymentState, ReplicaState
 from serving.errors import ConfigError
 from serving.settings import EndpointSettings
 
 if TYPE_CHECKING:
     from ray import serve
+    from ray.serve.schema import ApplicationDetails, ReplicaDetails
 
 _ASK_TIMEOUT_S = 2.0
 
@@ -44,61 +46,115 @@ def deploy(application: serve.Application, *, name: str, endpoint: EndpointSetti
 
 def deployment_states(name: str) -> dict[str, DeploymentState]:
     """Every deployment of the application; empty before Serve knows it."""
-    from ray import serve
-
-    application = serve.status().applications.get(name)
-    if application is None:
-        return {}
+    application = _application(name)
+    deployments = application.deployments if application else {}
     return {
-        deployment: DeploymentState(
-            status=state.status.value,
-            replica_states={str(phase): count for phase, count in state.replica_states.items()},
-            message=state.message,
+        name: DeploymentState(
+            status=deployment.status.value,
+            replicas=[_replica_state(replica) for replica in deployment.replicas],
+            message=deployment.message,
         )
-        for deployment, state in application.deployments.items()
+        for name, deployment in deployments.items()
     }
 
 
 def application_failure(name: str) -> str | None:
     """Serve's message if it has given the application up, else `None`."""
-    from ray import serve
-
-    application = serve.status().applications.get(name)
+    application = _application(name)
     if application is None or application.status != "DEPLOY_FAILED":
         return None
     return str(application.message)
 
 
+def _application(name: str) -> ApplicationDetails | None:
+    """The details that Serve's own REST interface shows of an application, if there is one.
+
+    Its public `serve.status` leaves out the replicas, and starts a cluster of its own where none
+    runs yet.
+    """
+    import ray
+    from ray.serve.schema import ServeInstanceDetails
+
+    if not ray.is_initialized():
+        return None
+    try:
+        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return None
+    details = ray.get(controller.get_serve_instance_details.remote())
+    return ServeInstanceDetails(**details).applications.get(name)
+
+
+def _replica_state(details: ReplicaDetails) -> ReplicaState:
+    return ReplicaState(
+        id=details.replica_id,
+        phase=details.state.value,
+        pid=details.pid,
+        node=details.node_id,
+        started_at=details.start_time_s,
+    )
+
+
 def replica_processes(name: str, deployment: str) -> list[dict[str, Any]]:
-    """Id, pid, node, metrics address and version of each replica of one deployment.
+    """Id, pid, node, metrics address, version and problems of each replica of one deployment.
 
-    All but the id are `None` while it cannot answer, the last two until it is ready.
-
-    Serve names its actors `SERVE_REPLICA::APP#DEPLOYMENT#ID` (ray 2.60.0,
-    serve/_private/common.py), and every Ray actor runs `__ray_call__`.
+    All but the id are `None` while it cannot answer, the last three until it is ready.
     """
     import ray
 
-    prefix = f"SERVE_REPLICA::{name}#{deployment}#"
-    actors = [
-        actor["name"]
-        for actor in ray.util.list_named_actors(all_namespaces=True)
-        if actor["name"].startswith(prefix)
-    ]
-    return [{"id": actor.removeprefix(prefix), **_ask_process(actor)} for actor in actors]
+    rows = []
+    for actor in _replica_actors(name, deployment):
+        try:
+            row = _call(actor, _identify)
+        except (ValueError, ray.exceptions.RayError):
+            row = dict.fromkeys(("pid", "node", "metrics_url", "version", "problems"))
+        rows.append({"id": actor.rpartition("#")[2], **row})
+    return rows
 
 
-def _ask_process(actor: str) -> dict[str, Any]:
+def drain(name: str, deployment: str) -> int:
+    """How many requests run in the replicas of one deployment, which refuse new ones from now on.
+
+    A replica that does not answer in time counts as one request: it may be busy with it.
+    """
     import ray
 
-    try:
-        handle = ray.get_actor(actor, namespace="serve")
-        answer: dict[str, Any] = ray.get(
-            handle.__ray_call__.remote(_identify), timeout=_ASK_TIMEOUT_S
-        )
-    except (ValueError, ray.exceptions.RayError):
-        return dict.fromkeys(("pid", "node", "metrics_url", "version"))
-    return answer
+    num_running = 0
+    for actor in _replica_actors(name, deployment):
+        try:
+            num_running += _call(actor, _drain)
+        except ray.exceptions.GetTimeoutError:
+            num_running += 1
+        except (ValueError, ray.exceptions.RayError):
+            continue
+    return num_running
+
+
+def _replica_actors(name: str, deployment: str) -> list[str]:
+    """Serve names its actors `SERVE_REPLICA::APP#DEPLOYMENT#ID`.
+
+    Source: ray/serve/_private/common.py, ray 2.60.0.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return []
+    prefix = f"SERVE_REPLICA::{name}#{deployment}#"
+    actors = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    return [actor for actor in actors if actor.startswith(prefix)]
+
+
+def _call(actor: str, question: Callable[[object], Any]) -> Any:
+    """What a function returns in the actor's process: every Ray actor has `__ray_call__`.
+
+    Raises:
+        ValueError: there is no such actor.
+        ray.exceptions.RayError: it has died, or does not answer in time.
+    """
+    import ray
+
+    handle = ray.get_actor(actor, namespace="serve")
+    return ray.get(handle.__ray_call__.remote(question), timeout=_ASK_TIMEOUT_S)
 
 
 def _identify(_actor: object) -> dict[str, Any]:
@@ -110,4 +166,10 @@ def _identify(_actor: object) -> dict[str, Any]:
         "node": ray.get_runtime_context().get_node_id(),
         "metrics_url": told and told.metrics_url,
         "version": told and told.version,
+        "problems": told and told.problems(),
     }
+
+
+def _drain(_actor: object) -> int:
+    told = announced()
+    return told.drain() if told else 0

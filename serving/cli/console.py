@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -34,6 +34,15 @@ def report(error: ServingError) -> int:
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
 
 
+def say(line: str) -> None:
+    """Print one line of rich markup on stderr.
+
+    A detached platform says it to a log file, and a full disk must not be what stops it.
+    """
+    with suppress(OSError):
+        err.print(line)
+
+
 @contextmanager
 def progress(step: str) -> Iterator[Any]:
     """A spinner with step and elapsed time; plain lines where there is no terminal."""
@@ -47,12 +56,12 @@ def progress(step: str) -> Iterator[Any]:
             yield lambda current: spinner.update(text(current))
         return
     last = step
-    err.print(text(step))
+    say(text(step))
 
     def tell(current: str) -> None:
         nonlocal last
         if current != last:
             last = current
-            err.print(text(current))
+            say(text(current))
 
     yield tell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import apply, config, keys, metrics, model, platform, sim
+from serving.cli import apply, config, down, keys, metrics, model, platform, sim
 
 app = typer.Typer(
     name="galerne",
@@ -21,7 +21,7 @@ app.command(
     epilog="Examples: `galerne apply --set models.demo.replicas=3` · "
     "`galerne apply --config galerne.yaml`"
 )(apply.apply)
-app.command()(platform.down)
+app.command(epilog="Example: `galerne down --drain-timeout 300`")(down.down)
 app.command(epilog="Example: `galerne status --json`")(platform.status)
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")

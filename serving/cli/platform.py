@@ -1,15 +1,14 @@
-"""`galerne up`, `down` and `status`."""
+"""`galerne up` and `galerne status`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,19 +19,19 @@ from rich.table import Table
 
 from serving.adapters import control_client
 from serving.adapters.demo_model import prepare_demo
+from serving.adapters.descriptors import descriptor_limit, num_requests
 from serving.adapters.key_store import KeyFile
-from serving.adapters.run_record import RunRecord, process_start_ticks
+from serving.adapters.run_record import RunRecord
 from serving.adapters.secrets_file import make_private_folder
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import check_adapters, resolve_weights
 from serving.cli.console import err, out, print_json, progress
 from serving.cli.options import ConfigOption, PresetOption, SetOption, read_settings
-from serving.settings import DEMO_SOURCE, Settings
-from serving.supervisor import Ready, Supervisor, endpoint_url, stop_on_signal
+from serving.settings import DEMO_SOURCE, GatewaySettings, Settings
+from serving.supervisor import Ready, Supervisor, endpoint_url
 
 FIRST_KEY_NAME = "first-key"
 
-_STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
 
 
@@ -62,6 +61,8 @@ def up(  # noqa: PLR0913 (one parameter per command-line option)
     supervisor = Supervisor(settings, paths)
     supervisor.check()
     check_weights(settings, paths)
+    if remark := descriptor_remark(settings.gateway, descriptor_limit()):
+        err.print(remark)
     ready = Ready(endpoint_url(settings), tuple(settings.models))
     if detach:
         _start_detached(paths, sys.argv[1:])
@@ -72,21 +73,22 @@ def up(  # noqa: PLR0913 (one parameter per command-line option)
     asyncio.run(_run(supervisor, announce))
 
 
-def down() -> None:
-    """Stop the platform that `galerne up` started."""
-    paths = StatePaths.from_environment()
-    record = RunRecord.read(paths)
-    if record is None:
-        err.print("Galerne is not running")
-        return
-    os.kill(record.pid, signal.SIGTERM)
-    with progress("stopping") as tell:
-        if not _wait_for_end(record, _STOP_TIMEOUT_S):
-            tell("killing")
-            os.kill(record.pid, signal.SIGKILL)
-            _wait_for_end(record, _STOP_TIMEOUT_S)
-    paths.run_file.unlink(missing_ok=True)
-    err.print("[green]stopped[/green]")
+def descriptor_remark(gateway: GatewaySettings, limit: int) -> str | None:
+    r"""What to say if a gateway cannot hold as many requests as it is set to.
+
+    >>> descriptor_remark(GatewaySettings(max_concurrent_requests=384), 1024)
+    >>> print(descriptor_remark(GatewaySettings(), 1024))
+    a process may open 1024 files here, enough for about 384 of the 4096 requests of \
+gateway.max_concurrent_requests; raise the hard limit (ulimit -Hn)
+    """
+    enough = num_requests(limit)
+    if enough >= gateway.max_concurrent_requests:
+        return None
+    return (
+        f"a process may open {limit} files here, enough for about {enough} of the "
+        f"{gateway.max_concurrent_requests} requests of gateway.max_concurrent_requests; "
+        "raise the hard limit (ulimit -Hn)"
+    )
 
 
 def status(
@@ -118,9 +120,7 @@ def check_weights(settings: Settings, paths: StatePaths) -> None:
 
 
 async def _run(supervisor: Supervisor, announce: Callable[[], None]) -> None:
-    stop = asyncio.Event()
-    stop_on_signal(stop)
-    stopped = asyncio.create_task(stop.wait())
+    stopped = asyncio.create_task(supervisor.stop_requested.wait())
     try:
         with progress("starting") as tell:
             start = asyncio.create_task(supervisor.start(tell))
@@ -129,10 +129,10 @@ async def _run(supervisor: Supervisor, announce: Callable[[], None]) -> None:
                 start.cancel()
                 return
             start.result()
-        stop_on_signal(stop)
         announce()
         await stopped
-        err.print("stopping")
+        with progress("stopping") as tell:
+            await supervisor.drain(tell)
     finally:
         await supervisor.stop()
 
@@ -208,38 +208,46 @@ def _last_step(log_path: Path) -> str:
     return lines[-1].rpartition(" ")[0].rpartition(" ")[0] if lines else "starting"
 
 
-def _wait_for_end(record: RunRecord, timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while process_start_ticks(record.pid) == record.started_ticks:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_S)
-    return True
-
-
 def _print_status(document: dict[str, Any]) -> None:
     out.print(f"endpoint {document['endpoint']}/v1")
     table = Table(box=None, header_style="bold")
-    for column in ("MODEL", "REPLICA", "STATE", "PID", "IN FLIGHT", "KV BLOCKS", "WINDOW"):
+    for column in ("MODEL", "REPLICA", "STATE", "AGE", "PID", "IN FLIGHT", "KV BLOCKS", "WINDOW"):
         table.add_column(column)
     for model in document["models"]:
-        window = str(model["sliding_window"] or "full")
+        is_known = model["max_model_len"] is not None
+        window = str(model["sliding_window"] or "full") if is_known else "-"
         if not model["replicas"]:
-            table.add_row(model["id"], "-", model["status"], "-", "-", "-", window)
+            table.add_row(model["id"], "-", model["status"], "-", "-", "-", "-", window)
         for replica in model["replicas"]:
             blocks = f"{_show(replica['kv_blocks_used'])}/{_show(replica['kv_blocks_total'])}"
-            table.add_row(
-                model["id"], _show(replica["id"]), replica["state"], _show(replica["pid"]),
-                _show(replica["in_flight"]), blocks, window,
-            )  # fmt: skip
+            load = (_show(replica["in_flight"]), blocks, window)
+            table.add_row(model["id"], *_process_cells(replica), *load)
     for gateway in document["gateways"]:
-        table.add_row(
-            "gateway", _show(gateway["id"]), gateway["state"], _show(gateway["pid"]), "", "", ""
-        )
+        table.add_row("gateway", *_process_cells(gateway))
     out.print(table)
     for model in document["models"]:
         if model["message"]:
-            out.print(escape(f"{model['id']}: {model['message']}"))
+            out.print(escape(f"{model['id']}: {model['message']}"), soft_wrap=True)
+    for gateway in document["gateways"]:
+        for problem in gateway["problems"]:
+            out.print(escape(f"gateway {gateway['id']}: {problem}"), soft_wrap=True)
+
+
+def _process_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    started = row["started_at"] and datetime.fromisoformat(row["started_at"])
+    age = to_age((datetime.now(UTC) - started).total_seconds()) if started else "-"
+    return row["id"], row["state"], age, _show(row["pid"])
+
+
+def to_age(seconds: float) -> str:
+    """A duration in its largest unit, as a person says it.
+
+    >>> to_age(12.7), to_age(150), to_age(86_400)
+    ('12 s', '2 min', '24 h')
+    """
+    if seconds < 120:
+        return f"{max(seconds, 0) // 1:.0f} s"
+    return f"{seconds // 60:.0f} min" if seconds < 7200 else f"{seconds // 3600:.0f} h"
 
 
 def _show(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Shared vocabulary: identifiers, frozen snapshots and ports.
+"""Shared vocabulary: identifiers, frozen snapshots, wire names, and when an engine hangs.
 
 Standard library only; no I/O. Start with `types.py`.
 """

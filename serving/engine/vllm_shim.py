@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from serving.core.progress import ProgressWatch
 from serving.core.types import EngineDescription, EngineLoad
-from serving.engine.progress import ProgressWatch
 from serving.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:

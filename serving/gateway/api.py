@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.core.types import Principal
 from serving.core.wire import INTERNAL_TOKEN
-from serving.errors import AccessError, EngineError, RequestError, ServingError
+from serving.errors import AccessError, EngineError, Overloaded, RequestError, ServingError
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
@@ -32,6 +32,8 @@ logger = logging.getLogger("galerne.gateway")
 
 _CLIENT_CLOSED = 499
 """nginx's status for a client that left before its answer began; only logged, never sent."""
+_RESTART_S = 30
+"""When to come back to a platform that is being stopped: a restart takes about that long."""
 _LARGE_BODY_BYTES = 256 * 1024
 """Reading the envelope of less takes 15 ms at the very most."""
 
@@ -49,6 +51,7 @@ class GatewayParts:
 
     `authenticate` takes request headers and returns the caller, or raises AccessError.
     `fleet_state` gives what `galerne status` shows, `metric_targets` what Prometheus shall scrape.
+    `has_room` says whether the process can take another request in.
     `access_log` and `record` each get one record per request.
     """
 
@@ -61,6 +64,7 @@ class GatewayParts:
     fleet_state: Callable[[], Awaitable[dict[str, Any]]]
     metrics_token: str
     metric_targets: Callable[[], Awaitable[list[dict[str, Any]]]]
+    has_room: Callable[[], bool]
     access_log: Callable[[Mapping[str, Any]], None]
     record: Callable[[RequestOutcome], None]
 
@@ -83,6 +87,8 @@ class Gateway:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
+        self._is_draining = False
+        self._num_running = 0
         self.background: list[object] = []
         """Tasks and listeners that live as long as the gateway: the event loop holds tasks only
         weakly."""
@@ -101,6 +107,11 @@ class Gateway:
             await self._answer(exchange, trace)
         finally:
             self._log(exchange, trace)
+
+    def drain(self) -> int:
+        """Refuse new requests to models from now on; how many are under way."""
+        self._is_draining = True
+        return self._num_running
 
     async def _answer(self, exchange: Exchange, trace: _Trace) -> None:
         """Serve the request; every failure becomes an answer, or the end of the connection."""
@@ -140,7 +151,12 @@ class Gateway:
         catalog = self._parts.catalog
         match route.action:
             case Action.RELAY:
-                await self._relay(exchange, route, trace)
+                self._check_room()
+                self._num_running += 1
+                try:
+                    await self._relay(exchange, route, trace)
+                finally:
+                    self._num_running -= 1
             case Action.LIST_MODELS:
                 await exchange.respond(200, catalog.list())
             case Action.SHOW_MODEL:
@@ -197,6 +213,22 @@ class Gateway:
                     ) from error
             else:
                 return
+
+    def _check_room(self) -> None:
+        if self._is_draining:
+            raise Overloaded(
+                "The platform is stopping",
+                code="platform_stopping",
+                retryable=True,
+                retry_after_s=_RESTART_S,
+            )
+        if not self._parts.has_room():
+            raise Overloaded(
+                "The gateway is at its limit",
+                code="gateway_overloaded",
+                retryable=True,
+                retry_after_s=1,
+            )
 
     def _check_head(self, exchange: Exchange) -> None:
         limit = self._parts.settings.limits.max_header_bytes

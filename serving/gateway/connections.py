@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
+from serving.errors import Overloaded
 from serving.gateway.exchange import Headers
 from serving.gateway.upstream import Connection, Head, Sink, UpstreamError
 
@@ -78,6 +80,7 @@ class Connections:
 
         Raises:
             UpstreamError: the replica cannot be reached, or broke the connection.
+            Overloaded: this process has no file descriptor left.
         """
         connection = self._take_idle(url) or await self._connect(url)
         try:
@@ -121,6 +124,13 @@ class Connections:
                     lambda: Connection(forget), address.hostname or "", address.port or 0
                 )
         except (OSError, TimeoutError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise Overloaded(
+                    "The gateway is at its limit",
+                    code="gateway_overloaded",
+                    retryable=True,
+                    retry_after_s=1,
+                ) from error
             raise UpstreamError(f"cannot connect: {error}", may_have_run=False) from error
         return connection
 

@@ -16,19 +16,25 @@ from msgspec.json import encode
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
 
-from serving.simulator.bodies import (
-    ChatBody,
-    CompletionBody,
-    CountTokensBody,
-    DetokenizeBody,
-    MessagesBody,
-    ResponsesBody,
-    TokenizeBody,
+from serving.simulator.asgi import (
+    EVENTS,
+    JSON,
+    head,
+    live,
+    read_headers,
+    read_whole,
+    refuse,
+    respond,
+    respond_bytes,
 )
+from serving.simulator.bodies import DetokenizeBody, TokenizeBody
 from serving.simulator.generation import TokenStream
+from serving.simulator.messages_body import CountTokensBody, MessagesBody
+from serving.simulator.openai_bodies import ChatBody, CompletionBody
 from serving.simulator.openapi import describe
 from serving.simulator.reading import read_body
 from serving.simulator.refusal import RequestRefused
+from serving.simulator.responses_body import ResponsesBody
 from serving.simulator.service import Generation, Service
 
 if TYPE_CHECKING:
@@ -43,8 +49,6 @@ logger = logging.getLogger("ray.serve")
 BodyT = TypeVar("BodyT", bound=BaseModel)
 ErrorBody = Callable[[RequestRefused], Mapping[str, Any]]
 
-_JSON = b"application/json"
-_EVENTS = b"text/event-stream; charset=utf-8"
 _NOT_SERVED = 1003
 """WebSocket close code "unsupported data" (RFC 6455, section 7.4.1)."""
 
@@ -80,7 +84,7 @@ class SimulatorApi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await live(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _NOT_SERVED})
         else:
@@ -89,8 +93,8 @@ class SimulatorApi:
     def _dispatch(self, scope: Scope) -> Handler:
         methods = self._routes.get(scope["path"])
         if methods is None:
-            return partial(_refuse, HTTPStatus.NOT_FOUND)
-        return methods.get(scope["method"]) or partial(_refuse, HTTPStatus.METHOD_NOT_ALLOWED)
+            return partial(refuse, HTTPStatus.NOT_FOUND)
+        return methods.get(scope["method"]) or partial(refuse, HTTPStatus.METHOD_NOT_ALLOWED)
 
     def _generation(
         self,
@@ -101,14 +105,14 @@ class SimulatorApi:
         """The handler of an endpoint that generates."""
 
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-            raw = await _read(receive)
+            raw = await read_whole(receive)
             if raw is None:
                 return
-            content_type, request_id = _headers(scope)
+            content_type, request_id = read_headers(scope)
             try:
                 body = read_body(kind, raw, content_type=content_type)
             except RequestRefused as error:
-                await _respond(send, error.status, error.body)
+                await respond(send, error.status, error.body)
                 return
             try:
                 generation = _guarded(prepare, body, request_id)
@@ -116,7 +120,7 @@ class SimulatorApi:
                     await self._answer(generation, receive, send)
                     return
             except RequestRefused as error:
-                await _respond(send, error.status, error_body(error))
+                await respond(send, error.status, error_body(error))
                 return
             await self._stream(generation, receive, send)
 
@@ -128,18 +132,18 @@ class SimulatorApi:
         """The handler of an endpoint that answers at once."""
 
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-            raw = await _read(receive)
+            raw = await read_whole(receive)
             if raw is None:
                 return
             try:
-                body = read_body(kind, raw, content_type=_headers(scope)[0])
+                body = read_body(kind, raw, content_type=read_headers(scope)[0])
             except RequestRefused as error:
-                await _respond(send, error.status, error.body)
+                await respond(send, error.status, error.body)
                 return
             try:
-                await _respond(send, 200, _guarded(answer, body))
+                await respond(send, 200, _guarded(answer, body))
             except RequestRefused as error:
-                await _respond(send, error.status, error_body(error))
+                await respond(send, error.status, error_body(error))
 
         return handle
 
@@ -158,11 +162,11 @@ class SimulatorApi:
         finally:
             watch.cancel()
             self._service.engine.abort(stream)
-        await _respond(send, 200, reply.whole(deltas))
+        await respond(send, 200, reply.whole(deltas))
 
     async def _stream(self, generation: Generation, receive: Receive, send: Send) -> None:
         """Tokens as they come, until the last or until the client leaves."""
-        await send(_head(200, _EVENTS))
+        await send(head(200, EVENTS))
         try:
             stream, reply = generation.start()
         except RequestRefused as error:
@@ -186,27 +190,27 @@ class SimulatorApi:
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
-        await _respond(send, 200, self._service.models())
+        await respond(send, 200, self._service.model.cards())
 
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
         status = 503 if self._service.engine.is_dead else 200
-        await _respond_bytes(send, status, b"", content_type=None)
+        await respond_bytes(send, status, b"", content_type=None)
 
     async def _version(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
-        await _respond(send, 200, {"version": self._service.model.version})
+        await respond(send, 200, {"version": self._service.model.version})
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
         text = generate_latest(self._registry)
-        await _respond_bytes(send, 200, text, content_type=CONTENT_TYPE_LATEST.encode())
+        await respond_bytes(send, 200, text, content_type=CONTENT_TYPE_LATEST.encode())
 
     async def _describe(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
         if self._openapi is None:
             self._openapi = encode(describe(version=self._service.model.version))
-        await _respond_bytes(send, 200, self._openapi, content_type=_JSON)
+        await respond_bytes(send, 200, self._openapi, content_type=JSON)
 
 
 class _ClientLeft(Exception):
@@ -249,56 +253,3 @@ def _watch(receive: Receive, stream: TokenStream) -> asyncio.Task[None]:
         stream.fail(_ClientLeft())
 
     return asyncio.create_task(wait_until_gone())
-
-
-async def _read(receive: Receive) -> bytes | None:
-    """The whole request body; `None` if the client left before its end."""
-    chunks = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(chunks)
-
-
-def _headers(scope: Scope) -> tuple[str, str | None]:
-    """Content type and request id."""
-    content_type, request_id = "", None
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            content_type = value.decode("latin-1")
-        elif name == b"x-request-id":
-            request_id = value.decode("latin-1")
-    return content_type, request_id
-
-
-def _head(status: int, content_type: bytes | None, length: int | None = None) -> dict[str, Any]:
-    headers = [] if content_type is None else [(b"content-type", content_type)]
-    if length is not None:
-        headers.append((b"content-length", b"%d" % length))
-    return {"type": "http.response.start", "status": status, "headers": headers}
-
-
-async def _respond(send: Send, status: int, content: Mapping[str, Any]) -> None:
-    await _respond_bytes(send, status, encode(content), content_type=_JSON)
-
-
-async def _respond_bytes(
-    send: Send, status: int, body: bytes, *, content_type: bytes | None
-) -> None:
-    await send(_head(status, content_type, len(body)))
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _refuse(status: HTTPStatus, scope: Scope, receive: Receive, send: Send) -> None:
-    """As FastAPI answers where it has no route."""
-    del scope, receive
-    await _respond(send, status, {"detail": status.phrase})
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    while (message := await receive())["type"] != "lifespan.shutdown":
-        await send({"type": f"{message['type']}.complete"})
-    await send({"type": "lifespan.shutdown.complete"})

@@ -5,40 +5,11 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from serving.core.kv_events import BlockRemoved, KvEvent
 
 NULL_BLOCK = 0
 """Stands in block tables for blocks that slid out of the window; never allocated, never freed."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockStored:
-    """Blocks of one sequence that later prompts can hit from now on.
-
-    With a sliding window only some of the blocks that `token_ids` spans are kept, so there can be
-    fewer hashes than blocks, or none: vLLM publishes such events too, and consumers must bear them.
-
-    Source: vllm/distributed/kv_events.py and `BlockPool.cache_full_blocks`, vLLM 0.32.
-    """
-
-    block_hashes: tuple[bytes, ...]
-    parent_hash: bytes | None
-    """Hash of the block before the first one that filled; `None` at the start of the prompt."""
-    token_ids: tuple[int, ...]
-    """Tokens of every block that filled, a multiple of the block size."""
-    lora_name: str | None
-    extra_keys: tuple[tuple[str, ...] | None, ...]
-    """For each hash: the LoRA name, then the cache salt on the first block of a prompt."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRemoved:
-    """One block was evicted. Another with the same hash may remain: consumers must count."""
-
-    block_hash: bytes
-
-
-KvEvent = BlockStored | BlockRemoved
 
 
 class BlockPool:

@@ -10,18 +10,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from serving.simulator.bodies import (
+from serving.simulator.bodies import TokenizeBody, Tool, ToolFunction
+from serving.simulator.messages_body import (
     AnthropicMessage,
     AnthropicTool,
-    ChatBody,
     CountTokensBody,
     MessagesBody,
-    ResponsesBody,
-    TokenizeBody,
-    Tool,
-    ToolFunction,
 )
+from serving.simulator.openai_bodies import ChatBody
 from serving.simulator.refusal import RequestRefused
+from serving.simulator.responses_body import ResponsesBody
 from serving.simulator.tokenizer import Chat, Message
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})

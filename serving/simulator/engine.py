@@ -9,12 +9,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from serving.core.progress import ProgressWatch
 from serving.core.types import EngineLoad
 from serving.errors import EngineError
-from serving.simulator.generation import Answer, AnswerSource, Delta, Prompt, Sampling, TokenStream
+from serving.simulator.generation import (
+    AnswerSource,
+    CacheUse,
+    Delta,
+    Prompt,
+    Sampling,
+    TokenStream,
+)
+from serving.simulator.in_flight import InFlight, answers_to
+from serving.simulator.limits import check_decoder_prompt
 from serving.simulator.metrics import EngineMetrics, RequestTimes, StepCounts
-from serving.simulator.refusal import RequestRefused, engine_dead
-from serving.simulator.scheduler import Request, RequestStatus, Scheduler, StepPlan
+from serving.simulator.refusal import engine_dead
+from serving.simulator.request import Request, RequestStatus
+from serving.simulator.scheduler import Scheduler
+from serving.simulator.step_plan import StepPlan
 from serving.simulator.timing import StepTimer
 
 logger = logging.getLogger("ray.serve")
@@ -37,34 +49,12 @@ class EngineParts:
     metrics: EngineMetrics
     max_model_len: int
     vocab_size: int
-    block_size: int
     overhead_s: float
     """Between a request's arrival and the first step that can take it."""
+    hang_timeout_s: float
+    """The longest a single step may take."""
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class _Siblings:
-    """The answers to one prompt."""
-
-    num_open: int
-    most_tokens: int = 0
-
-
-class _Running:
-    """One answer in the engine."""
-
-    __slots__ = ("answer", "choice", "request", "sampling", "siblings", "stream", "times")
-
-    def __init__(self, request: Request, answer: Answer, sampling: Sampling, choice: int) -> None:
-        self.request = request
-        self.answer = answer
-        self.sampling = sampling
-        self.choice = choice
-        self.stream: TokenStream
-        self.times: RequestTimes
-        self.siblings: _Siblings
 
 
 class EngineLoop:
@@ -79,15 +69,13 @@ class EngineLoop:
         self.parts = parts
         self._scheduler = parts.scheduler
         self._metrics = parts.metrics
-        self._entering: deque[tuple[float, _Running]] = deque()
-        self._running: dict[str, _Running] = {}
+        self._entering: deque[tuple[float, InFlight]] = deque()
+        self._running: dict[str, InFlight] = {}
         # Not the clients' own ids: two requests may bear the same one.
         self._request_numbers = count()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.last_step_at = parts.clock()
-        """When the latest step began or ended, in seconds of the clock. Says nothing of an engine
-        that `is_idle`."""
+        self._watch = ProgressWatch(parts.hang_timeout_s)
 
     def start(self) -> None:
         """Begin to step."""
@@ -110,13 +98,15 @@ class EngineLoop:
         return not self._running
 
     async def check_health(self) -> None:
-        """Return if the engine works.
+        """Return if the engine is alive and, if it has requests, makes steps.
 
         Raises:
-            EngineError: it was shut down or has failed.
+            EngineError: it was shut down, has failed or hangs.
         """
         if self.is_dead:
             raise EngineError("the simulated engine has died", code="engine_dead", retryable=True)
+        if self._watch.is_hung(now=self.parts.clock(), busy=not self.is_idle):
+            raise EngineError("the simulated engine hangs", code="engine_hung", retryable=True)
 
     def load(self) -> EngineLoad:
         """Scheduler figures of the latest engine step."""
@@ -135,13 +125,21 @@ class EngineLoop:
         if self.is_dead:
             raise engine_dead()
         for prompt in prompts:
-            self._check(prompt)
+            check_decoder_prompt(
+                prompt.token_ids,
+                max_model_len=self.parts.max_model_len,
+                vocab_size=self.parts.vocab_size,
+            )
         now = self.parts.clock()
-        batch = [
-            running
-            for index, prompt in enumerate(prompts)
-            for running in self._prepare(prompt, sampling, index)
-        ]
+        batch: list[InFlight] = []
+        for prompt in prompts:
+            batch += answers_to(
+                prompt,
+                sampling,
+                source=self.parts.answers,
+                request_numbers=self._request_numbers,
+                first_choice=len(batch),
+            )
         stream = TokenStream(
             [running.request.request_id for running in batch],
             [len(prompt.token_ids) for prompt in prompts],
@@ -170,50 +168,6 @@ class EngineLoop:
             )
         self._wake.set()
 
-    def _check(self, prompt: Prompt) -> None:
-        """Source: `_validate_prompt_len` in vllm/v1/engine/input_processor.py, vLLM 0.32."""
-        num_tokens, limit = len(prompt.token_ids), self.parts.max_model_len
-        if not num_tokens:
-            raise RequestRefused("The decoder prompt cannot be empty")
-        if num_tokens >= limit:
-            raise RequestRefused(
-                f"The decoder prompt (length {num_tokens}) plus the number of requested output "
-                f"tokens (at least 1) is longer than the maximum model length of {limit}. Make "
-                "sure that `max_model_len` is no smaller than the number of text tokens (prompt + "
-                "requested output tokens)."
-            )
-        outside = next(
-            (i for i in (max(prompt.token_ids), min(prompt.token_ids)) if not self._is_known(i)),
-            None,
-        )
-        if outside is not None:
-            raise RequestRefused(f"Token id {outside} is out of vocabulary")
-
-    def _is_known(self, token_id: int) -> bool:
-        return 0 <= token_id < self.parts.vocab_size
-
-    def _prepare(self, prompt: Prompt, sampling: Sampling, prompt_index: int) -> list[_Running]:
-        source = self.parts.answers
-        stop_ids = sampling.stop_token_ids | {source.vocabulary.stop_id}
-        if sampling.ignore_eos:
-            stop_ids = sampling.stop_token_ids
-        batch = []
-        for index, rng in enumerate(source.rngs(prompt, sampling.n)):
-            request = Request(
-                str(next(self._request_numbers)),
-                prompt.token_ids,
-                max_tokens=sampling.max_tokens,
-                stop_token_ids=stop_ids,
-                lora_name=prompt.lora_name,
-                cache_salt=prompt.cache_salt,
-            )
-            answer = Answer(source, rng, sampling, is_chat=prompt.is_chat)
-            batch.append(_Running(request, answer, sampling, prompt_index * sampling.n + index))
-        siblings = _Siblings(len(batch))
-        for running in batch:
-            running.siblings = siblings
-        return batch
-
     async def _step_forever(self) -> None:
         end = self.parts.clock()
         while True:
@@ -222,14 +176,14 @@ class EngineLoop:
             if not plan.scheduled and not plan.preempted:
                 end = await self._next_arrival(end)
                 continue
-            self.last_step_at = self.parts.clock()
             self._note_scheduled(plan, end)
             end += self.parts.timer.seconds(plan)
             # A late engine catches up without sleeping, but never keeps the event loop to itself.
             await self.parts.sleep(max(end - self.parts.clock(), 0.0))
-            self.last_step_at = self.parts.clock()
-            if self.last_step_at - end > _MAX_LAG_S:
-                end = self.last_step_at
+            now = self.parts.clock()
+            self._watch.step(now)
+            if now - end > _MAX_LAG_S:
+                end = now
             self._commit(plan, end)
 
     def _admit_entering(self, now: float) -> None:
@@ -286,18 +240,17 @@ class EngineLoop:
                 self._finish(running, reason, now)
         self._metrics.record_step(step)
 
-    def _note_first_token(self, running: _Running, step: StepCounts, now: float) -> None:
+    def _note_first_token(self, running: InFlight, step: StepCounts, now: float) -> None:
         request, times = running.request, running.times
         times.first_token_at = now
         step.num_prompt_tokens += request.num_prompt_tokens
         step.num_cached_tokens += request.num_cached_tokens
-        if running.choice == 0:
-            num_kept = request.num_prompt_tokens // self.parts.block_size * self.parts.block_size
-            running.stream.num_cached_tokens = request.num_cached_tokens
-            running.stream.num_created_tokens = max(num_kept - request.num_cached_tokens, 0)
+        running.stream.cache_uses[running.choice] = CacheUse(
+            request.num_cached_tokens, request.num_created_tokens
+        )
         self._metrics.histograms["time_to_first_token_seconds"].observe(now - times.arrived_at)
 
-    def _finish(self, running: _Running, reason: str, now: float) -> None:
+    def _finish(self, running: InFlight, reason: str, now: float) -> None:
         request, siblings = running.request, running.siblings
         num_tokens = running.answer.num_tokens
         del self._running[request.request_id]

@@ -54,6 +54,15 @@ class Delta(NamedTuple):
     stop_reason: int | str | None
 
 
+class CacheUse(NamedTuple):
+    """What the prefix cache did for the prompt of one answer, as usage reports it."""
+
+    num_cached_tokens: int = 0
+    """Prompt tokens that were in the cache."""
+    num_created_tokens: int = 0
+    """Further ones that are there now."""
+
+
 class AnswerSource:
     """Made-up answers: the same for the same seed, prompt and index.
 
@@ -199,10 +208,9 @@ class TokenStream:
         self.request_ids = request_ids
         self.num_prompt_tokens = num_prompt_tokens
         self.n = n
-        self.num_cached_tokens = 0
-        """Prompt tokens of the first answer that were in the prefix cache."""
-        self.num_created_tokens = 0
-        """Further ones that are there now."""
+        self.cache_uses = [CacheUse()] * len(request_ids)
+        """Of each answer, known from its first token on. Answers to one prompt differ: those that
+        begin later find what the first one stored."""
         self._num_open = len(request_ids)
         self._deltas: list[Delta] = []
         self._error: Exception | None = None

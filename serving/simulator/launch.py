@@ -19,8 +19,10 @@ from serving.simulator.engine import EngineLoop, EngineParts
 from serving.simulator.generation import AnswerSource
 from serving.simulator.kv_cache import KvCacheConfig
 from serving.simulator.metrics import EngineMetrics
+from serving.simulator.metrics_collector import MetricsCollector
 from serving.simulator.scheduler import Scheduler, SchedulerConfig
-from serving.simulator.service import ServedModel, Service
+from serving.simulator.served_model import ServedModel
+from serving.simulator.service import Service
 from serving.simulator.timing import StepTimer
 from serving.simulator.tokenizer import PieceTokenizer, Tokenizer
 
@@ -47,10 +49,10 @@ class SimulatedEngine:
         return self.loop.load()
 
     async def check_health(self) -> None:
-        """Return if the engine works.
+        """Return if the engine is alive and, if it has requests, makes steps.
 
         Raises:
-            EngineError: it was shut down or has failed; the replica must be replaced.
+            EngineError: it was shut down, has failed or hangs; the replica must be replaced.
         """
         await self.loop.check_health()
 
@@ -101,9 +103,11 @@ def build_engine(
     config = scheduler_config(model, simulator)
     tokenizer = _tokenizer(folder)
     scheduler = Scheduler(config)
-    metrics = EngineMetrics(scheduler, model_name=model_id, max_model_len=config.max_model_len)
-    metrics.cache_config = _cache_config(config.kv_cache)
-    registry.register(metrics)
+    metrics = EngineMetrics(max_model_len=config.max_model_len)
+    cache_config = _cache_config(config.kv_cache)
+    registry.register(
+        MetricsCollector(metrics, scheduler, model_name=model_id, cache_config=cache_config)
+    )
     loop = EngineLoop(
         EngineParts(
             scheduler=scheduler,
@@ -114,8 +118,8 @@ def build_engine(
             metrics=metrics,
             max_model_len=config.max_model_len,
             vocab_size=tokenizer.vocab_size,
-            block_size=config.kv_cache.block_size,
             overhead_s=simulator.timing.overhead_s,
+            hang_timeout_s=model.engine.hang_timeout_s,
             clock=clock,
             sleep=asyncio.sleep,
         )

@@ -83,6 +83,29 @@ def check_prompt(token_ids: Sequence[int], *, max_model_len: int) -> None:
         )
 
 
+def check_decoder_prompt(token_ids: Sequence[int], *, max_model_len: int, vocab_size: int) -> None:
+    """Refuse a prompt that leaves no room for an answer or that the model cannot know.
+
+    Source: `_validate_prompt_len` in vllm/v1/engine/input_processor.py, vLLM 0.32.
+
+    Raises:
+        RequestRefused: it is one.
+    """
+    num_tokens = len(token_ids)
+    if not num_tokens:
+        raise RequestRefused("The decoder prompt cannot be empty")
+    if num_tokens >= max_model_len:
+        raise RequestRefused(
+            f"The decoder prompt (length {num_tokens}) plus the number of requested output "
+            f"tokens (at least 1) is longer than the maximum model length of {max_model_len}. Make "
+            "sure that `max_model_len` is no smaller than the number of text tokens (prompt + "
+            "requested output tokens)."
+        )
+    for token_id in (max(token_ids), min(token_ids)):
+        if not 0 <= token_id < vocab_size:
+            raise RequestRefused(f"Token id {token_id} is out of vocabulary")
+
+
 def sampling_of(
     body: GenerationBody, *, max_tokens: int, n: int = 1, min_tokens: int = 0
 ) -> Sampling:

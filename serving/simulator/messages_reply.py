@@ -5,7 +5,7 @@ Source: vllm/entrypoints/anthropic/serving.py and protocol.py, vLLM 0.32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.json import encode
@@ -59,7 +59,7 @@ class MessagesReply:
         end = _event(delta) + _event({"type": "message_stop"})
         return _BLOCK_STOP + end if self._has_text else end
 
-    def whole(self, deltas: Iterable[Delta]) -> Body:
+    def whole(self, deltas: Sequence[Delta]) -> Body:
         (choice,) = gather(self._stream, deltas)
         last = Delta(0, "", 0, choice.finish_reason, choice.stop_reason)
         reason, sequence = _stop_reason(last)
@@ -90,7 +90,7 @@ class MessagesReply:
 
     def _usage(self, num_tokens: int) -> dict[str, int]:
         """What was neither read from the prefix cache nor written to it counts as input."""
-        cached, created = self._stream.num_cached_tokens, self._stream.num_created_tokens
+        (cached, created), *_ = self._stream.cache_uses
         return {
             "input_tokens": max(sum(self._stream.num_prompt_tokens) - cached - created, 0),
             "output_tokens": num_tokens,

@@ -1,7 +1,4 @@
-"""vLLM's Prometheus metrics, counted in plain numbers and rendered when someone asks.
-
-Names, types, labels and bucket bounds are vLLM's, which
-`tests/integration/test_simulator_speaks_like_vllm.py` compares.
+"""What vLLM's metrics count, in plain numbers. `metrics_collector.py` shows them to Prometheus.
 
 Source: vllm/v1/metrics/loggers.py, stats.py and buckets.py, vLLM 0.32.
 """
@@ -12,16 +9,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
-
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-
-from serving.simulator.scheduler import Scheduler
 
 _LATENCY_S = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
@@ -40,49 +27,25 @@ _CHOICES = (1, 2, 5, 10, 20)
 _PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
 _FINISHED_REASONS = ("stop", "length", "abort", "error", "repetition")
 
-_HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...] | None]] = {
-    "request_prompt_tokens": ("Number of prefill tokens processed.", None),
-    "request_generation_tokens": ("Number of generation tokens processed.", None),
-    "request_max_num_generation_tokens": (
-        "Histogram of maximum number of requested generation tokens.",
-        None,
-    ),
-    "request_params_n": ("Histogram of the n request parameter.", _CHOICES),
-    "request_params_max_tokens": ("Histogram of the max_tokens request parameter.", None),
-    "request_prefill_kv_computed_tokens": (
-        "Histogram of new KV tokens computed during prefill (excluding cached tokens).",
-        None,
-    ),
-    "request_num_preemptions": (
-        "Histogram of the number of times a request was preempted.",
-        _PREEMPTIONS,
-    ),
-    "iteration_tokens_total": ("Histogram of number of tokens per engine_step.", _STEP_TOKENS),
-    "time_to_first_token_seconds": ("Histogram of time to first token in seconds.", _TTFT_S),
-    "inter_token_latency_seconds": ("Histogram of inter-token latency in seconds.", _ITL_S),
-    "request_time_per_output_token_seconds": (
-        "Histogram of time_per_output_token_seconds per request.",
-        _ITL_S,
-    ),
-    "e2e_request_latency_seconds": ("Histogram of e2e request latency in seconds.", _LATENCY_S),
-    "request_queue_time_seconds": (
-        "Histogram of time spent in WAITING phase for request.",
-        _LATENCY_S,
-    ),
-    "request_inference_time_seconds": (
-        "Histogram of time spent in RUNNING phase for request.",
-        _LATENCY_S,
-    ),
-    "request_prefill_time_seconds": (
-        "Histogram of time spent in PREFILL phase for request.",
-        _LATENCY_S,
-    ),
-    "request_decode_time_seconds": (
-        "Histogram of time spent in DECODE phase for request.",
-        _LATENCY_S,
-    ),
+_BOUNDS: Mapping[str, tuple[float, ...] | None] = {
+    "request_prompt_tokens": None,
+    "request_generation_tokens": None,
+    "request_max_num_generation_tokens": None,
+    "request_params_n": _CHOICES,
+    "request_params_max_tokens": None,
+    "request_prefill_kv_computed_tokens": None,
+    "request_num_preemptions": _PREEMPTIONS,
+    "iteration_tokens_total": _STEP_TOKENS,
+    "time_to_first_token_seconds": _TTFT_S,
+    "inter_token_latency_seconds": _ITL_S,
+    "request_time_per_output_token_seconds": _ITL_S,
+    "e2e_request_latency_seconds": _LATENCY_S,
+    "request_queue_time_seconds": _LATENCY_S,
+    "request_inference_time_seconds": _LATENCY_S,
+    "request_prefill_time_seconds": _LATENCY_S,
+    "request_decode_time_seconds": _LATENCY_S,
 }
-"""Documentation and bounds by name; `None` for token counts, whose bounds follow the model."""
+"""By histogram; `None` for token counts, whose bounds follow the model."""
 
 
 class Histogram:
@@ -134,24 +97,20 @@ class StepCounts:
     """Seconds between two tokens of a request, and how many requests saw them."""
 
 
-class EngineMetrics(Collector):
-    """The metrics of one engine; register it once."""
+class EngineMetrics:
+    """What one engine has done since its start."""
 
-    def __init__(self, scheduler: Scheduler, *, model_name: str, max_model_len: int) -> None:
+    def __init__(self, *, max_model_len: int) -> None:
         token_bounds = tuple(_one_two_five(max_model_len))
-        self._scheduler = scheduler
-        self._labels = {"model_name": model_name, "engine": "0"}
         self.histograms = {
             name: Histogram(token_bounds if bounds is None else bounds)
-            for name, (_, bounds) in _HISTOGRAMS.items()
+            for name, bounds in _BOUNDS.items()
         }
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
         self.num_generation_tokens = 0
         self.num_preemptions = 0
         self.num_finished = dict.fromkeys(_FINISHED_REASONS, 0)
-        self.cache_config: Mapping[str, str] = {}
-        """Labels of `cache_config_info`, without the engine's number."""
 
     def record_step(self, step: StepCounts) -> None:
         """One engine step was committed."""
@@ -197,114 +156,6 @@ class EngineMetrics(Collector):
         }
         for name, value in (*tokens.items(), *seconds.items()):
             self.histograms[name].observe(value)
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._gauges()
-        yield from self._counters()
-        for name, (documentation, _) in _HISTOGRAMS.items():
-            family = HistogramMetricFamily(f"vllm:{name}", documentation, labels=list(self._labels))
-            histogram = self.histograms[name]
-            family.add_metric(list(self._labels.values()), histogram.buckets(), histogram.total)
-            yield family
-
-    def _gauges(self) -> Iterator[Metric]:
-        scheduler = self._scheduler
-        waiting = {"capacity": scheduler.num_waiting, "deferred": 0}
-        yield self._gauge(
-            "num_requests_running",
-            "Number of requests in model execution batches.",
-            scheduler.num_running,
-        )
-        yield self._gauge(
-            "num_requests_waiting",
-            "Number of requests waiting to be processed.",
-            scheduler.num_waiting,
-        )
-        yield self._labelled_gauge(
-            "num_requests_waiting_by_reason",
-            "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for "
-            "scheduling capacity; 'deferred' = deferred by transient constraints (LoRA budget, KV "
-            "transfer, blocked status). Sum of all reasons equals vllm:num_requests_waiting.",
-            [({**self._labels, "reason": reason}, count) for reason, count in waiting.items()],
-        )
-        yield self._gauge(
-            "kv_cache_usage_perc",
-            "KV-cache usage. 1 means 100 percent usage.",
-            scheduler.kv_cache.usage,
-        )
-        yield self._labelled_gauge(
-            "cache_config_info",
-            "Information of the LLMEngine CacheConfig",
-            [({**self.cache_config, "engine": self._labels["engine"]}, 1)],
-        )
-
-    def _counters(self) -> Iterator[Metric]:
-        cache = self._scheduler.kv_cache
-        cached, computed = self.num_cached_tokens, self.num_prompt_tokens - self.num_cached_tokens
-        yield self._counter(
-            "prefix_cache_queries",
-            "Prefix cache queries, in terms of number of queried tokens.",
-            cache.num_query_tokens,
-        )
-        yield self._counter(
-            "prefix_cache_hits",
-            "Prefix cache hits, in terms of number of cached tokens.",
-            cache.num_hit_tokens,
-        )
-        yield self._counter(
-            "num_preemptions",
-            "Cumulative number of preemption from the engine.",
-            self.num_preemptions,
-        )
-        yield self._counter(
-            "prompt_tokens", "Number of prefill tokens processed.", self.num_prompt_tokens
-        )
-        yield self._counter(
-            "prompt_tokens_cached", "Number of cached prompt tokens (local + external).", cached
-        )
-        yield self._split_counter(
-            "prompt_tokens_by_source",
-            "Number of prompt tokens by source.",
-            "source",
-            {"local_compute": computed, "local_cache_hit": cached, "external_kv_transfer": 0},
-        )
-        yield self._counter(
-            "generation_tokens",
-            "Number of generation tokens processed.",
-            self.num_generation_tokens,
-        )
-        yield self._split_counter(
-            "request_success",
-            "Count of successfully processed requests.",
-            "finished_reason",
-            self.num_finished,
-        )
-
-    def _gauge(self, name: str, documentation: str, value: float) -> Metric:
-        return self._labelled_gauge(name, documentation, [(self._labels, value)])
-
-    @staticmethod
-    def _labelled_gauge(
-        name: str, documentation: str, samples: list[tuple[Mapping[str, str], float]]
-    ) -> Metric:
-        family = GaugeMetricFamily(f"vllm:{name}", documentation, labels=list(samples[0][0]))
-        for labels, value in samples:
-            family.add_metric(list(labels.values()), value)
-        return family
-
-    def _counter(self, name: str, documentation: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"vllm:{name}", documentation, labels=list(self._labels))
-        family.add_metric(list(self._labels.values()), value)
-        return family
-
-    def _split_counter(
-        self, name: str, documentation: str, label: str, values: Mapping[str, float]
-    ) -> Metric:
-        labels = [*self._labels, label]
-        family = CounterMetricFamily(f"vllm:{name}", documentation, labels=labels)
-        for key, value in values.items():
-            family.add_metric([*self._labels.values(), key], value)
-        return family
 
 
 def _one_two_five(limit: int) -> Iterator[int]:

@@ -8,14 +8,14 @@ vLLM 0.32, with `--enable-prompt-tokens-details`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from msgspec.json import encode
 
-from serving.simulator.bodies import StreamOptions
-from serving.simulator.generation import Delta, TokenStream
+from serving.simulator.generation import CacheUse, Delta, TokenStream
+from serving.simulator.openai_bodies import StreamOptions
 from serving.simulator.reply import Body, Choice, Envelope, gather
 
 _DONE = b"data: [DONE]\n\n"
@@ -142,15 +142,15 @@ class OpenAIReply:
         self._is_chat = isinstance(shapes, ChatShapes)
         self._is_plain = not (options.continuous_usage or options.token_ids or options.echo)
         self._frames = [self._frame(index) for index in range(len(stream.request_ids))]
-        self._has_begun = False
+        self._opened_by: int | None = None
 
     def opening(self) -> bytes:
         return b""
 
     def chunks(self, deltas: Sequence[Delta]) -> bytes:
         parts = []
-        if not self._has_begun:
-            self._has_begun = True
+        if self._opened_by is None:
+            self._opened_by = deltas[0].choice
             if self._is_chat:
                 parts.append(self._roles())
         for delta in deltas:
@@ -166,15 +166,17 @@ class OpenAIReply:
         if not self._options.include_usage:
             return _DONE
         usage = _usage(self._stream, sum(self._num_tokens))
-        details: dict[str, Any] = {"cached_tokens": self._stream.num_cached_tokens}
+        # vLLM tells what its first output found.
+        use = self._stream.cache_uses[self._opened_by or 0]
+        details: dict[str, Any] = {"cached_tokens": use.num_cached_tokens}
         if self._is_chat:
-            details["created_cache_tokens"] = self._stream.num_created_tokens
+            details["created_cache_tokens"] = use.num_created_tokens
         usage["prompt_tokens_details"] = details
         chunk = self._chunk([])
         chunk |= {"usage": usage, "system_fingerprint": self._envelope.fingerprint}
         return _event(chunk) + _DONE
 
-    def whole(self, deltas: Iterable[Delta]) -> Body:
+    def whole(self, deltas: Sequence[Delta]) -> Body:
         envelope, options = self._envelope, self._options
         choices = gather(self._stream, deltas)
         num_tokens = sum(len(choice.token_ids) for choice in choices)
@@ -191,15 +193,15 @@ class OpenAIReply:
             ],
             "service_tier": None,
             "system_fingerprint": envelope.fingerprint,
-            "usage": self._whole_usage(num_tokens),
+            "usage": self._whole_usage(num_tokens, _last_use(self._stream, deltas)),
             **self._unset_fields(),
         }
 
-    def _whole_usage(self, num_tokens: int) -> dict[str, Any]:
+    def _whole_usage(self, num_tokens: int, use: CacheUse) -> dict[str, Any]:
         usage = _usage(self._stream, num_tokens)
         usage["prompt_tokens_details"] = {
-            "cached_tokens": self._stream.num_cached_tokens,
-            "created_cache_tokens": self._stream.num_created_tokens if self._is_chat else None,
+            "cached_tokens": use.num_cached_tokens,
+            "created_cache_tokens": use.num_created_tokens if self._is_chat else None,
             "multimodal_tokens": None,
         }
         usage["completion_tokens_details"] = None
@@ -277,6 +279,18 @@ def _usage(stream: TokenStream, num_tokens: int) -> dict[str, Any]:
         "total_tokens": num_prompt + num_tokens,
         "completion_tokens": num_tokens,
     }
+
+
+def _last_use(stream: TokenStream, deltas: Sequence[Delta]) -> CacheUse:
+    """What the answer to the last prompt found that ended after its siblings.
+
+    Source: `ParentRequest.get_outputs` in vllm/v1/engine/parallel_sampling.py, whose last caller
+    makes the output of all, and `last_final_res` in
+    vllm/entrypoints/openai/completion/serving.py, vLLM 0.32.
+    """
+    first = (len(stream.num_prompt_tokens) - 1) * stream.n
+    ended = (delta.choice for delta in reversed(deltas) if delta.finish_reason is not None)
+    return stream.cache_uses[next(choice for choice in ended if choice >= first)]
 
 
 def _event(content: Body) -> bytes:

@@ -37,7 +37,7 @@ class Reply(Protocol):
     def closing(self) -> bytes:
         """Events after the last token."""
 
-    def whole(self, deltas: Iterable[Delta]) -> Body:
+    def whole(self, deltas: Sequence[Delta]) -> Body:
         """The answer to a request that asked for no stream."""
 
 

@@ -6,15 +6,15 @@ vLLM 0.32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from msgspec.json import encode
 
-from serving.simulator.bodies import ResponsesBody
 from serving.simulator.generation import Delta, TokenStream
 from serving.simulator.reply import Body, Envelope, gather
+from serving.simulator.responses_body import ResponsesBody
 
 _UNSET = (
     "prompt", "input_messages", "output_messages", "kv_transfer_params", "ec_transfer_params",
@@ -79,7 +79,7 @@ class ResponsesReply:
         response = self._response(_status(self._finish_reason), output, self._num_tokens)
         return events + self._event("response.completed", response=response)
 
-    def whole(self, deltas: Iterable[Delta]) -> Body:
+    def whole(self, deltas: Sequence[Delta]) -> Body:
         (choice,) = gather(self._stream, deltas)
         output = [_message(self._item_id, choice.text)] if choice.text else []
         return self._response(_status(choice.finish_reason), output, len(choice.token_ids))
@@ -128,11 +128,12 @@ class ResponsesReply:
 
     def _usage(self, num_tokens: int) -> dict[str, Any]:
         num_prompt = sum(self._stream.num_prompt_tokens)
+        (cached, created), *_ = self._stream.cache_uses
         return {
             "input_tokens": num_prompt,
             "input_tokens_details": {
-                "cached_tokens": self._stream.num_cached_tokens,
-                "cache_write_tokens": self._stream.num_created_tokens,
+                "cached_tokens": cached,
+                "cache_write_tokens": created,
                 "input_tokens_per_turn": [],
                 "cached_tokens_per_turn": [],
             },

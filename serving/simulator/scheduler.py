@@ -8,25 +8,12 @@ Source: `Scheduler.schedule` and `update_from_output` in vllm/v1/core/sched/sche
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from serving.simulator.kv_cache import CachedSequence, KvCache, KvCacheConfig
-
-
-class RequestStatus(Enum):
-    """Where a request stands. Only the first three can still run."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    PREEMPTED = "preempted"
-    """Back at the front of the queue; what it computed is lost, its output is not."""
-    STOPPED = "stopped"
-    """By a token of its `stop_token_ids`."""
-    LENGTH_CAPPED = "length_capped"
-    """By `max_tokens` or the model's longest sequence."""
-    ABORTED = "aborted"
+from serving.simulator.kv_cache import KvCache, KvCacheConfig
+from serving.simulator.request import Request, RequestStatus
+from serving.simulator.step_plan import StepPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,102 +27,6 @@ class SchedulerConfig:
     """Requests that run at once."""
     max_num_batched_tokens: int
     """Tokens computed in one step."""
-
-
-class Request(CachedSequence):
-    """One sequence to generate; a prompt with `n` choices is `n` requests."""
-
-    __slots__ = (
-        "max_tokens",
-        "num_cached_tokens",
-        "num_preemptions",
-        "request_id",
-        "status",
-        "stop_token_ids",
-        "total_tokens_limit",
-    )
-
-    def __init__(
-        self,
-        request_id: str,
-        prompt_token_ids: Sequence[int],
-        *,
-        max_tokens: int,
-        stop_token_ids: Collection[int] = (),
-        lora_name: str | None = None,
-        cache_salt: str | None = None,
-    ) -> None:
-        """A request not yet added to a scheduler.
-
-        Args:
-            request_id: unique among unfinished requests.
-            prompt_token_ids: [num_prompt_tokens], at least one.
-            max_tokens: output tokens, at least 1.
-            stop_token_ids: tokens that end the output; the last token of it is one of them.
-            lora_name: as in `CachedSequence`.
-            cache_salt: as in `CachedSequence`.
-        """
-        super().__init__(prompt_token_ids, lora_name=lora_name, cache_salt=cache_salt)
-        self.request_id = request_id
-        self.max_tokens = max_tokens
-        self.stop_token_ids = frozenset(stop_token_ids)
-        self.status = RequestStatus.WAITING
-        self.num_cached_tokens = 0
-        """Prompt tokens found in the prefix cache at the first admission, as usage reports them."""
-        self.num_preemptions = 0
-        self.total_tokens_limit = self.num_prompt_tokens + max_tokens
-        """Prompt and output tokens, at most."""
-
-    @property
-    def output_token_ids(self) -> list[int]:
-        """[num_output_tokens], including a stop token."""
-        return self.token_ids[self.num_prompt_tokens :].tolist()
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the request will never run again."""
-        return self.status in _FINISHED
-
-
-_FINISHED = frozenset({RequestStatus.STOPPED, RequestStatus.LENGTH_CAPPED, RequestStatus.ABORTED})
-
-
-@dataclass(slots=True)
-class StepPlan:
-    """What one forward pass computes, and the totals that its time depends on."""
-
-    scheduled: dict[Request, int] = field(default_factory=dict)
-    """The tokens that each request computes, at least 1, in the order of the batch."""
-    preempted: list[Request] = field(default_factory=list)
-    num_prefill_tokens: int = 0
-    """Tokens of requests that compute more than one."""
-    num_prefill_context_tokens: int = 0
-    """For each of these tokens the tokens it attends to, itself included, added up."""
-    num_decodes: int = 0
-    """Requests that compute one token: generation, but also the last token of a cached prompt."""
-    num_decode_context_tokens: int = 0
-    """Tokens these requests attend to, added up."""
-
-    def add_prefill(self, num_computed_tokens: int, num_new_tokens: int, *, window: int) -> None:
-        """The totals count a chunk that follows `num_computed_tokens` of its sequence.
-
-        >>> plan = StepPlan()
-        >>> plan.add_prefill(2, 3, window=4)
-        >>> plan.num_prefill_tokens, plan.num_prefill_context_tokens  # 3 + 4 + 4
-        (3, 11)
-        """
-        num_growing = min(max(window - num_computed_tokens, 0), num_new_tokens)
-        self.num_prefill_tokens += num_new_tokens
-        self.num_prefill_context_tokens += (
-            num_growing * num_computed_tokens
-            + num_growing * (num_growing + 1) // 2
-            + (num_new_tokens - num_growing) * window
-        )
-
-    def add_decode(self, num_computed_tokens: int, *, window: int) -> None:
-        """The totals count one token that follows `num_computed_tokens` of its sequence."""
-        self.num_decodes += 1
-        self.num_decode_context_tokens += min(num_computed_tokens + 1, window)
 
 
 class Scheduler:
@@ -254,6 +145,9 @@ class Scheduler:
             if request.num_computed_tokens != len(token_ids):
                 continue
             token_id = sample(request)
+            if len(token_ids) == request.num_prompt_tokens:
+                num_stored = self.kv_cache.num_stored_tokens(request)
+                request.num_created_tokens = max(num_stored - request.num_cached_tokens, 0)
             token_ids.append(token_id)
             generated.append((request, token_id))
             if token_id in request.stop_token_ids:

@@ -9,16 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from serving.simulator.bodies import (
-    ChatBody,
-    CompletionBody,
-    CountTokensBody,
-    DetokenizeBody,
-    GenerationBody,
-    MessagesBody,
-    ResponsesBody,
-    TokenizeBody,
-)
+from serving.simulator.bodies import DetokenizeBody, GenerationBody, TokenizeBody
 from serving.simulator.conversations import (
     chat_of,
     chat_of_messages,
@@ -30,31 +21,19 @@ from serving.simulator.generation import Prompt, TokenStream
 from serving.simulator.limits import (
     OutputLimit,
     check_output,
-    check_prompt,
-    check_text,
     sampling_of,
 )
+from serving.simulator.messages_body import CountTokensBody, MessagesBody
 from serving.simulator.messages_reply import MessagesReply
+from serving.simulator.openai_bodies import ChatBody, CompletionBody
 from serving.simulator.openai_reply import ChatShapes, ChunkOptions, CompletionShapes, OpenAIReply
+from serving.simulator.prompts import Prompts
 from serving.simulator.refusal import RequestRefused, invalid
 from serving.simulator.reply import Envelope, Reply, messages_failure, openai_failure
+from serving.simulator.responses_body import ResponsesBody
 from serving.simulator.responses_reply import ResponsesReply
-from serving.simulator.tokenizer import Chat, Tokenizer, flat_text
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """What the API tells of the model."""
-
-    name: str
-    adapters: Mapping[str, str]
-    """LoRA adapters by served name, each with its path."""
-    max_model_len: int
-    created: int
-    """Unix seconds."""
-    version: str
-    """The vLLM release whose interface this is."""
-    has_tool_parser: bool
+from serving.simulator.served_model import ServedModel
+from serving.simulator.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +57,7 @@ class Service:
         self.model = model
         self.engine = engine
         self._tokenizer = tokenizer
+        self._prompts = Prompts(model, tokenizer)
         self._fingerprint = f"vllm-{model.version}-simulated"
 
     def chat(self, body: ChatBody, request_id: str | None) -> Generation:
@@ -86,11 +66,11 @@ class Service:
         Raises:
             RequestRefused: as vLLM would.
         """
-        self._check_model(body.model)
-        self._check_tools(body)
+        self.model.check_name(body.model)
+        self.model.check_tool_choice(body.tool_choice)
         _refuse_logprobs(bool(body.logprobs))
         limit = _chat_limit(body)
-        prompt = self._chat_prompt(chat_of(body), limit, body.model, body.cache_salt)
+        prompt = self._prompts.of_chat(chat_of(body), limit, body.model, body.cache_salt)
         name = f"chatcmpl-{request_id or body.request_id or uuid4().hex}"
         options = ChunkOptions.of(body.stream_options, token_ids=bool(body.return_token_ids))
         return self._openai(ChatShapes(), name, body, [prompt], limit, options)
@@ -101,7 +81,7 @@ class Service:
         Raises:
             RequestRefused: as vLLM would.
         """
-        self._check_model(body.model)
+        self.model.check_name(body.model)
         _refuse_logprobs(body.logprobs is not None)
         if body.suffix is not None:
             raise RequestRefused(
@@ -110,9 +90,9 @@ class Service:
         # `max_tokens` 0 with `echo` asks for the prompt alone; vLLM generates one token for it.
         limit = OutputLimit("max_tokens", body.max_tokens)
         check_output(limit, max_model_len=self.model.max_model_len)
-        prompts = [self._completion_prompt(text, body) for text in _prompts_of(body)]
+        prompts = self._prompts.of_completion(body)
         name = f"cmpl-{request_id or body.request_id or uuid4().hex}"
-        echo = self._echo(body, prompts) if body.echo else ()
+        echo = self._prompts.echo(body, prompts) if body.echo else ()
         options = ChunkOptions.of(
             body.stream_options, token_ids=bool(body.return_token_ids), echo=echo
         )
@@ -125,7 +105,7 @@ class Service:
             RequestRefused: as vLLM would.
         """
         del request_id  # vLLM names responses itself
-        self._check_model(body.model)
+        self.model.check_name(body.model)
         if body.previous_response_id is not None:
             raise RequestRefused(
                 f"Response with id '{body.previous_response_id}' not found.",
@@ -142,7 +122,7 @@ class Service:
                 error_type="invalid_request_error",
             )
         limit = OutputLimit("max_output_tokens", body.max_output_tokens)
-        prompt = self._chat_prompt(chat_of_responses(body), limit, body.model, body.cache_salt)
+        prompt = self._prompts.of_chat(chat_of_responses(body), limit, body.model, body.cache_salt)
         if len(prompt.token_ids) >= self.model.max_model_len:
             raise RequestRefused(
                 f"The engine prompt length {len(prompt.token_ids)} exceeds the max_model_len "
@@ -167,9 +147,9 @@ class Service:
         Raises:
             RequestRefused: as vLLM would.
         """
-        self._check_model(body.model)
+        self.model.check_name(body.model)
         limit = OutputLimit("max_completion_tokens", body.max_tokens)
-        prompt = self._chat_prompt(chat_of_messages(body), limit, body.model, body.cache_salt)
+        prompt = self._prompts.of_chat(chat_of_messages(body), limit, body.model, body.cache_salt)
         sampled = GenerationBody(
             temperature=body.temperature,
             top_p=body.top_p,
@@ -192,9 +172,9 @@ class Service:
         Raises:
             RequestRefused: as vLLM would.
         """
-        self._check_model(body.model)
+        self.model.check_name(body.model)
         limit = OutputLimit("max_tokens", None)
-        prompt = self._chat_prompt(chat_of_messages(body), limit, body.model, None)
+        prompt = self._prompts.of_chat(chat_of_messages(body), limit, body.model, None)
         return {"input_tokens": len(prompt.token_ids)}
 
     def tokenize(self, body: TokenizeBody) -> Mapping[str, Any]:
@@ -203,7 +183,7 @@ class Service:
         Raises:
             RequestRefused: as vLLM would.
         """
-        self._check_model(body.model)
+        self.model.check_name(body.model)
         if body.prompt is None:
             token_ids = self._tokenizer.render(chat_of_tokenize(body))
         else:
@@ -223,20 +203,11 @@ class Service:
         Raises:
             RequestRefused: as vLLM would.
         """
-        self._check_model(body.model)
+        self.model.check_name(body.model)
         outside = next((i for i in body.tokens if i >= self._tokenizer.vocab_size), None)
         if outside is not None:
             raise RequestRefused(f"Token id {outside} is out of vocabulary")
         return {"prompt": self._tokenizer.decode(body.tokens)}
-
-    def models(self) -> Mapping[str, Any]:
-        """`/v1/models`."""
-        model = self.model
-        cards = [self._card(model.name, root=model.name, max_model_len=model.max_model_len)]
-        cards += [
-            self._card(name, root=path, parent=model.name) for name, path in model.adapters.items()
-        ]
-        return {"object": "list", "data": cards}
 
     def _openai(
         self,
@@ -264,113 +235,14 @@ class Service:
 
         return Generation(start, bool(body.stream), openai_failure)
 
-    def _chat_prompt(
-        self, chat: Chat, limit: OutputLimit, model: str | None, cache_salt: str | None
-    ) -> Prompt:
-        check_output(limit, max_model_len=self.model.max_model_len)
-        # Before the event loop is kept busy; vLLM counts what its template adds, too.
-        self._check_text(sum(len(flat_text(m.get("content"))) for m in chat.messages))
-        token_ids = self._tokenizer.render(chat)
-        return self._prompt(token_ids, model, cache_salt, is_chat=True)
-
-    def _completion_prompt(self, prompt: str | list[int], body: CompletionBody) -> Prompt:
-        if isinstance(prompt, str):
-            self._check_text(len(prompt))
-            special = body.add_special_tokens
-            prompt = self._tokenizer.encode(prompt, add_special_tokens=special)
-            # vLLM's tokenizer stops here, and the error tells of no more.
-            prompt = prompt[: self.model.max_model_len + 1]
-        return self._prompt(prompt, body.model, body.cache_salt, is_chat=False)
-
-    def _check_text(self, num_chars: int) -> None:
-        check_text(
-            num_chars,
-            max_model_len=self.model.max_model_len,
-            max_chars_per_token=self._tokenizer.max_chars_per_token,
-        )
-
-    def _prompt(
-        self, token_ids: list[int], model: str | None, cache_salt: str | None, *, is_chat: bool
-    ) -> Prompt:
-        if is_chat:
-            token_ids = token_ids[: self.model.max_model_len + 1]
-        check_prompt(token_ids, max_model_len=self.model.max_model_len)
-        lora_name = model if model in self.model.adapters else None
-        return Prompt(token_ids, is_chat, lora_name, cache_salt)
-
     def _room(self, limit: OutputLimit, prompts: Sequence[Prompt]) -> int:
         """The tokens an answer may have; the scheduler ends those of longer prompts earlier."""
         room = self.model.max_model_len - min((len(p.token_ids) for p in prompts), default=0)
         return room if limit.max_tokens is None else min(room, limit.max_tokens)
 
-    def _echo(self, body: CompletionBody, prompts: Sequence[Prompt]) -> list[str]:
-        given = _prompts_of(body)
-        return [
-            text if isinstance(text, str) else self._tokenizer.decode(prompt.token_ids)
-            for text, prompt in zip(given, prompts, strict=True)
-        ]
-
-    def _check_model(self, name: str | None) -> None:
-        if not name or name == self.model.name or name in self.model.adapters:
-            return
-        raise RequestRefused(
-            f"The model `{name}` does not exist. Valid aliases: {self.model.name}.",
-            param="model",
-            status=404,
-            error_type="NotFoundError",
-        )
-
-    def _check_tools(self, body: ChatBody) -> None:
-        choice = body.tool_choice
-        if choice in (None, "none"):
-            return
-        if self.model.has_tool_parser:
-            if choice != "auto":
-                raise RequestRefused(
-                    "a simulated engine calls no tools: tool_choice must be auto or none",
-                    param="tool_choice",
-                )
-            return
-        if choice == "auto":
-            raise RequestRefused(
-                '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to '
-                "be set"
-            )
-        named = isinstance(choice, dict) and choice.get("function", {}).get("name")
-        described = f'function "{named}"' if named else f'"{choice}"'
-        raise RequestRefused(f"tool_choice={described} requires --tool-call-parser to be set")
-
     def _envelope(self, name: str, model: str | None) -> Envelope:
-        served = model if model in self.model.adapters else self.model.name
-        return Envelope(name, served or self.model.name, int(time.time()), self._fingerprint)
-
-    def _card(
-        self, name: str, *, root: str, parent: str | None = None, max_model_len: int | None = None
-    ) -> dict[str, Any]:
-        permission = {
-            "id": f"modelperm-{uuid4().hex}",
-            "object": "model_permission",
-            "created": self.model.created,
-            "allow_create_engine": False,
-            "allow_sampling": True,
-            "allow_logprobs": True,
-            "allow_search_indices": False,
-            "allow_view": True,
-            "allow_fine_tuning": False,
-            "organization": "*",
-            "group": None,
-            "is_blocking": False,
-        }
-        return {
-            "id": name,
-            "object": "model",
-            "created": self.model.created,
-            "owned_by": "vllm",
-            "root": root,
-            "parent": parent,
-            "max_model_len": max_model_len,
-            "permission": [permission],
-        }
+        served = self.model.served_name(model)
+        return Envelope(name, served, int(time.time()), self._fingerprint)
 
 
 def _refuse_logprobs(asked: bool) -> None:
@@ -382,13 +254,3 @@ def _chat_limit(body: ChatBody) -> OutputLimit:
     if body.max_completion_tokens is not None:
         return OutputLimit("max_completion_tokens", body.max_completion_tokens)
     return OutputLimit("max_tokens", body.max_tokens)
-
-
-def _prompts_of(body: CompletionBody) -> list[str | list[int]]:
-    """The prompts one by one, whether the client sent one or several, as texts or ids."""
-    prompt = body.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    if prompt and isinstance(prompt[0], int):
-        return [[token_id for token_id in prompt if isinstance(token_id, int)]]
-    return [item for item in prompt or [] if not isinstance(item, int)]

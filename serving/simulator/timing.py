@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from serving.settings import TimingSettings
-from serving.simulator.scheduler import StepPlan
+from serving.simulator.step_plan import StepPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,17 +58,23 @@ EMBEDDER_SETTINGS = tuple(
         "engine.extra_args={runner: pooling, convert: embed}",
     )
 )
-_GALERNE = Path(sys.executable).with_name("galerne")
+GALERNE = Path(sys.executable).with_name("galerne")
 _START_TIMEOUT_S = 240
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Spares each client the loading of certificates, which costs more than a request."""
 _KEY = re.compile(r"gal_\w{12}_[\w-]{43}")
 
 
-def galerne(*arguments: str, state_dir: Path, timeout_s: float = 60) -> subprocess.CompletedProcess:
-    """Run one command to its end; the caller looks at its exit code."""
+def galerne(
+    *arguments: str, state_dir: Path, timeout_s: float = 60, max_files: int | None = None
+) -> subprocess.CompletedProcess:
+    """Run one command to its end; the caller looks at its exit code.
+
+    `max_files` is the hard limit of file descriptors of each process it starts.
+    """
+    limit = ["prlimit", f"--nofile={max_files}:{max_files}"] if max_files else []
     return subprocess.run(
-        [_GALERNE, *arguments],
+        [*limit, GALERNE, *arguments],
         env={**os.environ, "GALERNE_STATE_DIR": str(state_dir)},
         capture_output=True,
         text=True,
@@ -119,12 +125,21 @@ class Platform:
         return cls.start(state_dir, "cpu", settings)
 
     @classmethod
-    def start(cls, state_dir: Path, preset: str, settings: Sequence[str]) -> Platform:
+    def start(
+        cls,
+        state_dir: Path,
+        preset: str,
+        settings: Sequence[str],
+        *,
+        max_files: int | None = None,
+    ) -> Platform:
         """Start a platform from a preset and `PATH=VALUE` settings."""
         words = [word for setting in settings for word in ("--set", setting)]
         arguments = ["up", "--preset", preset, "--port", str(free_port()), *words, "--detach"]
         begun = time.monotonic()
-        up = galerne(*arguments, state_dir=state_dir, timeout_s=_START_TIMEOUT_S)
+        up = galerne(
+            *arguments, state_dir=state_dir, timeout_s=_START_TIMEOUT_S, max_files=max_files
+        )
         assert up.returncode == 0, f"galerne up: {up.stdout}\n{up.stderr}\n{log_tail(state_dir)}"
         print(f"galerne up: {time.monotonic() - begun:.1f} s")
         endpoint = json.loads((state_dir / "run.json").read_text())["endpoint"]
@@ -199,7 +214,7 @@ class Platform:
                 yield {**json.loads(line), "gateway": path.stem.partition("-")[2]}
 
     def logged(self, request_id: str) -> dict[str, Any] | None:
-        return next((row for row in self.access_log() if row["request_id"] == request_id), None)
+        return next((row for row in self.access_log() if row.get("request_id") == request_id), None)
 
     def note_processes(self) -> None:
         """Add the supervisor's descendants, and whoever has left them but shares a session."""
@@ -306,6 +321,11 @@ def assert_error(
 
 def error_of(answer: httpx.Response, status: int, code: str | None) -> dict[str, Any]:
     return assert_error(answer.status_code, answer.headers, answer.content, expect=(status, code))
+
+
+def is_refusal(answer: httpx.Response) -> bool:
+    """Whether an answer only asks its client to come back later."""
+    return answer.status_code in (429, 503) and int(answer.headers.get("retry-after", 0)) >= 1
 
 
 def values_of(headers: Sequence[tuple[str, str]], name: str) -> list[str]:

@@ -225,7 +225,7 @@ async def test_a_killed_gateway_leaks_no_capacity(fleet: Platform) -> None:
         await asyncio.wait(streams)
     fleet.note_processes()
     wait_until(
-        lambda: len([g for g in fleet.status()["gateways"] if g["pid"]]) == NUM_GATEWAYS,
+        lambda: [g["state"] for g in fleet.status()["gateways"]] == ["RUNNING"] * NUM_GATEWAYS,
         timeout_s=60,
         what="a new gateway",
     )

@@ -82,9 +82,14 @@ class Engine:
         return state["in_flight"] == state["load"]["running"] == state["load"]["waiting"] == 0
 
     def usage(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What the answer tells of tokens, whole or at the end of its stream."""
         answer = self.client.post(path, json=body)
         assert answer.status_code == 200, answer.text
-        return _accounted(answer.json()["usage"])
+        if not body.get("stream"):
+            return _accounted(answer.json()["usage"])
+        *_, last, done = (line for line in answer.text.splitlines() if line)
+        assert done == "data: [DONE]"
+        return _accounted(json.loads(last.removeprefix("data: "))["usage"])
 
     def close(self) -> None:
         self._own.close()
@@ -106,6 +111,7 @@ def _accounted(usage: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: usage[name] for name in names},
         "cached_tokens": details.get("cached_tokens"),
+        "created_cache_tokens": details.get("created_cache_tokens"),
     }
 
 
@@ -191,7 +197,7 @@ def text(topic: str, *, repeats: int) -> str:
     return f"{RUN} {topic}: {WORDS * repeats}"
 
 
-def completion(prompt: str | list[int], **options: Any) -> tuple[str, dict[str, Any]]:
+def completion(prompt: str | list[str] | list[int], **options: Any) -> tuple[str, dict[str, Any]]:
     body = {"model": MODEL, "prompt": prompt, **_fixed_length(), **options}
     return "/v1/completions", body
 
@@ -239,6 +245,8 @@ SCRIPT: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "token ids, one more": [completion([5000 + i for i in range(257)])],
     "an output that fills a block": [completion([7000 + i for i in range(120)], max_tokens=12)],
     "a chat": [chat(MEDIUM)],
+    "a chat longer than the window": [chat(LONG)],
+    "a chat longer than the window, again": [chat(LONG)],
     "its second turn": [chat(MEDIUM, ASSISTANT, "And then?")],
     "its third turn": [chat(MEDIUM, ASSISTANT, "And then?", ASSISTANT * 3, "Why?")],
     "its second turn again": [chat(MEDIUM, ASSISTANT, "And then?")],
@@ -276,16 +284,23 @@ def test_every_step_of_the_script_is_accounted_alike(engines: list[Engine]) -> N
     assert not differing, "\n".join(differing)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="vLLM tells the hits of the choice that ended last, the simulator those of the first",
-)
-def test_several_choices_are_accounted_alike(engines: list[Engine]) -> None:
-    """Source: `request_output_to_completion_response` in
-    vllm/entrypoints/openai/completion/serving.py, vLLM 0.32: `last_final_res`; streamed, the first
-    output counts."""
-    request = completion(text("choices", repeats=18), n=2, temperature=1)
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("kind", ["chat", "completion", "completions"])
+def test_several_choices_are_accounted_alike(
+    engines: list[Engine], kind: str, is_streamed: bool
+) -> None:
+    """The choices of one prompt hit differently, and usage tells of one of them only."""
+    topics = [text(f"{kind} {is_streamed} {number}", repeats=18) for number in range(2)]
+    options: dict[str, Any] = {"n": 2, "temperature": 1}
+    if is_streamed:
+        options |= {"stream": True, "stream_options": {"include_usage": True}}
+    request = {
+        "chat": lambda: chat(topics[0], **options),
+        "completion": lambda: completion(topics[0], **options),
+        "completions": lambda: completion(topics, **options),
+    }[kind]()
     real, simulated = (run_step(engine, [request]) for engine in engines)
+    print(f"several choices, {kind}: {json.dumps(real)}")
     assert real["counted"] == simulated["counted"]
     assert real["usages"] == simulated["usages"]
 

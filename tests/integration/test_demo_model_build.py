@@ -109,3 +109,18 @@ def test_a_slipped_in_weight_file_is_found(copy: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         weights.verify_manifest(copy, copy / weights.MANIFEST_NAME)
     assert caught.value.code == "weights_unlisted"
+
+
+def test_no_package_index_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = StatePaths(tmp_path / "state", tmp_path / "cache")
+    for name, value in {
+        "PIP_CONFIG_FILE": "/dev/null",
+        "PIP_FIND_LINKS": "",
+        "PIP_NO_INDEX": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        demo_model.prepare_demo(paths)
+    assert caught.value.code == "demo_model_download_failed"
+    assert "PIP_FIND_LINKS" in caught.value.hint
+    assert [path.name for path in paths.model_dir.iterdir()] == [".demo.lock"]

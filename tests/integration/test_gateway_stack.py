@@ -283,6 +283,7 @@ async def running_stack(
             authenticate=partial(app._authenticate, cache),
             internal_token=TOKEN,
             fleet_state=partial(app._fleet_state, fleet, engine_client, [MODEL]),
+            has_room=lambda: True,
             access_log=lambda record: log.append(dict(record)),
             metrics_token=METRICS_TOKEN,
             metric_targets=no_targets,

@@ -22,9 +22,11 @@ from typing import Any
 
 import pytest
 
-from serving.simulator.block_pool import BlockRemoved, BlockStored, KvEvent
+from serving.core.kv_events import BlockRemoved, BlockStored, KvEvent
 from serving.simulator.kv_cache import KvCacheConfig
-from serving.simulator.scheduler import Request, Scheduler, SchedulerConfig, StepPlan
+from serving.simulator.request import Request
+from serving.simulator.scheduler import Scheduler, SchedulerConfig
+from serving.simulator.step_plan import StepPlan
 
 STOP_TOKEN = 0
 VOCABULARY = 6
@@ -161,7 +163,8 @@ class RealEngine:
         self._hasher = get_request_block_hasher(cache.block_size, sha256)
         self.num_query_tokens = 0
         self.num_hit_tokens = 0
-        self.cached_tokens: dict[str, int] = {}
+        self.cache_uses: dict[str, tuple[int, int]] = {}
+        """Prompt tokens that were cached, and further ones that are, by request."""
 
     def add(self, arrival: Arrival) -> None:
         from vllm.lora.request import LoRARequest
@@ -207,7 +210,10 @@ class RealEngine:
         self.num_hit_tokens += stats.hits
         for one in outputs[0].outputs:
             if one.prefill_stats is not None:
-                self.cached_tokens[one.request_id] = one.prefill_stats.num_cached_tokens
+                self.cache_uses[one.request_id] = (
+                    one.prefill_stats.num_cached_tokens,
+                    one.prefill_stats.num_cache_creation_tokens,
+                )
         return [
             (one.request_id, one.new_token_ids[0], one.finish_reason is not None)
             for one in outputs[0].outputs
@@ -228,7 +234,7 @@ class Comparison:
         self.real = RealEngine(workload.config, vllm_config)
         self.ours = Scheduler(workload.config)
         self.seen: Counter[str] = Counter()
-        self.cached_tokens: dict[str, int] = {}
+        self.cache_uses: dict[str, tuple[int, int]] = {}
         self._our_hash_of: dict[Any, bytes] = {}
 
     def run(self) -> None:
@@ -246,7 +252,7 @@ class Comparison:
                 self._abort_some()
             self._check_commit(output, plan)
             self._check_state()
-        assert self.real.cached_tokens == self.cached_tokens
+        assert self.real.cache_uses == self.cache_uses
         cache = self.ours.kv_cache
         assert self.real.num_query_tokens == cache.num_query_tokens
         assert self.real.num_hit_tokens == cache.num_hit_tokens
@@ -331,7 +337,8 @@ class Comparison:
         ours = [(request.request_id, token, request.is_finished) for request, token in generated]
         assert self.real.commit(output) == ours
         for request, _ in generated:
-            self.cached_tokens.setdefault(request.request_id, request.num_cached_tokens)
+            use = (request.num_cached_tokens, request.num_created_tokens)
+            self.cache_uses.setdefault(request.request_id, use)
             self.seen["finished"] += request.is_finished
 
 

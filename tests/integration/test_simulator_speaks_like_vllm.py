@@ -23,17 +23,20 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from serving.simulator.bodies import ChatBody, MessagesBody, ResponsesBody, StreamOptions
 from serving.simulator.conversations import chat_of, chat_of_messages, chat_of_responses
-from serving.simulator.generation import Delta, TokenStream
+from serving.simulator.generation import CacheUse, Delta, TokenStream
 from serving.simulator.kv_cache import KvCacheConfig
 from serving.simulator.limits import OutputLimit, check_output, sampling_of
+from serving.simulator.messages_body import MessagesBody
 from serving.simulator.messages_reply import MessagesReply
 from serving.simulator.metrics import EngineMetrics
+from serving.simulator.metrics_collector import MetricsCollector
 from serving.simulator.model_tokenizer import ModelTokenizer
+from serving.simulator.openai_bodies import ChatBody, StreamOptions
 from serving.simulator.openai_reply import ChatShapes, ChunkOptions, CompletionShapes, OpenAIReply
 from serving.simulator.refusal import RequestRefused
 from serving.simulator.reply import Envelope, Reply
+from serving.simulator.responses_body import ResponsesBody
 from serving.simulator.responses_reply import ResponsesReply
 from serving.simulator.scheduler import Scheduler, SchedulerConfig
 from serving.simulator.vocabulary import WORDS as ALL_WORDS
@@ -255,7 +258,7 @@ def deltas(ending: str) -> list[Delta]:
 
 def token_stream() -> TokenStream:
     stream = TokenStream(["0"], [NUM_PROMPT], 1)
-    stream.num_cached_tokens, stream.num_created_tokens = NUM_CACHED, NUM_CREATED
+    stream.cache_uses = [CacheUse(NUM_CACHED, NUM_CREATED)]
     return stream
 
 
@@ -386,9 +389,14 @@ def test_refusals_are_in_the_same_words(vllm: dict[str, Any], index: int) -> Non
 def test_metrics(vllm: dict[str, Any]) -> None:
     config = SchedulerConfig(KvCacheConfig(100, 16), MAX_MODEL_LEN, 8, 64)
     registry = CollectorRegistry()
-    metrics = EngineMetrics(Scheduler(config), model_name="sim", max_model_len=MAX_MODEL_LEN)
-    metrics.cache_config = {"num_gpu_blocks": "100", "block_size": "16"}
-    registry.register(metrics)
+    registry.register(
+        MetricsCollector(
+            EngineMetrics(max_model_len=MAX_MODEL_LEN),
+            Scheduler(config),
+            model_name="sim",
+            cache_config={"num_gpu_blocks": "100", "block_size": "16"},
+        )
+    )
     ours = {metric.name: described(metric) for metric in registry.collect()}
     theirs = vllm["metrics"]
     info = ours.pop("vllm:cache_config_info")

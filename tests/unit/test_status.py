@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
-from serving.adapters.deployment_state import DeploymentState, DeploymentTarget
+from serving.adapters.deployment_state import DeploymentState, DeploymentTarget, ReplicaState
 from serving.status import Views, compose_rollout, compose_status, num_current
 
 ENGINE = {"sliding_window": 64, "max_model_len": 512, "block_size": 16, "kv_blocks_total": 900}
 REPLICA_KEYS = {
-    "id", "state", "pid", "node", "in_flight", "waiting", "kv_blocks_used", "kv_blocks_total"
+    "id", "state", "started_at", "pid", "node",
+    "in_flight", "waiting", "kv_blocks_used", "kv_blocks_total",
 }  # fmt: skip
+STARTED_AT = 1_800_000_000.0
+STARTED = "2027-01-15T08:00:00+00:00"
 
 
 def told(*, draining: bool = False) -> dict[str, Any]:
@@ -28,8 +31,15 @@ def seen(name: str, state: dict[str, Any] | None) -> dict[str, Any]:
     return {"id": name, "url": "http://10.0.0.1:5", "node_id": "n1", "pid": 41, "state": state}
 
 
+def known(name: str, phase: str = "RUNNING") -> ReplicaState:
+    return ReplicaState(name, phase, pid=77, node="n2", started_at=STARTED_AT)
+
+
 def serve(**phases: int) -> DeploymentState:
-    return DeploymentState("HEALTHY", phases, "")
+    """Replicas named `a`, `b`, … in these phases."""
+    listed = [phase for phase, count in phases.items() for _ in range(count)]
+    replicas = [known(name, phase) for name, phase in zip("abcdef", listed, strict=False)]
+    return DeploymentState("HEALTHY", replicas, "")
 
 
 def model_of(*replicas: dict[str, Any], state: DeploymentState | None = None) -> dict[str, Any]:
@@ -49,8 +59,8 @@ def test_a_running_replica_is_shown_with_its_load() -> None:
     assert model["kv_block_size"] == 16
     assert model["replicas"] == [
         {
-            "id": "a", "state": "RUNNING", "pid": 41, "node": "n1", "in_flight": 3, "waiting": 1,
-            "kv_blocks_used": 30, "kv_blocks_total": 900,
+            "id": "a", "state": "RUNNING", "started_at": STARTED, "pid": 41, "node": "n1",
+            "in_flight": 3, "waiting": 1, "kv_blocks_used": 30, "kv_blocks_total": 900,
         }
     ]  # fmt: skip
 
@@ -69,9 +79,18 @@ def test_the_model_is_described_by_any_replica_that_answers() -> None:
     assert model_of(seen("a", None))["sliding_window"] is None
 
 
-def test_replicas_that_only_serve_knows_are_counted() -> None:
+def test_replicas_that_only_serve_knows_say_since_when_they_start() -> None:
     model = model_of(seen("a", told()), state=serve(RUNNING=1, STARTING=2))
-    assert [row["state"] for row in model["replicas"]] == ["RUNNING", "STARTING", "STARTING"]
+    shown = [(row["id"], row["state"], row["started_at"]) for row in model["replicas"]]
+    assert shown == [
+        ("a", "RUNNING", STARTED),
+        ("b", "STARTING", STARTED),
+        ("c", "STARTING", STARTED),
+    ]
+
+
+def test_a_replica_that_serve_does_not_list_any_more_has_no_start() -> None:
+    assert model_of(seen("z", told()))["replicas"][0]["started_at"] is None
 
 
 def test_running_replicas_are_counted_while_no_gateway_answers() -> None:
@@ -92,17 +111,35 @@ def test_before_anything_is_known() -> None:
 
 def test_a_failure_is_told_in_one_line() -> None:
     message = "Traceback\n  x\nserving.errors.ConfigError: no such folder\n"
-    model = model_of(state=DeploymentState("UNHEALTHY", {"STARTING": 1}, message))
+    model = model_of(state=DeploymentState("UNHEALTHY", [known("a", "STARTING")], message))
     assert (model["status"], model["message"]) == ("UNHEALTHY", "no such folder")
 
 
-def test_gateways_are_listed_with_their_process() -> None:
-    gateways = [{"id": "g1", "pid": 7, "node": "n"}, {"id": "g2", "pid": None, "node": None}]
-    document = compose_status("http://e", [], Views({}, gateways, None))
-    assert document["gateways"] == [
-        {"id": "g1", "state": "RUNNING", "pid": 7, "node": "n"},
-        {"id": "g2", "state": "STARTING", "pid": None, "node": None},
+def gateways_of(told: list[dict[str, Any]], *replicas: ReplicaState) -> list[dict[str, Any]]:
+    views = Views({"gateway": DeploymentState("HEALTHY", replicas, "")}, told, None)
+    return list(compose_status("http://e", [], views)["gateways"])
+
+
+def test_gateways_are_listed_with_their_process_and_problems() -> None:
+    told = [
+        {"id": "g1", "pid": 77, "problems": ["access log: full, 3 lines lost"]},
+        {"id": "g2", "pid": None, "problems": None},
     ]
+    assert gateways_of(told, known("g1"), known("g2", "STARTING")) == [
+        {
+            "id": "g1", "state": "RUNNING", "started_at": STARTED, "pid": 77, "node": "n2",
+            "problems": ["access log: full, 3 lines lost"],
+        },
+        {
+            "id": "g2", "state": "STARTING", "started_at": STARTED, "pid": 77, "node": "n2",
+            "problems": [],
+        },
+    ]  # fmt: skip
+
+
+def test_a_gateway_that_says_nothing_is_unreachable() -> None:
+    for told in ([], [{"id": "g1", "pid": None, "problems": None}]):
+        assert [row["state"] for row in gateways_of(told, known("g1"))] == ["UNREACHABLE"]
 
 
 def test_no_address_of_a_replica_is_shown() -> None:

@@ -66,17 +66,3 @@ def test_an_unusable_cache_folder_is_told(tmp_path: Path) -> None:
         demo_model.prepare_demo(StatePaths(tmp_path / "state", tmp_path / "cache"))
     assert caught.value.code == "model_cache_unusable"
     assert caught.value.hint
-
-
-def test_no_package_index_is_told(paths: StatePaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "PIP_CONFIG_FILE": "/dev/null",
-        "PIP_FIND_LINKS": "",
-        "PIP_NO_INDEX": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError) as caught:
-        demo_model.prepare_demo(paths)
-    assert caught.value.code == "demo_model_download_failed"
-    assert "PIP_FIND_LINKS" in caught.value.hint
-    assert [path.name for path in paths.model_dir.iterdir()] == [".demo.lock"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -22,8 +20,6 @@ from serving.errors import ConfigError, Overloaded
 from serving.tenancy.access import KeyState, authenticate
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-PROCESSES = 4
-KEYS_PER_PROCESS = 5
 
 
 class ManualClock:
@@ -62,12 +58,6 @@ def code_of(action: Callable[[], object]) -> str:
 
 def mode_of(path: Path) -> int:
     return path.stat().st_mode & 0o777
-
-
-def create_several(path: Path, prefix: str) -> list[str]:
-    """Runs in other processes."""
-    file = KeyFile(path)
-    return [file.create(f"{prefix}-{n}")[1].id for n in range(KEYS_PER_PROCESS)]
 
 
 def test_records_survive_the_file(keys: KeyFile, path: Path) -> None:
@@ -135,16 +125,6 @@ def test_revoking_a_stranger_is_an_error_with_a_hint(keys: KeyFile) -> None:
 
     assert caught.value.code == "key_not_found"
     assert caught.value.hint
-
-
-def test_parallel_processes_lose_no_key(path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
-        batches = pool.map(create_several, [path] * PROCESSES, map(str, range(PROCESSES)))
-        created = {key_id for batch in batches for key_id in batch}
-
-    assert len(created) == PROCESSES * KEYS_PER_PROCESS
-    assert {record.id for record in KeyFile(path).list()} == created
 
 
 def corrupt(content: dict[str, Any], **changes: object) -> bytes:

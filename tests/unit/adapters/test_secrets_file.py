@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.adapters.secrets_file import ensure_secret, read_secret
+from serving.adapters.secrets_file import check_room, ensure_secret, read_secret
 from serving.errors import ConfigError
 
 RACERS = 8
@@ -98,3 +98,16 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         ensure_secret(tmp_path / "file" / "token")
 
     assert caught.value.code == "secret_file_unwritable"
+
+
+def test_a_folder_with_room_is_left_as_it_was(tmp_path: Path) -> None:
+    check_room(tmp_path / "state")
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(ConfigError, match="cannot be written") as refused:
+        check_room(tmp_path / "state")
+    assert refused.value.code == "state_dir_unwritable"
+    assert str(tmp_path / "state") in refused.value.hint

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from serving.adapters.key_store import KeyFile
 from serving.cli.console import report
-from serving.cli.main import app
+from serving.cli.keys import app
 from serving.errors import ConfigError
 from serving.tenancy.access import authenticate
 
@@ -29,7 +29,7 @@ def key_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyFile:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["keys", *arguments])
+    return CliRunner().invoke(app, arguments)
 
 
 def run_json(*arguments: str) -> Any:

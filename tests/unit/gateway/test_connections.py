@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
+from serving.errors import Overloaded
 from serving.gateway.connections import Connections, Request
 from serving.gateway.upstream import UpstreamError
 
@@ -129,3 +131,16 @@ async def test_a_full_listener_is_given_up(server: Server) -> None:
             caller.connect_ex(full.getsockname())
         with pytest.raises(UpstreamError, match="cannot connect"):
             await ask(pool, f"http://127.0.0.1:{full.getsockname()[1]}")
+
+
+async def test_a_gateway_without_descriptors_says_so(server: Server) -> None:
+    """Nothing is wrong with the replica: it must not count as failed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 1, hard))
+        try:
+            with pytest.raises(Overloaded) as caught:
+                await ask(Connections(1.0), server.url)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.retry_after_s == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import warnings
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,6 @@ from serving.planner.placement import (
     Placement,
     plan_placement,
     tensor_group_spans_nodes,
-    to_deployment_options,
 )
 from serving.settings import EngineSettings, ResourceSettings
 
@@ -41,25 +39,24 @@ def test_doctests() -> None:
 
 
 @given(engines, gpu_resources)
-def test_all_gpus_are_reserved_once(engine: EngineSettings, resources: ResourceSettings) -> None:
+def test_placements_on_gpus(engine: EngineSettings, resources: ResourceSettings) -> None:
     placement = plan_placement(engine, resources=resources)
     assert _gpus(placement) == engine.tensor_parallel_size * engine.pipeline_parallel_size
+    assert (placement.strategy == "STRICT_PACK") == (engine.pipeline_parallel_size == 1)
+    check_the_actor_fits_into_the_first_bundle(placement)
+    check_each_bundle_carries_its_cpus_and_accelerator(placement, resources)
+    check_the_executor_matches_the_bundles(placement)
 
 
-@given(engines, gpu_resources)
-def test_the_actor_fits_into_the_first_bundle(
-    engine: EngineSettings, resources: ResourceSettings
-) -> None:
-    placement = plan_placement(engine, resources=resources)
+def check_the_actor_fits_into_the_first_bundle(placement: Placement) -> None:
     for name, amount in placement.actor_resources.items():
         assert amount <= placement.bundles[0].get(name, 0)
 
 
-@given(engines, gpu_resources)
-def test_each_bundle_carries_its_cpus_and_accelerator(
-    engine: EngineSettings, resources: ResourceSettings
+def check_each_bundle_carries_its_cpus_and_accelerator(
+    placement: Placement, resources: ResourceSettings
 ) -> None:
-    for bundle in plan_placement(engine, resources=resources).bundles:
+    for bundle in placement.bundles:
         assert bundle.get("CPU", 0) == resources.num_cpus
         assert all(bundle.values())
         types = [name for name in bundle if name.startswith("accelerator_type:")]
@@ -67,9 +64,7 @@ def test_each_bundle_carries_its_cpus_and_accelerator(
         assert types == ([f"accelerator_type:{expected}"] if expected else [])
 
 
-@given(engines, gpu_resources)
-def test_executor_matches_bundles(engine: EngineSettings, resources: ResourceSettings) -> None:
-    placement = plan_placement(engine, resources=resources)
+def check_the_executor_matches_the_bundles(placement: Placement) -> None:
     if placement.executor == "ray":
         # vLLM refuses bundles of several GPUs, and every GPU belongs to a worker actor.
         assert all(bundle["GPU"] == 1 for bundle in placement.bundles)
@@ -78,36 +73,6 @@ def test_executor_matches_bundles(engine: EngineSettings, resources: ResourceSet
         assert len(placement.bundles) == 1
         assert placement.actor_resources["GPU"] == placement.bundles[0]["GPU"]
     assert (placement.executor == "uni") == (_gpus(placement) == 1)
-
-
-@given(engines, gpu_resources)
-def test_one_stage_never_leaves_its_node(
-    engine: EngineSettings, resources: ResourceSettings
-) -> None:
-    placement = plan_placement(engine, resources=resources)
-    assert (placement.strategy == "STRICT_PACK") == (engine.pipeline_parallel_size == 1)
-
-
-@pytest.mark.parametrize(
-    ("engine", "resources"),
-    [
-        (EngineSettings(), ResourceSettings(device="cpu", num_cpus=0)),
-        (EngineSettings(), ResourceSettings(num_cpus=0)),
-        (EngineSettings(tensor_parallel_size=2), ResourceSettings(accelerator_type="H100")),
-        (EngineSettings(tensor_parallel_size=2, pipeline_parallel_size=2), ResourceSettings()),
-    ],
-)
-def test_ray_serve_accepts_the_options(engine: EngineSettings, resources: ResourceSettings) -> None:
-    with warnings.catch_warnings():
-        # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
-        warnings.simplefilter("ignore")
-        from ray import serve
-
-        options = to_deployment_options(plan_placement(engine, resources=resources))
-        deployment = serve.deployment(type("Engine", (), {})).options(**options)
-    assert deployment.ray_actor_options is not None
-    for name, value in options["ray_actor_options"].items():
-        assert deployment.ray_actor_options[name] == value
 
 
 def test_cpu_reserves_cores_only() -> None:

@@ -55,7 +55,7 @@ def prompt(num_tokens: int = 40, *, first: int = 100, **keys: Any) -> Prompt:
     return Prompt(range(first, first + num_tokens), is_chat=True, **keys)
 
 
-def settings(**simulator: Any) -> ModelSettings:
+def settings(*, hang_timeout_s: float = 60, **simulator: Any) -> ModelSettings:
     timing = TimingSettings(
         step_s=STEP_S,
         prefill_tokens_per_s=1e9,
@@ -63,18 +63,23 @@ def settings(**simulator: Any) -> ModelSettings:
         attention_s_per_token=0,
         overhead_s=OVERHEAD_S,
     )
-    limits = EngineSettings(max_model_len=512, max_num_seqs=4, max_num_batched_tokens=64)
+    limits = EngineSettings(
+        max_model_len=512,
+        max_num_seqs=4,
+        max_num_batched_tokens=64,
+        hang_timeout_s=hang_timeout_s,
+    )
     values = {"timing": timing, "kv_blocks": 129, **simulator}
     return ModelSettings(engine=limits, simulator=SimulatorSettings(**values))
 
 
 @asynccontextmanager
-async def running(**simulator: Any) -> AsyncIterator[SimulatedEngine]:
-    registry = CollectorRegistry()
+async def running(
+    *, registry: CollectorRegistry | None = None, **values: Any
+) -> AsyncIterator[SimulatedEngine]:
+    registry = registry or CollectorRegistry()
     clock = asyncio.get_running_loop().time
-    engine = build_engine(
-        ModelId("sim"), settings(**simulator), None, registry=registry, clock=clock
-    )
+    engine = build_engine(ModelId("sim"), settings(**values), None, registry=registry, clock=clock)
     engine.loop.start()
     yield engine
     engine.shutdown()
@@ -168,7 +173,7 @@ def test_the_same_prompt_hits_the_prefix_cache() -> None:
             for keys in ({}, {}, {"cache_salt": "x"}):
                 stream = engine.loop.generate([prompt(50, **keys)], TEN)
                 await stream.read_all()
-                cached.append(stream.num_cached_tokens)
+                cached.append(stream.cache_uses[0].num_cached_tokens)
             return tuple(cached)  # type: ignore[return-value]
 
     assert simulate(scenario()) == (0, 48, 0)
@@ -182,7 +187,7 @@ def test_a_second_turn_hits_the_answer_of_the_first() -> None:
             history = [*first.token_ids, *(delta.token_id for delta in deltas)]
             stream = engine.loop.generate([Prompt([*history, 7, 8, 9], True)], TEN)
             await stream.read_all()
-            return stream.num_cached_tokens
+            return stream.cache_uses[0].num_cached_tokens
 
     # The last token of an answer is never computed, so 39 tokens were: two full blocks.
     assert simulate(scenario()) == 2 * BLOCK_SIZE
@@ -282,6 +287,38 @@ def test_a_dead_engine_says_so() -> None:
     simulate(scenario())
 
 
+def test_an_engine_hangs_that_has_a_request_and_makes_no_step() -> None:
+    timing = TimingSettings(step_s=30, overhead_s=0)
+
+    async def scenario() -> list[str | None]:
+        codes: list[str | None] = []
+
+        async def ask(engine: SimulatedEngine) -> None:
+            try:
+                await engine.check_health()
+                codes.append(None)
+            except EngineError as error:
+                codes.append(error.code)
+
+        async with running(timing=timing, hang_timeout_s=20) as engine:
+            await ask(engine)
+            await asyncio.sleep(100)  # idle for long
+            stream = engine.loop.generate([prompt()], TEN)
+            await ask(engine)
+            await asyncio.sleep(19)
+            await ask(engine)
+            await asyncio.sleep(2)
+            await ask(engine)
+            await stream.read()  # the step ends after all
+            await ask(engine)
+            engine.loop.abort(stream)
+            await asyncio.sleep(100)
+            await ask(engine)
+        return codes
+
+    assert simulate(scenario()) == [None, None, None, "engine_hung", None, None]
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
@@ -305,8 +342,7 @@ def test_metrics_add_up() -> None:
     registry = CollectorRegistry()
 
     async def scenario() -> None:
-        async with running() as engine:
-            registry.register(engine.loop.parts.metrics)
+        async with running(registry=registry) as engine:
             for _ in range(2):
                 await engine.loop.generate([prompt(50)], TEN).read_all()
 

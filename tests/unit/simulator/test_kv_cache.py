@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from serving.simulator.block_pool import NULL_BLOCK, BlockPool, BlockRemoved, BlockStored
-from serving.simulator.kv_cache import CachedSequence, KvCache, KvCacheConfig
+from serving.core.kv_events import BlockRemoved, BlockStored
+from serving.simulator.block_pool import NULL_BLOCK, BlockPool
+from serving.simulator.kv_cache import KvCache, KvCacheConfig
+from serving.simulator.sequence import CachedSequence
 
 BLOCK_SIZE = 4
 

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 import pytest
 
 from serving.settings import TimingSettings
-from serving.simulator.scheduler import StepPlan
+from serving.simulator.step_plan import StepPlan
 from serving.simulator.timing import StepTimer
 
 TIMING = TimingSettings(

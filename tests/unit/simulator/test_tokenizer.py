@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from serving.simulator.tokenizer import Chat, PieceTokenizer
 
 TOKENIZER = PieceTokenizer()
+OTHER = PieceTokenizer()
 QUESTION = {"role": "user", "content": "Where does the river end?"}
 
 
@@ -20,12 +21,14 @@ def test_pieces_lose_nothing(text: str) -> None:
     assert all(0 <= token_id < TOKENIZER.vocab_size for token_id in ids)
     # Different pieces may share an id, one pair in a hundred thousand.
     assert len(TOKENIZER.decode(ids)) >= len(ids)
-    assert ids == PieceTokenizer().encode(text)
+    OTHER.encode(text[::-1])
+    assert ids == OTHER.encode(text), "ids depend on what was seen before"
 
 
 def test_a_text_comes_back() -> None:
     text = "Ça souffle en galerne: vent d'ouest à nord-ouest 🌊, 2026 times\n\n  over_and_over."
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+    tokenizer = PieceTokenizer()  # Of many texts, two pieces may have the same id.
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_english_has_about_as_many_tokens_as_in_real_models() -> None:

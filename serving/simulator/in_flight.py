@@ -1,0 +1,74 @@
+"""One answer in the engine: the request that is scheduled, the words made up for it, its times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from serving.simulator.generation import Answer, AnswerSource, Prompt, Sampling, TokenStream
+from serving.simulator.metrics import RequestTimes
+from serving.simulator.request import Request
+
+
+@dataclass(slots=True)
+class Siblings:
+    """The answers to one prompt."""
+
+    num_open: int
+    most_tokens: int = 0
+
+
+class InFlight:
+    """One answer in the engine. `stream` and `times` are set when it enters."""
+
+    __slots__ = ("answer", "choice", "request", "sampling", "siblings", "stream", "times")
+
+    def __init__(
+        self,
+        request: Request,
+        answer: Answer,
+        sampling: Sampling,
+        *,
+        choice: int,
+        siblings: Siblings,
+    ) -> None:
+        self.request = request
+        self.answer = answer
+        self.sampling = sampling
+        self.choice = choice
+        self.siblings = siblings
+        self.stream: TokenStream
+        self.times: RequestTimes
+
+
+def answers_to(
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    source: AnswerSource,
+    request_numbers: Iterator[int],
+    first_choice: int,
+) -> list[InFlight]:
+    """The `n` answers to a prompt, none of them begun.
+
+    Args:
+        request_numbers: never the same one twice.
+        first_choice: index of the first answer in its HTTP request.
+    """
+    stop_ids = sampling.stop_token_ids
+    if not sampling.ignore_eos:
+        stop_ids |= {source.vocabulary.stop_id}
+    siblings = Siblings(sampling.n)
+    answers = []
+    for choice, rng in enumerate(source.rngs(prompt, sampling.n), first_choice):
+        request = Request(
+            str(next(request_numbers)),
+            prompt.token_ids,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=stop_ids,
+            lora_name=prompt.lora_name,
+            cache_salt=prompt.cache_salt,
+        )
+        answer = Answer(source, rng, sampling, is_chat=prompt.is_chat)
+        answers.append(InFlight(request, answer, sampling, choice=choice, siblings=siblings))
+    return answers

@@ -1,0 +1,171 @@
+"""Hardening of the configuration that the installed Ray Serve really renders, and the script that
+Ray starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from serving.adapters.haproxy import (
+    Hardening,
+    find_binary,
+    harden,
+    harden_file,
+)
+from serving.errors import ConfigError
+
+
+def _render(folder: Path, *, has_application: bool) -> Path:
+    with warnings.catch_warnings():
+        # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
+        warnings.simplefilter("ignore")
+        from ray.serve._private.haproxy import (
+            BackendConfig,
+            HAProxyApi,
+            HAProxyConfig,
+            ServerConfig,
+        )
+
+    config = HAProxyConfig(
+        socket_path=str(folder / "admin.sock"),
+        server_state_base=str(folder),
+        server_state_file=str(folder / "server-state"),
+        metrics_socket_path=str(folder / "metrics.sock"),
+        has_received_routes=True,
+        has_received_servers=True,
+    )
+    server = ServerConfig(name="gateway-1", host="127.0.0.1", port=9)
+    backend = BackendConfig(
+        name="http-galerne", path_prefix="/", app_name="galerne", servers=[server]
+    )
+    backends = {"galerne": backend} if has_application else {}
+    path = folder / "haproxy.cfg"
+    HAProxyApi(config, backends, config_file_path=str(path))._generate_config_file_internal()
+    return path
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What Ray renders once it knows the application."""
+    return _render(tmp_path_factory.mktemp("template"), has_application=True).read_text()
+
+
+@pytest.fixture
+def rendered(tmp_path: Path, template: str) -> Path:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(template)
+    return path
+
+
+def _hardening(folder: Path) -> Hardening:
+    return Hardening("127.0.0.1", 7, folder)
+
+
+def test_every_exposure_of_the_template_is_closed(rendered: Path) -> None:
+    raw = rendered.read_text()
+    hardened = harden(raw, _hardening(rendered.parent))
+    for exposed in ("mode 666", "bind *:8404", "bind :9101", "Ping http", '{\\"/\\":'):
+        assert exposed in raw
+        assert exposed not in hardened
+    assert "mode 600 level admin" in hardened
+    assert "bind 127.0.0.1:8404" in hardened
+    assert "bind 127.0.0.1:9101" in hardened
+    assert hardened.count("timeout http-request 7s") == 1
+
+
+def test_only_the_expected_lines_change(rendered: Path) -> None:
+    raw = rendered.read_text().splitlines()
+    hardened = harden(rendered.read_text(), _hardening(rendered.parent)).splitlines()
+    removed = [line for line in raw if line not in hardened]
+    # socket, two binds, two splicing options, routes, unmatched path, three error files
+    assert len(removed) == 10
+    assert [line for line in hardened if "healthcheck" in line] == [
+        line for line in raw if "healthcheck" in line
+    ]
+
+
+@pytest.mark.parametrize("has_application", [True, False])
+def test_hardening_twice_changes_nothing(tmp_path: Path, has_application: bool) -> None:
+    raw = _render(tmp_path, has_application=has_application).read_text()
+    once = harden(raw, _hardening(tmp_path))
+    assert harden(once, _hardening(tmp_path)) == once
+
+
+def test_unmatched_paths_are_retryable_until_the_application_is_known(tmp_path: Path) -> None:
+    empty = harden(_render(tmp_path, has_application=False).read_text(), _hardening(tmp_path))
+    served = harden(_render(tmp_path, has_application=True).read_text(), _hardening(tmp_path))
+    assert empty.rpartition("backend default_backend")[2].split()[3] == "503"
+    assert served.rpartition("backend default_backend")[2].split()[3] == "404"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "10.1.2.3"])
+def test_haproxy_accepts_the_result(rendered: Path, host: str) -> None:
+    harden_file(rendered, {"GALERNE_INTERNAL_HOST": host})
+    check = subprocess.run(
+        [find_binary(), "-c", "-f", str(rendered)], capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ("mode 666 level admin", "level admin"),
+        ("    bind :9101", "    bind fd@3"),
+        ("  bind *:8404", "  bind *:8404\n  bind *:8405"),
+        ("defaults\n", "defaults a\n"),
+        ("    log global\n    option httplog", "    timeout http-request 90s\n    option httplog"),
+        ("    errorfile 502", "    balance roundrobin\n    error-file 502"),
+        ("if routes\n", "if the_routes\n"),
+        ("status 404", "code 404"),
+        ("listen stats\n", "listen extra\n  bind *:1\nlisten stats\n"),
+    ],
+)
+def test_a_changed_template_is_refused(rendered: Path, line: str, changed: str) -> None:
+    raw = rendered.read_text()
+    assert line in raw
+    if line == "    errorfile 502":
+        raw = re.sub(r"    errorfile 50[34].*\n", "", raw)
+    with pytest.raises(ConfigError) as caught:
+        harden(raw.replace(line, changed), _hardening(rendered.parent))
+    assert caught.value.code == "haproxy_template_changed"
+
+
+def _run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # The variable names our own script, as it does under Ray: it must not start itself again.
+    script = str(Path(sys.executable).with_name("galerne-haproxy"))
+    environ = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": script}
+    return subprocess.run(
+        [script, *arguments], env=environ, capture_output=True, text=True, check=False, timeout=20
+    )
+
+
+def test_the_script_hardens_then_becomes_haproxy(rendered: Path) -> None:
+    done = _run_script("-c", "-f", str(rendered))
+    assert done.returncode == 0, done.stderr
+    assert "Configuration file is valid" in done.stdout + done.stderr
+    assert "mode 600" in rendered.read_text()
+    assert stat.S_ISREG((rendered.parent / "galerne-503.http").stat().st_mode)
+
+
+def test_the_script_refuses_a_strange_configuration(tmp_path: Path) -> None:
+    strange = tmp_path / "haproxy.cfg"
+    strange.write_text("global\n    maxconn 10\n")
+    done = _run_script("-c", "-f", str(strange))
+    assert done.returncode == 2
+    assert "refusing to start" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("-f",), ("-f", "a", "-f", "b")])
+def test_the_script_wants_exactly_one_file(arguments: tuple[str, ...]) -> None:
+    done = _run_script(*arguments)
+    assert done.returncode == 2
+    assert "exactly one" in done.stderr
