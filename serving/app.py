@@ -45,13 +45,15 @@ from serving.gateway.connections import Connections
 from serving.gateway.deployment import GatewayReplica
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.exchange import Headers
-from serving.gateway.fleet import Fleet, QueueLimits
+from serving.gateway.fleet import Fleet, PoolSettings, QueueLimits
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.openapi import published
 from serving.gateway.relay import Relay
 from serving.planner.placement import plan_placement, to_deployment_options
 from serving.protocol.metrics_page import MetricsPage
-from serving.settings import GatewaySettings, ModelSettings, Settings
+from serving.routing.policies import LeastTokens, Policy, PowerOfTwo, RoundRobin, Session
+from serving.routing.snapshots import RequestProfile
+from serving.settings import GatewaySettings, ModelSettings, RoutingSettings, Settings
 from serving.simulator.launch import launch_simulator
 from serving.tenancy.access import authenticate, bearer_token
 
@@ -170,9 +172,13 @@ def _version(*parts: object) -> str:
 def _without_replicas(part: object) -> object:
     match part:
         case ModelSettings():
-            return part.model_dump(mode="json", exclude={"replicas"})
+            # Routing is the gateways' business: another policy restarts no engine.
+            return part.model_dump(mode="json", exclude={"replicas", "routing"})
         case Settings():
-            models = {name: _without_replicas(model) for name, model in part.models.items()}
+            models = {
+                name: model.model_dump(mode="json", exclude={"replicas"})
+                for name, model in part.models.items()
+            }
             gateway = part.gateway.model_dump(mode="json", exclude={"replicas"})
             return {"models": models, "gateway": gateway}
         case _:
@@ -194,7 +200,9 @@ async def assemble_gateway(
     metrics_token = read_secret(spec.paths.metrics_token_file)
     fleet = Fleet(
         {
-            ModelId(name): model.max_concurrent_requests
+            ModelId(name): PoolSettings(
+                model.max_concurrent_requests, _policy(model.routing), model.routing.warm_up_s
+            )
             for name, model in spec.settings.models.items()
         },
         limits=_queue_limits(settings),
@@ -249,6 +257,18 @@ async def assemble_gateway(
     return gateway
 
 
+def _policy(routing: RoutingSettings) -> Policy:
+    match routing.policy:
+        case "least_tokens":
+            return LeastTokens()
+        case "power_of_two":
+            return PowerOfTwo()
+        case "round_robin":
+            return RoundRobin()
+        case "session":
+            return Session()
+
+
 def _queue_limits(settings: GatewaySettings) -> QueueLimits:
     return QueueLimits(
         max_queued=settings.max_queued_requests,
@@ -292,7 +312,7 @@ def _authenticate(keys: KeyCache, headers: Headers) -> Principal:
 
 async def _load_openapi(fleet: Fleet, client: EngineClient, settings: Settings) -> dict[str, Any]:
     model = ModelId(next(iter(settings.models)))
-    with fleet.ticket(model) as ticket:
+    with fleet.ticket(model, RequestProfile(1, 0)) as ticket:
         replica = ticket.take() or await ticket.wait()
         return published(await client.openapi(replica.url), version=__version__)
 

@@ -221,6 +221,17 @@ class SimulatorSettings(_Section):
     times."""
 
 
+class RoutingSettings(_Section):
+    """How gateways choose among a model's replicas."""
+
+    policy: Literal["least_tokens", "power_of_two", "round_robin", "session"] = "least_tokens"
+    """`least_tokens`: where the fewest prompt tokens and requests wait. `power_of_two`: the less
+    loaded of two at random. `session`: requests of one session (`prompt_cache_key`, the header
+    `x-session-id`, or `user`) go to the same replica. `round_robin`: each in turn."""
+    warm_up_s: float = Field(10.0, ge=0, le=3600)
+    """For so long a new replica gets no more than a growing share of the others' load."""
+
+
 class ModelSettings(_Section):
     """One model behind the endpoint."""
 
@@ -235,6 +246,7 @@ class ModelSettings(_Section):
     """LoRA adapters by the name clients put in `model`, each a local folder."""
     engine: EngineSettings = EngineSettings()
     resources: ResourceSettings = ResourceSettings()
+    routing: RoutingSettings = RoutingSettings()
     max_concurrent_requests: int = Field(1024, ge=1)
     """Requests one replica accepts at once, waiting ones included; beyond that it refuses and the
     gateway tries another replica."""

@@ -44,17 +44,6 @@ class ReplicaEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaSnapshot:
-    """What a gateway knows of one replica at the moment of choosing.
-
-    `in_flight` counts the requests this gateway has sent it and not yet finished.
-    """
-
-    endpoint: ReplicaEndpoint
-    in_flight: int
-
-
-@dataclass(frozen=True, slots=True)
 class EngineDescription:
     """What an engine is, fixed from its start.
 

@@ -14,8 +14,14 @@ trying another replica cannot run the request twice. Value: a `Refusal`."""
 REQUEST_ID = b"x-request-id"
 """One id per request, in every response and log line."""
 
+SESSION_ID = b"x-session-id"
+"""Client header: requests with the same value belong together."""
+
 STATE_PATH = "/galerne/state"
 """Where an engine's listener tells a gateway its state."""
+
+STATE_STREAM_PATH = "/galerne/state-stream"
+"""Where a gateway follows an engine replica's state."""
 
 FLEET_PATH = "/galerne/fleet"
 """Where a gateway tells `galerne status` what it sees."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from serving.core.types import Principal
-from serving.core.wire import INTERNAL_TOKEN
+from serving.core.types import ModelId, Principal
+from serving.core.wire import INTERNAL_TOKEN, SESSION_ID
 from serving.errors import AccessError, EngineError, Overloaded, RequestError, ServingError
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
@@ -22,6 +22,7 @@ from serving.gateway.metrics import RequestOutcome
 from serving.gateway.relay import Relay, ReplicaUnavailableError
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
 from serving.protocol.envelope import Envelope, read_envelope
+from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings
 from serving.tenancy.access import bearer_token
 
@@ -34,6 +35,9 @@ _CLIENT_CLOSED = 499
 """nginx's status for a client that left before its answer began; only logged, never sent."""
 _RESTART_S = 30
 """When to come back to a platform that is being stopped: a restart takes about that long."""
+_BYTES_PER_TOKEN = 4
+"""Of text in European languages, JSON around it included, for models of the last years."""
+_EXPECTED_OUTPUT_TOKENS = 256
 _LARGE_BODY_BYTES = 256 * 1024
 """Reading the envelope of less takes 15 ms at the very most."""
 
@@ -177,7 +181,9 @@ class Gateway:
         envelope = await _envelope_of(body, max_depth=limits.max_json_depth)
         model = self._parts.catalog.resolve(envelope.model)
         trace.model = model
-        with self._parts.fleet.ticket(model) as ticket:
+        profile = _profile_of(envelope, exchange, body, model)
+        with self._parts.fleet.ticket(model, profile) as ticket:
+            exchange.on_first_byte = ticket.answered
             await self._relay_with(ticket, exchange, route, body, trace)
 
     async def _relay_with(
@@ -287,6 +293,18 @@ async def _envelope_of(body: bytes, *, max_depth: int) -> Envelope:
     if len(body) <= _LARGE_BODY_BYTES:
         return read_envelope(body, max_depth=max_depth)
     return await asyncio.to_thread(read_envelope, body, max_depth=max_depth)
+
+
+def _profile_of(
+    envelope: Envelope, exchange: Exchange, body: bytes, model: ModelId
+) -> RequestProfile:
+    session = (exchange.header(SESSION_ID) or b"").decode("latin-1")
+    return RequestProfile(
+        prompt_tokens=max(len(body) // _BYTES_PER_TOKEN, 1),
+        expected_output_tokens=_EXPECTED_OUTPUT_TOKENS,
+        lora_name=None if envelope.model == model else envelope.model,
+        session=session or envelope.session,
+    )
 
 
 def _check_media_type(exchange: Exchange) -> None:

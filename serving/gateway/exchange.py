@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from serving.core.wire import REQUEST_ID
@@ -33,7 +33,8 @@ class Exchange:
 
     `status` and `bytes_sent` are what the access log reports; `sending_since` is the loop time at
     which a write began that the client has not yet taken, else `None`. `first_byte_s` is the time
-    from the request's head to the first byte of the answer's body, in seconds.
+    from the request's head to the first byte of the answer's body, in seconds; `on_first_byte` is
+    called then.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +47,7 @@ class Exchange:
         self.sending_since: float | None = None
         self.first_byte_s: float | None = None
         self.is_event_stream = False
+        self.on_first_byte: Callable[[], None] = _nothing
         self._receive = receive
         self._send = send
         self._send_chunk: Send = scope.get(DIRECT_SEND, send)
@@ -107,6 +109,7 @@ class Exchange:
         now = self._now()
         if self.first_byte_s is None:
             self.first_byte_s = now - self._begun
+            self.on_first_byte()
         self.bytes_sent += len(chunk)
         message = {"type": "http.response.body", "body": chunk, "more_body": True}
         steps = self._send_chunk(message).__await__()
@@ -180,6 +183,10 @@ class Exchange:
         except TimeoutError:
             pass
         return True
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Remainder:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from random import Random
 from types import TracebackType
 from typing import Self
 
-from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId, ReplicaSnapshot
+from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.errors import Overloaded
 from serving.routing.backlog import CompletionRate, retry_after_s
-from serving.routing.pipeline import pick_replica
+from serving.routing.pipeline import Obstacle, choose, warming_up
+from serving.routing.policies import Policy
+from serving.routing.snapshots import ReplicaSnapshot, RequestProfile
 
 _FULL_PAUSE_S = 0.1
 """How long a replica that refused for want of room is left alone. Other gateways hold its slots,
@@ -35,13 +38,23 @@ class QueueLimits:
     no_replica_wait_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """One model's replicas: the requests each accepts at once, how one is chosen, and how long a
+    new one is spared."""
+
+    replica_limit: int
+    policy: Policy
+    warm_up_s: float
+
+
 class Fleet:
     """Running engine replicas by model, fed by `update`, used through a `Ticket` per request.
 
     Everything runs on one event loop; nothing here waits while it changes state.
 
     Args:
-        replica_limits: the requests one replica of each model accepts at once.
+        pools: what is to be known of each model.
         limits: bounds of the queues.
         rng: source of tie-breaks.
         now: monotonic clock, in seconds.
@@ -49,22 +62,20 @@ class Fleet:
 
     def __init__(
         self,
-        replica_limits: Mapping[ModelId, int],
+        pools: Mapping[ModelId, PoolSettings],
         *,
         limits: QueueLimits,
         rng: Random,
         now: Callable[[], float],
     ) -> None:
         self._pools = {
-            model: _Pool(model, limit, limits, rng, now) for model, limit in replica_limits.items()
+            model: _Pool(model, settings, limits, rng, now) for model, settings in pools.items()
         }
         self._numbers = count()
 
     def update(self, model: ModelId, endpoints: Sequence[ReplicaEndpoint]) -> None:
         """Replace what is known of one model's running replicas."""
-        pool = self._pools[model]
-        pool.endpoints = tuple(endpoints)
-        pool.serve_waiting()
+        self._pools[model].update(endpoints)
 
     def endpoints(self, model: ModelId) -> tuple[ReplicaEndpoint, ...]:
         """The running replicas of a model."""
@@ -78,9 +89,9 @@ class Fleet:
         """Requests this gateway holds on the model's replicas."""
         return self._pools[model].in_flight.total()
 
-    def ticket(self, model: ModelId) -> Ticket:
+    def ticket(self, model: ModelId, request: RequestProfile) -> Ticket:
         """One request's claim to a replica of the model, in order of arrival."""
-        return Ticket(self._pools[model], next(self._numbers))
+        return Ticket(self._pools[model], request, next(self._numbers))
 
 
 class Ticket:
@@ -89,14 +100,17 @@ class Ticket:
     A request that comes back from a replica without an answer keeps its place.
     """
 
-    def __init__(self, pool: _Pool, number: int) -> None:
+    def __init__(self, pool: _Pool, request: RequestProfile, number: int) -> None:
         self._pool = pool
+        self.request = request
         self._deadline = pool.now() + pool.limits.queue_timeout_s
         self._arrival: asyncio.Future[None] | None = None
         self.number = number
         self.excluded: set[ReplicaId] = set()
         """Replicas that have failed this request."""
         self.held: ReplicaEndpoint | None = None
+        self.is_answered = False
+        """Whether the first byte of its answer has come: its prompt has been computed."""
 
     def __enter__(self) -> Self:
         return self
@@ -153,6 +167,10 @@ class Ticket:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 
+    def answered(self) -> None:
+        """The first byte of the answer has come."""
+        self._pool.count_as_answered(self)
+
     def give_back(self, *, is_full: bool) -> None:
         """The held replica did not take the request: for want of room, or because it failed."""
         if self.held is None:
@@ -170,7 +188,7 @@ class _Pool:
     def __init__(
         self,
         model: ModelId,
-        replica_limit: int,
+        settings: PoolSettings,
         limits: QueueLimits,
         rng: Random,
         now: Callable[[], float],
@@ -179,10 +197,12 @@ class _Pool:
         self.now = now
         self.endpoints: tuple[ReplicaEndpoint, ...] = ()
         self.in_flight: Counter[ReplicaId] = Counter()
+        self._waiting_tokens: Counter[ReplicaId] = Counter()
+        self._known_since: dict[ReplicaId, float] = {}
         self.waiting: list[Ticket] = []
         self.completions = CompletionRate()
         self._model = model
-        self._replica_limit = replica_limit
+        self._settings = settings
         self._rng = rng
         self._pauses: dict[ReplicaId, asyncio.TimerHandle] = {}
 
@@ -190,28 +210,49 @@ class _Pool:
         """Whether a replica runs, busy or not, that has not failed the request."""
         return any(endpoint.id not in ticket.excluded for endpoint in self.endpoints)
 
+    def update(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
+        """These replicas run now."""
+        # Those of the first broadcast may have run for days.
+        since = self.now() if self._known_since else -math.inf
+        self._known_since = {
+            endpoint.id: self._known_since.get(endpoint.id, since) for endpoint in endpoints
+        }
+        self.endpoints = tuple(endpoints)
+        self.serve_waiting()
+
     def assign(self, ticket: Ticket) -> bool:
         """Let the request hold the best replica with room; whether there is one."""
-        snapshots = [
-            ReplicaSnapshot(endpoint, self.in_flight[endpoint.id])
-            for endpoint in self.endpoints
-            if self._has_room(endpoint.id)
-        ]
-        picked = pick_replica(snapshots, exclude=ticket.excluded, rng=self._rng)
+        replicas = [self._snapshot(endpoint) for endpoint in self.endpoints]
+        held_back = warming_up(replicas, warm_up_s=self._settings.warm_up_s)
+        offered = [(replica, self._obstacle(replica.id, ticket, held_back)) for replica in replicas]
+        policy = self._settings.policy
+        picked = choose(ticket.request, offered, policy, self._rng).replica
+        if picked is None and held_back:
+            offered = [(replica, self._obstacle(replica.id, ticket, ())) for replica in replicas]
+            picked = choose(ticket.request, offered, policy, self._rng).replica
         if picked is None:
             return False
-        ticket.held = picked.endpoint
-        self.in_flight[picked.endpoint.id] += 1
+        policy.picked(picked)
+        ticket.held = next(endpoint for endpoint in self.endpoints if endpoint.id == picked)
+        ticket.is_answered = False
+        self.in_flight[picked] += 1
+        self._waiting_tokens[picked] += ticket.request.prompt_tokens
         return True
+
+    def count_as_answered(self, ticket: Ticket) -> None:
+        """The request's prompt waits no more."""
+        if ticket.held is None or ticket.is_answered:
+            return
+        ticket.is_answered = True
+        _take_off(self._waiting_tokens, ticket.held.id, ticket.request.prompt_tokens)
 
     def release(self, ticket: Ticket) -> None:
         """The request holds nothing any more; the next one may have its room."""
         if ticket.held is None:
             return
+        self.count_as_answered(ticket)
         replica, ticket.held = ticket.held.id, None
-        self.in_flight[replica] -= 1
-        if not self.in_flight[replica]:
-            del self.in_flight[replica]
+        _take_off(self.in_flight, replica, 1)
         self.serve_waiting()
 
     def pause(self, replica: ReplicaId) -> None:
@@ -259,9 +300,31 @@ class _Pool:
             retry_after_s=max(1.0, self.limits.no_replica_wait_s),
         )
 
-    def _has_room(self, replica: ReplicaId) -> bool:
-        return self.in_flight[replica] < self._replica_limit and replica not in self._pauses
+    def _snapshot(self, endpoint: ReplicaEndpoint) -> ReplicaSnapshot:
+        return ReplicaSnapshot(
+            endpoint.id,
+            in_flight=self.in_flight[endpoint.id],
+            waiting_tokens=self._waiting_tokens[endpoint.id],
+            node_id=endpoint.node_id,
+            known_for_s=self.now() - self._known_since[endpoint.id],
+        )
+
+    def _obstacle(
+        self, replica: ReplicaId, ticket: Ticket, held_back: Collection[ReplicaId]
+    ) -> Obstacle | None:
+        if replica in ticket.excluded:
+            return Obstacle.FAILED
+        if self.in_flight[replica] >= self._settings.replica_limit or replica in self._pauses:
+            return Obstacle.FULL
+        return Obstacle.WARMING_UP if replica in held_back else None
 
     def _end_pause(self, replica: ReplicaId) -> None:
         del self._pauses[replica]
         self.serve_waiting()
+
+
+def _take_off(counter: Counter[ReplicaId], replica: ReplicaId, number: int) -> None:
+    """Without leaving zeros: replicas come and go for as long as the gateway lives."""
+    counter[replica] -= number
+    if not counter[replica]:
+        del counter[replica]

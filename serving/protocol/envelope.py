@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from itertools import accumulate
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,14 @@ class Envelope(msgspec.Struct, frozen=True):
 
     model: str
     stream: bool | None = None
+    prompt_cache_key: Any = None
+    user: Any = None
+
+    @property
+    def session(self) -> str | None:
+        """What the client says belongs together, if it is text; engines judge the rest."""
+        keys = (self.prompt_cache_key, self.user)
+        return next((key for key in keys if isinstance(key, str) and key), None)
 
 
 _decoder = msgspec.json.Decoder(Envelope)
@@ -37,7 +46,7 @@ def read_envelope(body: bytes, *, max_depth: int) -> Envelope:
             `invalid_type`, with the field at fault in `param`.
 
     >>> read_envelope(b'{"model": "demo", "messages": []}', max_depth=8)
-    Envelope(model='demo', stream=None)
+    Envelope(model='demo', stream=None, prompt_cache_key=None, user=None)
     """
     _check_utf8(body)
     _check_depth(body, max_depth=max_depth)

@@ -2,39 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from random import Random
 
-from serving.core.types import ReplicaId, ReplicaSnapshot
+from serving.core.types import ReplicaId
+from serving.routing.policies import Judgement, Policy
+from serving.routing.snapshots import ReplicaSnapshot, RequestProfile
+
+_TIE = 1e-9
 
 
-def pick_replica(
-    replicas: Sequence[ReplicaSnapshot], *, exclude: Collection[ReplicaId], rng: Random
-) -> ReplicaSnapshot | None:
-    """The eligible replica with the fewest requests in flight, ties broken at random.
+class Obstacle(StrEnum):
+    """Why a replica cannot have a request now."""
 
-    Least-in-flight needs no report from the engines, so it is right at once after a start, and
-    random ties keep gateways that know nothing of each other from choosing in step.
+    FAILED = "failed this request"
+    FULL = "at its limit"
+    WARMING_UP = "warming up"
 
-    Args:
-        replicas: all running replicas of one model.
-        exclude: replicas that already failed or refused this request.
-        rng: source of tie-breaks.
 
-    Returns:
-        `None` when no replica is left.
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One replica in a decision: why it was out of the question, or what spoke for it."""
 
-    >>> from serving.core.types import ReplicaEndpoint
-    >>> def replica(name, in_flight):
-    ...     return ReplicaSnapshot(ReplicaEndpoint(name, "http://x", "", "node", 1, "v"), in_flight)
-    >>> fleet = [replica("a", 3), replica("b", 1), replica("c", 2)]
-    >>> pick_replica(fleet, exclude=(), rng=Random(0)).endpoint.id
+    replica: ReplicaId
+    obstacle: Obstacle | None
+    score: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`replica` is `None` when every one has an obstacle. `reason` is the score in which it was the
+    furthest ahead of the next best, or `only one` without a next best."""
+
+    replica: ReplicaId | None
+    reason: str
+    considered: Sequence[Considered]
+
+
+def choose(
+    request: RequestProfile,
+    replicas: Sequence[tuple[ReplicaSnapshot, Obstacle | None]],
+    policy: Policy,
+    rng: Random,
+) -> Decision:
+    """The replica with the highest total of those without an obstacle, ties broken at random, so
+    that gateways that know nothing of each other do not choose in step.
+
+    >>> from serving.routing.policies import LeastTokens
+    >>> a, b = ReplicaSnapshot(ReplicaId("a"), in_flight=3), ReplicaSnapshot(ReplicaId("b"))
+    >>> request, policy = RequestProfile(9, 9), LeastTokens()
+    >>> choose(request, [(a, None), (b, None)], policy, Random(0)).replica
     'b'
-    >>> pick_replica(fleet, exclude={"b"}, rng=Random(0)).endpoint.id
-    'c'
+    >>> choose(request, [(a, None), (b, Obstacle.FULL)], policy, Random(0)).reason
+    'only one'
     """
-    eligible = [replica for replica in replicas if replica.endpoint.id not in exclude]
-    if not eligible:
-        return None
-    fewest = min(replica.in_flight for replica in eligible)
-    return rng.choice([replica for replica in eligible if replica.in_flight == fewest])
+    free = [replica for replica, obstacle in replicas if obstacle is None]
+    if not free:
+        return Decision(None, "none is free", _considered(replicas, {}))
+    judgement = policy.judge(request, free, rng)
+    best = _pick(judgement.totals, rng)
+    places = {replica.id: index for index, replica in enumerate(free)}
+    considered = _considered(replicas, places, judgement)
+    return Decision(free[best].id, _reason(judgement, best), considered)
+
+
+def warming_up(replicas: Sequence[ReplicaSnapshot], *, warm_up_s: float) -> frozenset[ReplicaId]:
+    """New replicas that have enough for now.
+
+    A new replica has the shortest queue and would get everything at once, with nothing cached and
+    nothing compiled. For its first `warm_up_s` it may hold one request more than a share of what
+    the others hold on average, and that share grows with its time. When all are new, none is held
+    back.
+
+    >>> old = ReplicaSnapshot(ReplicaId("old"), in_flight=10)
+    >>> new = ReplicaSnapshot(ReplicaId("new"), in_flight=3, known_for_s=2)
+    >>> sorted(warming_up([old, new], warm_up_s=10))
+    ['new']
+    """
+    settled = [replica for replica in replicas if replica.known_for_s >= warm_up_s]
+    if not settled:
+        return frozenset()
+    mean = sum(replica.in_flight for replica in settled) / len(settled)
+    return frozenset(
+        replica.id
+        for replica in replicas
+        if replica.known_for_s < warm_up_s
+        and replica.in_flight >= 1 + mean * replica.known_for_s / warm_up_s
+    )
+
+
+def _pick(totals: Sequence[float], rng: Random) -> int:
+    best = max(totals)
+    return rng.choice([index for index, total in enumerate(totals) if total >= best - _TIE])
+
+
+def _reason(judgement: Judgement, best: int) -> str:
+    others = [total for index, total in enumerate(judgement.totals) if index != best]
+    if not others:
+        return "only one"
+    second = next(
+        index
+        for index, total in enumerate(judgement.totals)
+        if index != best and total == max(others)
+    )
+    leads = {name: scores[best] - scores[second] for name, scores in judgement.scores.items()}
+    return max(leads, key=lambda name: leads[name])
+
+
+def _considered(
+    replicas: Sequence[tuple[ReplicaSnapshot, Obstacle | None]],
+    places: Mapping[ReplicaId, int],
+    judgement: Judgement | None = None,
+) -> list[Considered]:
+    rows = []
+    for replica, obstacle in replicas:
+        place = places.get(replica.id)
+        if place is None or judgement is None:
+            rows.append(Considered(replica.id, obstacle))
+            continue
+        scores = {name: values[place] for name, values in judgement.scores.items()}
+        rows.append(Considered(replica.id, None, judgement.totals[place], scores))
+    return rows

@@ -32,9 +32,10 @@ from serving.gateway.catalog import Catalog
 from serving.gateway.connections import Connections
 from serving.gateway.edge import middlewares
 from serving.gateway.engine_client import EngineClient
-from serving.gateway.fleet import Fleet
+from serving.gateway.fleet import Fleet, PoolSettings
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.relay import Relay
+from serving.routing.policies import LeastTokens
 from serving.settings import GatewaySettings, LimitSettings, Settings
 
 with warnings.catch_warnings():
@@ -257,7 +258,7 @@ async def running_stack(
     connections = Connections(settings.engine_connect_timeout_s)
     engine_client = EngineClient(connections, token=TOKEN)
     fleet = Fleet(
-        {MODEL: max_in_flight},
+        {MODEL: PoolSettings(max_in_flight, LeastTokens(), warm_up_s=10.0)},
         limits=app._queue_limits(settings),
         rng=Random(0),
         now=time.monotonic,

@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.errors import Overloaded
-from serving.gateway.fleet import Fleet, QueueLimits, Ticket
+from serving.gateway.fleet import Fleet, PoolSettings, QueueLimits, Ticket
+from serving.routing.policies import LeastTokens, Policy, RoundRobin
+from serving.routing.snapshots import RequestProfile
 
 # Machines under load stall at random; that is no property of the code under test.
 patient = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 MODEL = ModelId("demo")
 OTHER = ModelId("other")
+ANY = RequestProfile(10, 10)
 A, B, C = (
     ReplicaEndpoint(
         ReplicaId(name), f"http://{name}", metrics_url="", node_id="n", pid=1, version="v"
@@ -35,7 +38,7 @@ def make_fleet(*replicas: ReplicaEndpoint, room: int = NO_LIMIT, **limits: Any) 
     """A fleet of one model whose replicas take `room` requests each; waiting has no end."""
     patience = {"max_queued": 100, "queue_timeout_s": NEVER_S, "no_replica_wait_s": NEVER_S}
     fleet = Fleet(
-        {MODEL: room, OTHER: room},
+        {model: PoolSettings(room, LeastTokens(), warm_up_s=0.0) for model in (MODEL, OTHER)},
         limits=QueueLimits(**{**patience, **limits}),
         rng=Random(0),
         now=time.monotonic,
@@ -46,14 +49,14 @@ def make_fleet(*replicas: ReplicaEndpoint, room: int = NO_LIMIT, **limits: Any) 
 
 def take(fleet: Fleet) -> Ticket:
     """A request that holds a replica."""
-    ticket = fleet.ticket(MODEL)
+    ticket = fleet.ticket(MODEL, ANY)
     assert ticket.take() is not None
     return ticket
 
 
 async def queue(fleet: Fleet, *, wait: bool = True) -> tuple[Ticket, asyncio.Task[ReplicaEndpoint]]:
     """A request that waits."""
-    ticket = fleet.ticket(MODEL)
+    ticket = fleet.ticket(MODEL, ANY)
     waiting = asyncio.create_task(ticket.wait())
     await asyncio.sleep(0)
     assert waiting.done() is not wait
@@ -61,7 +64,7 @@ async def queue(fleet: Fleet, *, wait: bool = True) -> tuple[Ticket, asyncio.Tas
 
 
 async def refusal(fleet: Fleet, ticket: Ticket | None = None) -> Overloaded:
-    with ticket or fleet.ticket(MODEL) as held:
+    with ticket or fleet.ticket(MODEL, ANY) as held:
         assert held.take() is None
         with pytest.raises(Overloaded) as caught:
             await held.wait()
@@ -85,7 +88,7 @@ def test_room_is_never_oversold_and_never_lost(steps: list[bool]) -> None:
         held: list[Ticket] = []
         for is_new in steps:
             if is_new or not held:
-                ticket = fleet.ticket(MODEL)
+                ticket = fleet.ticket(MODEL, ANY)
                 assert (ticket.take() is None) == (len(held) == 6)
                 held += [ticket] if ticket.held else []
             else:
@@ -104,7 +107,7 @@ async def test_an_exception_gives_back() -> None:
     fleet = make_fleet(A)
 
     def request() -> None:
-        with fleet.ticket(MODEL) as ticket:
+        with fleet.ticket(MODEL, ANY) as ticket:
             ticket.take()
             raise ValueError("broken")
 
@@ -118,7 +121,7 @@ async def test_a_cancellation_gives_back() -> None:
     held = asyncio.Event()
 
     async def request() -> None:
-        with fleet.ticket(MODEL) as ticket:
+        with fleet.ticket(MODEL, ANY) as ticket:
             ticket.take()
             held.set()
             await asyncio.Event().wait()
@@ -132,7 +135,7 @@ async def test_a_cancellation_gives_back() -> None:
 
 async def test_a_request_outlives_its_replica() -> None:
     fleet = make_fleet(A)
-    with fleet.ticket(MODEL) as ticket:
+    with fleet.ticket(MODEL, ANY) as ticket:
         ticket.take()
         fleet.update(MODEL, [B])
         assert take(fleet).held == B
@@ -158,7 +161,7 @@ async def test_waiting_requests_are_served_in_order() -> None:
     running.__exit__(None, None, None)
     assert await first[1] == A
     assert not second[1].done()
-    assert fleet.ticket(MODEL).take() is None, "a newcomer does not overtake"
+    assert fleet.ticket(MODEL, ANY).take() is None, "a newcomer does not overtake"
 
     first[0].__exit__(None, None, None)
     assert await second[1] == A
@@ -168,7 +171,7 @@ async def test_waiting_requests_are_served_in_order() -> None:
 async def test_a_request_given_up_while_it_waits_leaves_no_trace() -> None:
     fleet = make_fleet(A, room=1)
     with take(fleet):
-        with fleet.ticket(MODEL) as ticket:
+        with fleet.ticket(MODEL, ANY) as ticket:
             waiting = asyncio.create_task(ticket.wait())
             await asyncio.sleep(0)
             waiting.cancel()
@@ -180,7 +183,7 @@ async def test_a_request_given_up_while_it_waits_leaves_no_trace() -> None:
 async def test_a_request_given_up_as_it_is_served_gives_back() -> None:
     fleet = make_fleet(A, room=1)
     running = take(fleet)
-    with fleet.ticket(MODEL) as ticket:
+    with fleet.ticket(MODEL, ANY) as ticket:
         waiting = asyncio.create_task(ticket.wait())
         await asyncio.sleep(0)
         running.__exit__(None, None, None)
@@ -191,7 +194,7 @@ async def test_a_request_given_up_as_it_is_served_gives_back() -> None:
 
 async def test_a_failed_replica_is_not_tried_again() -> None:
     fleet = make_fleet(A, B)
-    with fleet.ticket(MODEL) as ticket:
+    with fleet.ticket(MODEL, ANY) as ticket:
         first = ticket.take()
         ticket.give_back(is_full=False)
         assert ticket.take() in {A, B} - {first}
@@ -205,7 +208,7 @@ async def test_a_failed_replica_is_not_tried_again() -> None:
 async def test_a_full_replica_is_tried_again_soon() -> None:
     """Its room may be held by another gateway, whose releases are not seen here."""
     fleet = make_fleet(A)
-    with fleet.ticket(MODEL) as ticket:
+    with fleet.ticket(MODEL, ANY) as ticket:
         ticket.take()
         ticket.give_back(is_full=True)
         assert ticket.take() is None
@@ -269,4 +272,68 @@ async def test_models_do_not_share_replicas() -> None:
     fleet = make_fleet(A, B)
     assert fleet.endpoints(MODEL) == (A, B)
     assert fleet.endpoints(OTHER) == ()
-    assert fleet.ticket(OTHER).take() is None
+    assert fleet.ticket(OTHER, ANY).take() is None
+
+
+# --- choosing ------------------------------------------------------------------------------------
+
+
+def fleet_at(clock: list[float], *replicas: ReplicaEndpoint, policy: Policy) -> Fleet:
+    """A fleet whose clock reads `clock[0]` seconds."""
+    fleet = Fleet(
+        {MODEL: PoolSettings(NO_LIMIT, policy, warm_up_s=10.0)},
+        limits=QueueLimits(max_queued=9, queue_timeout_s=NEVER_S, no_replica_wait_s=NEVER_S),
+        rng=Random(0),
+        now=lambda: clock[0],
+    )
+    fleet.update(MODEL, replicas)
+    return fleet
+
+
+def held_by(fleet: Fleet, tokens: int = 10) -> tuple[Ticket, ReplicaId]:
+    ticket = fleet.ticket(MODEL, RequestProfile(tokens, 10))
+    endpoint = ticket.take()
+    assert endpoint is not None
+    return ticket, endpoint.id
+
+
+def test_the_model_s_policy_chooses() -> None:
+    fleet = fleet_at([0.0], A, B, C, policy=RoundRobin())
+    assert [held_by(fleet)[1] for _ in range(4)] == [A.id, B.id, C.id, A.id]
+
+
+def test_prompts_that_wait_count_until_they_are_answered() -> None:
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens())
+    long, first = held_by(fleet, tokens=5000)
+    others = [held_by(fleet) for _ in range(3)]
+    assert {replica for _, replica in others} == {A.id, B.id} - {first}
+    long.answered()
+    long.answered()
+    assert held_by(fleet)[1] == first
+    for ticket in (long, *(ticket for ticket, _ in others)):
+        ticket.__exit__(None, None, None)
+    assert fleet.num_in_flight(MODEL) == 1
+
+
+def test_a_new_replica_is_not_flooded() -> None:
+    clock = [0.0]
+    fleet = fleet_at(clock, A, B, policy=LeastTokens())
+    for _ in range(20):
+        held_by(fleet)
+    clock[0] = 100.0
+    fleet.update(MODEL, (A, B, C))
+    assert Counter(held_by(fleet)[1] for _ in range(6))[C.id] == 1
+    clock[0] = 105.0
+    assert 1 < Counter(held_by(fleet)[1] for _ in range(12))[C.id] < 12
+    clock[0] = 111.0
+    assert {held_by(fleet)[1] for _ in range(3)} == {C.id}
+
+
+def test_a_new_replica_takes_what_no_other_can() -> None:
+    fleet = fleet_at([0.0], A, policy=LeastTokens())
+    fleet.update(MODEL, (A, C))
+    for _ in range(3):
+        held_by(fleet)
+    ticket = fleet.ticket(MODEL, ANY)
+    ticket.excluded.add(A.id)
+    assert ticket.take() == C

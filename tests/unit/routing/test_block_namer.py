@@ -9,8 +9,8 @@ import pytest
 
 from serving.core.kv_events import BlockRemoved, BlockStored, CacheCleared, EngineHash
 from serving.core.types import ReplicaId
-from serving.engine.block_namer import BlockNamer, CacheChange
 from serving.routing.block_hashing import BlockHasher
+from serving.routing.block_namer import BlockNamer, CacheChange
 from serving.routing.prefix_index import CacheGroup, PrefixIndex
 from serving.simulator.kv_cache import KvCacheConfig
 from serving.simulator.request import Request
