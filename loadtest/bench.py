@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--pairs", type=int, default=_RELAY.num_pairs)
     one.add_argument("--rounds", type=int, default=_RELAY.rounds)
     one.add_argument("--held", type=int, default=_RELAY.num_held, help="streams held at once")
+    one.add_argument("--waves", type=int, default=_RELAY.num_waves, help="of held streams")
     one = benches.add_parser("scaleout", help="goodput over 1 to 16 simulated replicas")
     _common(one, SIMULATED, _SCALEOUT.restarts, run_scaleout)
     one.add_argument("--replicas", type=_numbers, default=_SCALEOUT.replicas)
@@ -84,7 +85,7 @@ def run_relay(options: argparse.Namespace, peers: list[Peer]) -> Measured:
     """The `relay` bench."""
     plan = relay.Plan(engine=options.engine, cases=tuple(options.cases),
                       restarts=options.restarts, num_pairs=options.pairs, rounds=options.rounds,
-                      num_held=options.held)  # fmt: skip
+                      num_held=options.held, num_waves=options.waves)  # fmt: skip
     return relay.bench(plan, peers)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from serving.adapters.secrets_file import read_secret
 from serving.adapters.serve_router import router_config
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import check_adapters, resolve_weights
-from serving.core.types import ModelId, Principal
+from serving.core.types import ModelId, Principal, ReplicaEndpoint
 from serving.engine.deployment import Engine, EngineReplica, EngineSpec
 from serving.engine.listener import HttpListener
 from serving.engine.vllm_launch import launch_vllm
@@ -45,10 +45,12 @@ from serving.gateway.connections import Connections
 from serving.gateway.deployment import GatewayReplica
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.exchange import Headers
-from serving.gateway.fleet import Fleet, PoolSettings, QueueLimits
+from serving.gateway.fleet import Fleet
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.openapi import published
 from serving.gateway.relay import Relay
+from serving.gateway.replica_pool import PoolSettings, QueueLimits
+from serving.gateway.replica_states import ReplicaStates
 from serving.planner.placement import plan_placement, to_deployment_options
 from serving.protocol.metrics_page import MetricsPage
 from serving.routing.policies import LeastTokens, Policy, PowerOfTwo, RoundRobin, Session
@@ -144,7 +146,7 @@ def deployment_targets(settings: Settings, paths: StatePaths) -> dict[str, Deplo
 
 def _launcher(
     model_id: ModelId, model: ModelSettings, paths: StatePaths
-) -> Callable[[], Awaitable[Engine]]:
+) -> Callable[[bytes], Awaitable[Engine]]:
     """What starts the model's engine in a replica."""
     find_weights = partial(_model_folder, model, paths)
     if model.simulator is None:
@@ -198,10 +200,23 @@ async def assemble_gateway(
     connections = Connections(settings.engine_connect_timeout_s)
     client = EngineClient(connections, token=token)
     metrics_token = read_secret(spec.paths.metrics_token_file)
+    states = {
+        ModelId(name): ReplicaStates(
+            connections,
+            token=token,
+            max_entries=settings.max_index_entries,
+            now=time.monotonic,
+            rng=SystemRandom(),
+        )
+        for name in engines
+    }
     fleet = Fleet(
         {
             ModelId(name): PoolSettings(
-                model.max_concurrent_requests, _policy(model.routing), model.routing.warm_up_s
+                model.max_concurrent_requests,
+                _policy(model.routing),
+                model.routing.warm_up_s,
+                states[ModelId(name)].state,
             )
             for name, model in spec.settings.models.items()
         },
@@ -210,7 +225,9 @@ async def assemble_gateway(
         now=time.monotonic,
     )
     for model_id, handle in engines.items():
-        watch_replicas(handle, partial(fleet.update, ModelId(model_id)))
+        model = ModelId(model_id)
+        states[model].on_report = partial(fleet.heard, model)
+        watch_replicas(handle, partial(_replicas_changed, fleet, states[model], model))
     keys = KeyCache(spec.paths.key_file, refresh_s=settings.key_refresh_s, clock=time.monotonic)
     metrics = GatewayMetrics(
         REGISTRY,
@@ -250,7 +267,11 @@ async def assemble_gateway(
         Announcement(
             metrics_url=listener.url,
             version=spec.version,
-            problems=lambda: [*access_log.problems(), *descriptors.problems()],
+            problems=lambda: [
+                *access_log.problems(),
+                *descriptors.problems(),
+                *(problem for followed in states.values() for problem in followed.problems()),
+            ],
             drain=gateway.drain,
         )
     )
@@ -267,6 +288,13 @@ def _policy(routing: RoutingSettings) -> Policy:
             return RoundRobin()
         case "session":
             return Session()
+
+
+def _replicas_changed(
+    fleet: Fleet, states: ReplicaStates, model: ModelId, endpoints: Sequence[ReplicaEndpoint]
+) -> None:
+    states.follow(endpoints)
+    fleet.update(model, endpoints)
 
 
 def _queue_limits(settings: GatewaySettings) -> QueueLimits:

@@ -88,6 +88,9 @@ class GatewaySettings(_Section):
     """How long such a request waits for room before it gets 429 too."""
     no_replica_wait_s: float = Field(10.0, ge=0)
     """How long a request waits for a model that has no running replica before it gets 503."""
+    max_index_entries: int = Field(2_000_000, ge=1000)
+    """Cached KV blocks of engines that one gateway remembers per model, each counted once for every
+    replica that holds it; about 250 bytes each."""
     key_refresh_s: float = Field(1.0, gt=0, le=5.0)
     """How often the key store is looked at; bounds how long a revoked key still works."""
     limits: LimitSettings = LimitSettings()

@@ -60,8 +60,14 @@ class EngineDescription:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """Scheduler figures of one engine step: requests running and waiting, KV blocks in use."""
+    """Figures of one engine step: requests running and waiting, KV blocks in use by them.
+
+    `waiting_tokens` is prompt left to compute, `prefill_tokens_per_s` how fast prompts have been
+    computed lately, 0 before the first.
+    """
 
     running: int
     waiting: int
     kv_blocks_used: int
+    waiting_tokens: int = 0
+    prefill_tokens_per_s: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,10 @@ from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.engine.guard import EngineGuard
 from serving.engine.listener import HttpListener
 from serving.engine.metrics import EngineMetrics
+from serving.engine.state_stream import StateStream
 from serving.protocol.metrics_page import MetricsPage
+from serving.protocol.state_frames import CacheLayout, LoadReport
+from serving.routing.block_namer import CacheChange, GroupedNames
 from serving.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -35,8 +39,18 @@ class Engine(Protocol):
     def description(self) -> EngineDescription:
         """What the engine is, fixed from its start."""
 
+    @property
+    def layout(self) -> CacheLayout:
+        """How its KV cache is made, and whether it tells what is cached."""
+
     def load(self) -> EngineLoad:
         """Scheduler figures of the latest engine step."""
+
+    def cache_change(self) -> CacheChange:
+        """What has changed in the prefix cache since the last call."""
+
+    def cached_blocks(self) -> GroupedNames:
+        """What the prefix cache holds."""
 
     async def check_health(self) -> None:
         """Return if the engine works.
@@ -53,14 +67,15 @@ class Engine(Protocol):
 class EngineSpec:
     """What one engine replica is built from.
 
-    The callables run in the replica's process, on its node: `launch` starts the engine,
-    `read_token` and `read_metrics_token` give the cluster's secrets. Neither a path of another
-    machine nor a secret travels in the deployment's arguments. `version` names all of it.
+    The callables run in the replica's process, on its node: `launch` starts the engine, whose names
+    of blocks the given secret makes; `read_token` and `read_metrics_token` give the cluster's
+    secrets. Neither a path of another machine nor a secret travels in the deployment's arguments.
+    `version` names all of it.
     """
 
     model_id: ModelId
     model: ModelSettings
-    launch: Callable[[], Awaitable[Engine]]
+    launch: Callable[[bytes], Awaitable[Engine]]
     read_token: Callable[[], str]
     read_metrics_token: Callable[[], str]
     version: str
@@ -75,12 +90,20 @@ class EngineReplica:
 
     async def __init__(self, spec: EngineSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         self._spec = spec
-        self._engine = await spec.launch()
+        token = spec.read_token()
+        self._engine = await spec.launch(token.encode())
+        self._stream = StateStream(
+            self._engine.layout,
+            report=self._report,
+            changes=self._engine.cache_change,
+            cached=self._engine.cached_blocks,
+        )
         self._guard = EngineGuard(
             self._engine.app,
-            token=spec.read_token(),
+            token=token,
             max_in_flight=spec.model.max_concurrent_requests,
             state=self._state,
+            stream=self._stream.serve,
         )
         EngineMetrics(REGISTRY, model=spec.model_id, guard=self._guard)
         page = MetricsPage(REGISTRY, token=spec.read_metrics_token())
@@ -89,6 +112,7 @@ class EngineReplica:
         self._metrics_listener = HttpListener(page, host=host)
         self._listener.start()
         self._metrics_listener.start()
+        self._telling = asyncio.create_task(self._stream.run())
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """Where gateways find this replica; read once by Serve when the replica is ready."""
@@ -104,6 +128,19 @@ class EngineReplica:
         await self._engine.check_health()
         if not self._listener.is_serving:
             raise RuntimeError("the engine listener has stopped")
+
+    def _report(self) -> LoadReport:
+        load = self._engine.load()
+        return LoadReport(
+            running=load.running,
+            waiting=load.waiting,
+            waiting_tokens=load.waiting_tokens,
+            prefill_tokens_per_s=load.prefill_tokens_per_s,
+            kv_blocks_used=load.kv_blocks_used,
+            in_flight=self._guard.in_flight,
+            draining=self._guard.is_draining,
+            adapters=tuple(self._spec.model.adapters),
+        )
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -121,6 +158,7 @@ class EngineReplica:
             return
         if not await self._guard.drain(self._spec.model.drain_timeout_s):
             logger.warning("drain limit reached with %d requests left", self._guard.in_flight)
+        self._telling.cancel()
         await self._listener.stop()
         await self._metrics_listener.stop()
         self._engine.shutdown()

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH, Refusal
+from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH, STATE_STREAM_PATH, Refusal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +29,7 @@ class EngineGuard:
         token: the cluster's internal token.
         max_in_flight: requests accepted at once.
         state: gives this replica's state for `STATE_PATH`.
+        stream: answers `STATE_STREAM_PATH`, until the caller leaves.
 
     `on_refusal` is called with the reason of each refusal.
     """
@@ -40,11 +41,13 @@ class EngineGuard:
         token: str,
         max_in_flight: int,
         state: Callable[[], Mapping[str, Any]],
+        stream: Callable[[Receive, Send], Awaitable[None]],
     ) -> None:
         self._app = app
         self._token = token.encode()
         self._max_in_flight = max_in_flight
         self._state = state
+        self._stream = stream
         self.is_draining = False
         self.on_refusal: Callable[[Refusal], None] = _ignore
         self._idle = asyncio.Event()
@@ -60,6 +63,8 @@ class EngineGuard:
             await self._refuse(send, 401, Refusal.UNAUTHENTICATED)
         elif scope["path"] == STATE_PATH:
             await _respond(send, 200, self.describe())
+        elif scope["path"] == STATE_STREAM_PATH:
+            await self._stream(receive, send)
         elif self.is_draining:
             await self._refuse(send, 503, Refusal.DRAINING)
         elif self.in_flight >= self._max_in_flight:

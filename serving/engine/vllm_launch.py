@@ -17,16 +17,18 @@ from serving.settings import ModelSettings
 
 
 async def launch_vllm(
-    model_id: ModelId, model: ModelSettings, resolve_weights: Callable[[], Path]
+    model_id: ModelId, model: ModelSettings, resolve_weights: Callable[[], Path], secret: bytes
 ) -> VllmEngine:
     """Load the model into this process and its children.
 
     Args:
         resolve_weights: gives the verified model folder; runs in this process, on its node.
+        secret: of the names of its blocks, which this engine does not tell yet.
 
     Raises:
         ConfigError: the weights, the options or the placement cannot be used.
     """
+    del secret
     _refuse_split_tensor_group(model)
     arguments = engine_arguments(
         model_id,

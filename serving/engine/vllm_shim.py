@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from serving.core.prefill_rate import PrefillRate
 from serving.core.progress import ProgressWatch
 from serving.core.types import EngineDescription, EngineLoad
 from serving.errors import ConfigError, EngineError
+from serving.protocol.state_frames import CacheLayout
+from serving.routing.block_namer import NO_CHANGE, CacheChange, GroupedNames
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -75,9 +79,22 @@ class VllmEngine:
     _loads: _LoadRecorder
     _watch: ProgressWatch
 
+    @property
+    def layout(self) -> CacheLayout:
+        """How its KV cache is made; what it holds is not told."""
+        return CacheLayout(self.description.block_size, self.description.kv_blocks_total)
+
     def load(self) -> EngineLoad:
-        """Scheduler figures of the latest engine step."""
-        return self._loads.latest
+        """Scheduler figures of the latest engine step, and the prompts that wait now."""
+        return replace(self._loads.latest, waiting_tokens=self._loads.queued_tokens())
+
+    def cache_change(self) -> CacheChange:
+        """Nothing."""
+        return NO_CHANGE
+
+    def cached_blocks(self) -> GroupedNames:
+        """Nothing."""
+        return {}
 
     async def check_health(self) -> None:
         """Return if the engine process is alive and does its work.
@@ -159,6 +176,7 @@ def _start_llm(args: Namespace, watch: ProgressWatch) -> tuple[AsyncLLM, _LoadRe
         stat_loggers=[loads],
         disable_log_stats=args.disable_log_stats,
     )
+    loads.queued_tokens = llm.output_processor.get_num_queued_tokens
     return llm, loads
 
 
@@ -196,6 +214,10 @@ class _LoadRecorder:
         self._config = config
         self._watch = watch
         self.latest = EngineLoad(running=0, waiting=0, kv_blocks_used=0)
+        self.queued_tokens: Callable[[], int] = int
+        """Prompt tokens of the requests that have no output yet."""
+        self._prefill_rate = PrefillRate()
+        self._prefilling_since: float | None = None
 
     def __call__(self, config: VllmConfig, engine_index: int = 0) -> _LoadRecorder:
         del engine_index
@@ -209,8 +231,10 @@ class _LoadRecorder:
         mm_cache_stats: Any = None,
         engine_idx: int = 0,
     ) -> None:
-        del iteration_stats, mm_cache_stats, engine_idx
-        self._watch.step(monotonic())
+        del mm_cache_stats, engine_idx
+        now = monotonic()
+        self._watch.step(now)
+        self._record_prefill(iteration_stats, now)
         if scheduler_stats is None:
             return
         # BlockPool.get_usage() is a share of all blocks but the null block
@@ -220,7 +244,22 @@ class _LoadRecorder:
             running=scheduler_stats.num_running_reqs,
             waiting=scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs,
             kv_blocks_used=round(scheduler_stats.kv_cache_usage * usable),
+            prefill_tokens_per_s=self._prefill_rate.per_second,
         )
+
+    def _record_prefill(self, stats: Any, now: float) -> None:
+        """vLLM tells of a prompt when it is computed, so the time since the last one belongs to
+        it, or its own TTFT if nothing was being computed before."""
+        if stats is None:
+            return
+        if computed := stats.prompt_token_stats.computed:
+            since = self._prefilling_since
+            seconds = max(stats.time_to_first_tokens_iter) if since is None else now - since
+            self._prefill_rate.record(num_tokens=computed, seconds=seconds)
+        if not self.queued_tokens():
+            self._prefilling_since = None
+        elif computed or self._prefilling_since is None:
+            self._prefilling_since = now
 
     def log_engine_initialized(self) -> None: ...
 

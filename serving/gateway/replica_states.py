@@ -77,9 +77,10 @@ class ReplicaStates:
         self._rng = rng
         self._tasks: dict[ReplicaId, asyncio.Task[None]] = {}
         self._states: dict[ReplicaId, ReplicaState] = {}
+        self._silent_since: dict[ReplicaId, float] = {}
         self.index: PrefixIndex | None = None
         """`None` until a replica has told its layout."""
-        self.on_report: Callable[[ReplicaId, ReplicaState], None] = _ignore
+        self.on_report: Callable[[ReplicaId], None] = _ignore
         self.num_gaps = 0
         """Frames that were missing; each costs a snapshot."""
 
@@ -87,17 +88,28 @@ class ReplicaStates:
         """What the replica last said of itself."""
         return self._states.get(replica)
 
+    def problems(self) -> list[str]:
+        """What an operator must know, as long as it lasts."""
+        now = self._now()
+        return [
+            f"replica {replica} has not told its state for {now - since:.0f} s"
+            for replica, since in self._silent_since.items()
+            if now - since > _SILENCE_S
+        ]
+
     def follow(self, endpoints: Iterable[ReplicaEndpoint]) -> None:
         """These replicas run; others are forgotten."""
         wanted = {endpoint.id: endpoint for endpoint in endpoints}
         for replica in self._tasks.keys() - wanted.keys():
             self._tasks.pop(replica).cancel()
             self._states.pop(replica, None)
+            self._silent_since.pop(replica, None)
             if self.index is not None:
                 self.index.forget(replica)
         for replica in wanted.keys() - self._tasks.keys():
             task = asyncio.get_running_loop().create_task(self._follow(wanted[replica]))
             self._tasks[replica] = task
+            self._silent_since[replica] = self._now()
 
     async def close(self) -> None:
         """Follow nobody."""
@@ -112,7 +124,9 @@ class ReplicaStates:
             try:
                 await self._listen(endpoint)
             except (UpstreamError, FrameError, ServingError, ValueError) as error:
-                logger.debug("state of %s: %s", endpoint.id, error)
+                if endpoint.id not in self._silent_since:
+                    logger.warning("replica %s tells its state no more: %s", endpoint.id, error)
+            self._silent_since.setdefault(endpoint.id, self._now())
             held = self._now() - begun > _SILENCE_S
             pause_s = 0.05 if held else min(max(2 * pause_s, 0.05), _MAX_PAUSE_S)
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
@@ -158,7 +172,8 @@ class ReplicaStates:
         layout = frame.layout or (known.layout if known else None)
         if layout is None:
             raise FrameError("no snapshot came first")
-        state = self._states[replica] = ReplicaState(frame.report, layout, self._now())
+        self._silent_since.pop(replica, None)
+        self._states[replica] = ReplicaState(frame.report, layout, self._now())
         if layout.window_blocks:
             if self.index is None:
                 groups = [CacheGroup(window) for window in layout.window_blocks]
@@ -171,8 +186,8 @@ class ReplicaStates:
                     self.index.remove(replica, unpack_names(names), group=group)
                 for group, kept in stored.items():
                     self.index.store(replica, kept, group=group)
-        self.on_report(replica, state)
+        self.on_report(replica)
 
 
-def _ignore(_replica: ReplicaId, _state: ReplicaState) -> None:
+def _ignore(_replica: ReplicaId) -> None:
     pass

@@ -36,6 +36,9 @@ class CacheChange:
         return bool(self.stored or self.removed or self.is_cleared)
 
 
+NO_CHANGE = CacheChange({}, {})
+
+
 @dataclass(slots=True)
 class _Held:
     """A block's name, and how many copies the engine holds: it does not merge equal blocks."""
@@ -62,7 +65,7 @@ class BlockNamer:
     """
 
     def __init__(self, hasher: BlockHasher, *, max_expected: int) -> None:
-        self._hasher = hasher
+        self.hasher = hasher
         self._max_expected = max_expected
         self._expected: dict[EngineHash, int] = {}
         self._held: dict[int, dict[EngineHash, _Held]] = {}
@@ -135,12 +138,12 @@ class BlockNamer:
     def _names_of(self, event: BlockStored) -> list[int | None]:
         """A name for each hash, as far as it can be told."""
         expected = [self._expected.get(engine_hash) for engine_hash in event.block_hashes]
-        num_blocks = len(event.token_ids) // self._hasher.block_size
+        num_blocks = len(event.token_ids) // self.hasher.block_size
         parent = self._parent_of(event)
         if None not in expected or parent is None or len(expected) != num_blocks:
             return list(expected)
         chain: list[int | None] = []
-        chain.extend(self._hasher.names(np.array(event.token_ids), parent=parent).tolist())
+        chain.extend(self.hasher.names(np.array(event.token_ids), parent=parent).tolist())
         return chain
 
     def _parent_of(self, event: BlockStored) -> int | None:
@@ -149,7 +152,7 @@ class BlockNamer:
         if event.parent_hash is None:
             keys = event.extra_keys[0] if event.extra_keys else None
             salt = next((key for key in keys or () if key != event.lora_name), None)
-            return self._hasher.root(
+            return self.hasher.root(
                 lora_name=event.lora_name, cache_salt=None if salt is None else str(salt)
             )
         block = self._held.get(event.group, {}).get(event.parent_hash)

@@ -19,6 +19,7 @@ class Obstacle(StrEnum):
 
     FAILED = "failed this request"
     FULL = "at its limit"
+    DRAINING = "draining"
     WARMING_UP = "warming up"
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from serving.core.types import ReplicaId
 
+UNKNOWN_PREFILL_TOKENS_PER_S = 10_000.0
+"""For replicas that have not told; of the order of a 7B model on one data-centre GPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestProfile:
@@ -34,9 +37,9 @@ class RequestProfile:
 class ReplicaSnapshot:
     """What a gateway knows of one replica at the moment of choosing.
 
-    `in_flight` counts the requests this gateway has sent it and not yet finished. The rest is the
-    replica's latest report, plus what this gateway has sent it since: `waiting_tokens` is prompt
-    left to compute, `prefill_tokens_per_s` its measured rate, `free_kv_tokens` of
+    It is the replica's latest report plus what this gateway has sent since, or, without a report,
+    what this gateway alone knows. `in_flight` counts requests, `waiting_tokens` is prompt left to
+    compute, `prefill_tokens_per_s` its measured rate, `free_kv_tokens` of
     `total_kv_tokens` the room in its KV cache, cached blocks that nobody uses included; a total of
     0 means that it has not told.
 
@@ -47,11 +50,12 @@ class ReplicaSnapshot:
     id: ReplicaId
     in_flight: int = 0
     waiting_tokens: int = 0
-    prefill_tokens_per_s: float = 10_000.0
+    prefill_tokens_per_s: float = UNKNOWN_PREFILL_TOKENS_PER_S
     free_kv_tokens: int = 0
     total_kv_tokens: int = 0
     adapters: frozenset[str] = frozenset()
     node_id: str = ""
+    is_draining: bool = False
     report_age_s: float = math.inf
     known_for_s: float = math.inf
 

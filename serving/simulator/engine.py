@@ -9,9 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+import numpy as np
+
+from serving.core.prefill_rate import PrefillRate
 from serving.core.progress import ProgressWatch
 from serving.core.types import EngineLoad
 from serving.errors import EngineError
+from serving.routing.block_namer import NO_CHANGE, BlockNamer, CacheChange
 from serving.simulator.generation import (
     AnswerSource,
     CacheUse,
@@ -55,6 +59,8 @@ class EngineParts:
     """The longest a single step may take."""
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
+    namer: BlockNamer | None = None
+    """Names the cached blocks for gateways; the cache must record its events then, and be asked."""
 
 
 class EngineLoop:
@@ -76,6 +82,7 @@ class EngineLoop:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._watch = ProgressWatch(parts.hang_timeout_s)
+        self._prefill_rate = PrefillRate()
 
     def start(self) -> None:
         """Begin to step."""
@@ -114,7 +121,16 @@ class EngineLoop:
             running=self._scheduler.num_running,
             waiting=self._scheduler.num_waiting + len(self._entering),
             kv_blocks_used=self._scheduler.kv_cache.num_used,
+            waiting_tokens=self._scheduler.num_waiting_tokens
+            + self._scheduler.num_prefill_tokens_left
+            + sum(running.request.num_prompt_tokens for _, running in self._entering),
+            prefill_tokens_per_s=self._prefill_rate.per_second,
         )
+
+    def cache_change(self) -> CacheChange:
+        """What has changed in the prefix cache since the last call, if it is named at all."""
+        namer = self.parts.namer
+        return namer.apply(self._scheduler.kv_cache.drain_events()) if namer else NO_CHANGE
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> TokenStream:
         """The answers to some prompts, which enter the queue when their overhead has passed.
@@ -177,7 +193,9 @@ class EngineLoop:
                 end = await self._next_arrival(end)
                 continue
             self._note_scheduled(plan, end)
-            end += self.parts.timer.seconds(plan)
+            seconds = self.parts.timer.seconds(plan)
+            self._prefill_rate.record(num_tokens=plan.num_prefill_tokens, seconds=seconds)
+            end += seconds
             # A late engine catches up without sleeping, but never keeps the event loop to itself.
             await self.parts.sleep(max(end - self.parts.clock(), 0.0))
             now = self.parts.clock()
@@ -191,7 +209,21 @@ class EngineLoop:
         while entering and entering[0][0] <= now:
             entered_at, running = entering.popleft()
             running.times.queued_at = entered_at
+            self._expect_blocks(running.request)
             self._scheduler.add(running.request)
+
+    def _expect_blocks(self, request: Request) -> None:
+        """Under a sliding window the cache's events alone do not tell which blocks they mean."""
+        namer, num_blocks = self.parts.namer, self._scheduler.kv_cache.num_window_blocks
+        if namer is None or not num_blocks:
+            return
+        hasher = namer.hasher
+        root = hasher.root(lora_name=request.lora_name, cache_salt=request.cache_salt)
+        names = hasher.names(np.asarray(request.token_ids), parent=root).tolist()
+        request.extend_hashes(len(names), block_size=hasher.block_size)
+        # One more than the window: the prompt's last block is kept only if another follows.
+        first = max(len(names) - num_blocks - 1, 0)
+        namer.expect(zip(request.block_hashes[first:], names[first:], strict=False))
 
     async def _next_arrival(self, now: float) -> float:
         """When the next step can begin, at least `now`; returns then, or when something changed."""

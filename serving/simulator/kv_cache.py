@@ -56,9 +56,10 @@ class KvCache:
         self._events: list[KvEvent] | None = [] if config.record_events else None
         self._pool = BlockPool(config.num_blocks, events=self._events)
         self._max_blocks = self._num_blocks_for(max_model_len)
-        self._num_window_blocks = 0
+        self.num_window_blocks = 0
+        """Blocks that the window of the next token reaches into, 0 for full attention."""
         if self._window is not None:
-            self._num_window_blocks = self._num_blocks_for(self._window - 1)
+            self.num_window_blocks = self._num_blocks_for(self._window - 1)
             # One more, since a window may begin inside a block.
             # Source: `SlidingWindowSpec.max_admission_blocks_per_request`.
             most = min(self._window - 1 + max_in_flight_tokens, max_model_len)
@@ -203,7 +204,7 @@ class KvCache:
                 run.clear()
                 continue
             run.append(block)
-            if len(run) >= self._num_window_blocks:
+            if len(run) >= self.num_window_blocks:
                 return [NULL_BLOCK] * index + run[::-1]
         return run[::-1]
 
@@ -239,7 +240,7 @@ class KvCache:
         if self._window is None:
             return range(first, last)
         end = (sequence.num_prompt_tokens - 1) // self._block_size
-        return range(max(first, end - self._num_window_blocks), min(last, end))
+        return range(max(first, end - self.num_window_blocks), min(last, end))
 
     def _stored_event(self, sequence: CachedSequence, first: int, stored: range) -> BlockStored:
         start, end = first * self._block_size, sequence.num_full_blocks * self._block_size

@@ -13,6 +13,9 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.errors import ConfigError
+from serving.protocol.state_frames import CacheLayout
+from serving.routing.block_hashing import BlockHasher
+from serving.routing.block_namer import BlockNamer, CacheChange, GroupedNames
 from serving.settings import ModelSettings, SimulatorSettings
 from serving.simulator.api import SimulatorApi
 from serving.simulator.engine import EngineLoop, EngineParts
@@ -44,9 +47,28 @@ class SimulatedEngine:
     description: EngineDescription
     loop: EngineLoop
 
+    @property
+    def layout(self) -> CacheLayout:
+        """How its KV cache is made."""
+        window_blocks = self.loop.parts.scheduler.kv_cache.num_window_blocks or None
+        return CacheLayout(
+            block_size=self.description.block_size,
+            total_blocks=self.description.kv_blocks_total,
+            window_blocks=(window_blocks,),
+        )
+
     def load(self) -> EngineLoad:
         """Scheduler figures of the latest engine step."""
         return self.loop.load()
+
+    def cache_change(self) -> CacheChange:
+        """What has changed in the prefix cache since the last call."""
+        return self.loop.cache_change()
+
+    def cached_blocks(self) -> GroupedNames:
+        """What the prefix cache holds."""
+        namer = self.loop.parts.namer
+        return namer.held() if namer else {}
 
     async def check_health(self) -> None:
         """Return if the engine is alive and, if it has requests, makes steps.
@@ -62,11 +84,15 @@ class SimulatedEngine:
 
 
 async def launch_simulator(
-    model_id: ModelId, model: ModelSettings, resolve_weights: Callable[[], Path] | None
+    model_id: ModelId,
+    model: ModelSettings,
+    resolve_weights: Callable[[], Path] | None,
+    secret: bytes,
 ) -> SimulatedEngine:
     """Start an engine in this process, after as long as the settings say that takes.
 
     Args:
+        secret: of the names it gives its blocks.
         resolve_weights: gives the folder whose tokenizer and chat template are used, if any.
 
     Raises:
@@ -75,7 +101,9 @@ async def launch_simulator(
     if model.simulator is None:
         raise ConfigError("the model is not simulated", code="setting_invalid", param="simulator")
     folder = resolve_weights() if resolve_weights else None
-    engine = build_engine(model_id, model, folder, registry=REGISTRY, clock=time.monotonic)
+    engine = build_engine(
+        model_id, model, folder, registry=REGISTRY, clock=time.monotonic, secret=secret
+    )
     await asyncio.sleep(model.simulator.start_s)
     engine.loop.start()
     return engine
@@ -88,6 +116,7 @@ def build_engine(
     *,
     registry: CollectorRegistry,
     clock: Callable[[], float],
+    secret: bytes | None = None,
 ) -> SimulatedEngine:
     """An engine at rest.
 
@@ -95,12 +124,13 @@ def build_engine(
         folder: whose tokenizer and chat template are used, if any.
         registry: where its metrics are found.
         clock: monotonic seconds, in step with the running event loop's.
+        secret: of the names of its blocks; `None` names none.
 
     Raises:
         ConfigError: as `launch_simulator`.
     """
     simulator = model.simulator or SimulatorSettings()
-    config = scheduler_config(model, simulator)
+    config = scheduler_config(model, simulator, record_events=secret is not None)
     tokenizer = _tokenizer(folder)
     scheduler = Scheduler(config)
     metrics = EngineMetrics(max_model_len=config.max_model_len)
@@ -122,6 +152,7 @@ def build_engine(
             hang_timeout_s=model.engine.hang_timeout_s,
             clock=clock,
             sleep=asyncio.sleep,
+            namer=None if secret is None else _namer(config.kv_cache, secret),
         )
     )
     served = ServedModel(
@@ -136,7 +167,14 @@ def build_engine(
     return SimulatedEngine(app, _describe(config), loop)
 
 
-def scheduler_config(model: ModelSettings, simulator: SimulatorSettings) -> SchedulerConfig:
+def _namer(cache: KvCacheConfig, secret: bytes) -> BlockNamer:
+    hasher = BlockHasher(secret, block_size=cache.block_size)
+    return BlockNamer(hasher, max_expected=2 * cache.num_blocks)
+
+
+def scheduler_config(
+    model: ModelSettings, simulator: SimulatorSettings, *, record_events: bool = False
+) -> SchedulerConfig:
     """The engine's limits.
 
     Raises:
@@ -152,6 +190,7 @@ def scheduler_config(model: ModelSettings, simulator: SimulatorSettings) -> Sche
             num_blocks=simulator.kv_blocks,
             block_size=engine.block_size or _BLOCK_SIZE,
             sliding_window=simulator.sliding_window,
+            record_events=record_events,
         ),
         max_model_len=engine.max_model_len or _MAX_MODEL_LEN,
         max_num_seqs=engine.max_num_seqs,

@@ -87,6 +87,15 @@ class Scheduler:
         """Tokens that waiting requests have to compute if they hit nothing in the prefix cache."""
         return self._num_waiting_tokens
 
+    @property
+    def num_prefill_tokens_left(self) -> int:
+        """Prompt tokens that admitted requests have yet to compute."""
+        return sum(
+            request.num_prompt_tokens - request.num_computed_tokens
+            for request in self._running
+            if request.num_computed_tokens < request.num_prompt_tokens
+        )
+
     def add(self, request: Request) -> None:
         """`request` waits behind all others.
 

@@ -56,6 +56,10 @@ WORDS = "the sea carries every ship that the wind has left behind on its way to 
 """18 tokens, more or less."""
 
 
+async def _no_stream(_receive: Any, _send: Any) -> None:
+    raise AssertionError("nobody follows this engine")
+
+
 class Engine:
     """An engine that serves requests at one address and tells of itself at another."""
 
@@ -151,7 +155,13 @@ class Simulator:
             clock=time.monotonic,
         )
         self._engine.loop.start()
-        guard = EngineGuard(self._engine.app, token=TOKEN, max_in_flight=1024, state=self._state)
+        guard = EngineGuard(
+            self._engine.app,
+            token=TOKEN,
+            max_in_flight=1024,
+            state=self._state,
+            stream=_no_stream,
+        )
         self._server = uvicorn.Server(uvicorn.Config(guard, log_config=None, lifespan="off"))
         self._ready.set()
         await self._server.serve(sockets=[self._socket])

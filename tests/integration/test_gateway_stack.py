@@ -32,9 +32,10 @@ from serving.gateway.catalog import Catalog
 from serving.gateway.connections import Connections
 from serving.gateway.edge import middlewares
 from serving.gateway.engine_client import EngineClient
-from serving.gateway.fleet import Fleet, PoolSettings
+from serving.gateway.fleet import Fleet
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.relay import Relay
+from serving.gateway.replica_pool import PoolSettings
 from serving.routing.policies import LeastTokens
 from serving.settings import GatewaySettings, LimitSettings, Settings
 
@@ -196,6 +197,10 @@ class Stack:
         await until(lambda: self.in_flight == 0)
 
 
+async def no_stream(_receive: Any, _send: Any) -> None:
+    raise AssertionError("these gateways follow nobody")
+
+
 async def no_targets() -> list[dict[str, Any]]:
     return []
 
@@ -250,7 +255,11 @@ async def running_stack(
     engines = [FakeEngine() for _ in range(num_engines)]
     guards = [
         EngineGuard(
-            engine, token=TOKEN, max_in_flight=max_in_flight, state=lambda: {"model": MODEL}
+            engine,
+            token=TOKEN,
+            max_in_flight=max_in_flight,
+            state=lambda: {"model": MODEL},
+            stream=no_stream,
         )
         for engine in engines
     ]
@@ -258,7 +267,7 @@ async def running_stack(
     connections = Connections(settings.engine_connect_timeout_s)
     engine_client = EngineClient(connections, token=TOKEN)
     fleet = Fleet(
-        {MODEL: PoolSettings(max_in_flight, LeastTokens(), warm_up_s=10.0)},
+        {MODEL: PoolSettings(max_in_flight, LeastTokens(), 10.0, lambda _replica: None)},
         limits=app._queue_limits(settings),
         rng=Random(0),
         now=time.monotonic,

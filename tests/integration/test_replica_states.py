@@ -152,6 +152,7 @@ async def test_a_replica_that_goes_is_forgotten(replica: Replica, followed: Repl
 
 async def test_a_replica_that_answers_nothing_is_asked_again() -> None:
     num_asked = 0
+    left: list[int] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal num_asked
@@ -165,19 +166,24 @@ async def test_a_replica_that_answers_nothing_is_asked_again() -> None:
         with contextlib.suppress(ConnectionError):
             await reader.read()  # until the gateway leaves
         writer.close()
+        left.append(num_asked)
 
     clock = [0.0]
     server = await asyncio.start_server(accept, HOST, 0)
     url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
     endpoint = ReplicaEndpoint(ReplicaId("mute"), url, "", "node", 1, "v")
+    connections = Connections(1.0)
     followed = ReplicaStates(
-        Connections(1.0), token=TOKEN, max_entries=9, now=lambda: clock[0], rng=Random(0)
+        connections, token=TOKEN, max_entries=9, now=lambda: clock[0], rng=Random(0)
     )
     followed.follow([endpoint])
     await until(lambda: num_asked == 1)
     clock[0] = 100.0
+    assert followed.problems() == ["replica mute has not told its state for 100 s"]
     await until(lambda: followed.state(endpoint.id))
+    assert followed.problems() == []
     await followed.close()
+    connections.close()
     server.close()
-    await server.wait_closed()
+    await until(lambda: len(left) == num_asked)
     await asyncio.sleep(0)

@@ -463,13 +463,13 @@ from serving.simulator.launch import launch_simulator
 
 async def main():
     settings = ModelSettings(simulator=SimulatorSettings(start_s=0.01))
-    engine = await launch_simulator("sim", settings, None)
+    engine = await launch_simulator("sim", settings, None, b"secret")
     await engine.check_health()
     print(engine.description)
     engine.shutdown()
 
 asyncio.run(main())
-print(sorted({"vllm", "torch", "transformers", "ray", "numpy"} & set(sys.modules)))
+print(sorted({"vllm", "torch", "transformers", "ray"} & set(sys.modules)))
 """
 
 

@@ -67,10 +67,19 @@ async def engine() -> Engine:
     return Engine()
 
 
+async def tell_once(_receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"frame"})
+
+
 @pytest.fixture
 async def guard(engine: Engine) -> EngineGuard:
     return EngineGuard(
-        engine, token=TOKEN, max_in_flight=MAX_IN_FLIGHT, state=lambda: {"model": "demo"}
+        engine,
+        token=TOKEN,
+        max_in_flight=MAX_IN_FLIGHT,
+        state=lambda: {"model": "demo"},
+        stream=tell_once,
     )
 
 
@@ -196,3 +205,13 @@ async def test_websockets_are_closed_in_their_own_words(
 
     assert [message["type"] for message in call.sent] == ["websocket.close"]
     assert engine.num_requests == 0
+
+
+async def test_the_state_stream_is_for_the_cluster_and_holds_no_room(guard: EngineGuard) -> None:
+    stranger = Call(guard, path="/galerne/state-stream", headers=[])
+    assert await stranger.refusal() == (401, "unauthenticated")
+    await held(guard, MAX_IN_FLIGHT)
+    gateway = Call(guard, path="/galerne/state-stream")
+    await gateway.task
+    assert gateway.sent[-1]["body"] == b"frame"
+    assert guard.in_flight == MAX_IN_FLIGHT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.errors import Overloaded
-from serving.gateway.fleet import Fleet, PoolSettings, QueueLimits, Ticket
+from serving.gateway.fleet import Fleet, Ticket
+from serving.gateway.replica_pool import PoolSettings, QueueLimits
+from serving.gateway.replica_states import ReplicaState
+from serving.protocol.state_frames import CacheLayout, LoadReport
 from serving.routing.policies import LeastTokens, Policy, RoundRobin
 from serving.routing.snapshots import RequestProfile
 
@@ -34,11 +38,15 @@ NEVER_S = 3600.0
 NO_LIMIT = 10**6
 
 
+def no_state(_replica: ReplicaId) -> None:
+    return None
+
+
 def make_fleet(*replicas: ReplicaEndpoint, room: int = NO_LIMIT, **limits: Any) -> Fleet:
     """A fleet of one model whose replicas take `room` requests each; waiting has no end."""
     patience = {"max_queued": 100, "queue_timeout_s": NEVER_S, "no_replica_wait_s": NEVER_S}
     fleet = Fleet(
-        {model: PoolSettings(room, LeastTokens(), warm_up_s=0.0) for model in (MODEL, OTHER)},
+        {model: PoolSettings(room, LeastTokens(), 0.0, no_state) for model in (MODEL, OTHER)},
         limits=QueueLimits(**{**patience, **limits}),
         rng=Random(0),
         now=time.monotonic,
@@ -278,10 +286,15 @@ async def test_models_do_not_share_replicas() -> None:
 # --- choosing ------------------------------------------------------------------------------------
 
 
-def fleet_at(clock: list[float], *replicas: ReplicaEndpoint, policy: Policy) -> Fleet:
+def fleet_at(
+    clock: list[float],
+    *replicas: ReplicaEndpoint,
+    policy: Policy,
+    state_of: Callable[[ReplicaId], ReplicaState | None] = no_state,
+) -> Fleet:
     """A fleet whose clock reads `clock[0]` seconds."""
     fleet = Fleet(
-        {MODEL: PoolSettings(NO_LIMIT, policy, warm_up_s=10.0)},
+        {MODEL: PoolSettings(NO_LIMIT, policy, 10.0, state_of)},
         limits=QueueLimits(max_queued=9, queue_timeout_s=NEVER_S, no_replica_wait_s=NEVER_S),
         rng=Random(0),
         now=lambda: clock[0],
@@ -337,3 +350,59 @@ def test_a_new_replica_takes_what_no_other_can() -> None:
     ticket = fleet.ticket(MODEL, ANY)
     ticket.excluded.add(A.id)
     assert ticket.take() == C
+
+
+# --- what replicas tell --------------------------------------------------------------------------
+
+
+def told(*, tokens: int = 0, in_flight: int = 0, draining: bool = False, at: float = 0.0) -> Any:
+    report = LoadReport(in_flight, 0, tokens, 1000.0, 0, in_flight, draining)
+    return ReplicaState(report, CacheLayout(block_size=16, total_blocks=100), heard_at=at)
+
+
+def test_other_gateways_requests_count() -> None:
+    states = {A.id: told(tokens=9000, in_flight=30), B.id: told(tokens=100, in_flight=2)}
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), state_of=states.get)
+    assert {held_by(fleet)[1] for _ in range(5)} == {B.id}
+
+
+def test_what_was_sent_since_a_report_is_added_to_it() -> None:
+    states = {A.id: told(), B.id: told(tokens=1000)}
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), state_of=states.get)
+    assert held_by(fleet, tokens=1500)[1] == A.id
+    assert held_by(fleet, tokens=10)[1] == B.id
+    fleet.heard(MODEL, A.id)  # its report still says that nothing waits: it has been computed
+    assert held_by(fleet, tokens=10)[1] == A.id
+
+
+def test_a_replica_that_others_have_filled_is_full() -> None:
+    states = {A.id: told(in_flight=NO_LIMIT), B.id: told(tokens=10**6)}
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), state_of=states.get)
+    assert held_by(fleet)[1] == B.id
+
+
+def test_a_draining_replica_gets_nothing() -> None:
+    states = {A.id: told(draining=True), B.id: told(tokens=10**6)}
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), state_of=states.get)
+    assert held_by(fleet)[1] == B.id
+
+
+async def test_a_report_lets_the_queue_move() -> None:
+    states = {A.id: told(in_flight=NO_LIMIT)}
+    fleet = fleet_at([0.0], A, policy=LeastTokens(), state_of=states.get)
+    ticket = fleet.ticket(MODEL, ANY)
+    waiting = asyncio.create_task(ticket.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    states[A.id] = told()
+    fleet.heard(MODEL, A.id)
+    assert await waiting == A
+
+
+def test_an_old_report_does_not_keep_a_replica_full() -> None:
+    clock = [0.0]
+    states = {A.id: told(in_flight=NO_LIMIT)}
+    fleet = fleet_at(clock, A, policy=LeastTokens(), state_of=states.get)
+    assert fleet.ticket(MODEL, ANY).take() is None
+    clock[0] = 10.0
+    assert held_by(fleet)[1] == A.id

@@ -12,12 +12,15 @@ from random import Random
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from virtual_time import simulate
 
-from serving.core.types import ModelId
+from serving.core.types import ModelId, ReplicaId
 from serving.errors import EngineError
+from serving.routing.block_hashing import BlockHasher
+from serving.routing.prefix_index import CacheGroup, PrefixIndex
 from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, TimingSettings
 from serving.simulator.engine import EngineLoop
 from serving.simulator.generation import Answer, AnswerSource, Delta, Prompt, Sampling
@@ -28,6 +31,7 @@ from serving.simulator.tokenizer import PieceTokenizer
 STEP_S = 0.25
 OVERHEAD_S = 0.125
 BLOCK_SIZE = 16
+SECRET = b"secret"
 VOCABULARY = PieceTokenizer().vocabulary
 TEN = Sampling(max_tokens=10, ignore_eos=True)
 EXPECTED_METRICS = {
@@ -79,7 +83,9 @@ async def running(
 ) -> AsyncIterator[SimulatedEngine]:
     registry = registry or CollectorRegistry()
     clock = asyncio.get_running_loop().time
-    engine = build_engine(ModelId("sim"), settings(**values), None, registry=registry, clock=clock)
+    engine = build_engine(
+        ModelId("sim"), settings(**values), None, registry=registry, clock=clock, secret=SECRET
+    )
     engine.loop.start()
     yield engine
     engine.shutdown()
@@ -427,3 +433,61 @@ def test_a_stop_token_ends_the_answer_and_is_named() -> None:
     _, answer = finished(sampling)
 
     assert (answer.num_tokens, answer.finish_reason, answer.stop_reason) == (3, "stop", token_id)
+
+
+# --- what gateways are told ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [None, 33])
+def test_a_gateway_can_foretell_hits_from_what_the_engine_tells(window: int | None) -> None:
+    hasher = BlockHasher(SECRET, block_size=BLOCK_SIZE)
+    replica = ReplicaId("r")
+
+    def names(some: Prompt) -> list[int]:
+        tokens = np.array(some.token_ids[:-1])  # the last token is computed in any case
+        found: list[int] = hasher.names(
+            tokens, parent=hasher.root(cache_salt=some.cache_salt)
+        ).tolist()
+        return found
+
+    async def scenario() -> list[tuple[int, int]]:
+        pairs = []
+        async with running(sliding_window=window) as engine:
+            groups = [CacheGroup(blocks) for blocks in engine.layout.window_blocks]
+            index = PrefixIndex(groups, max_entries=1000)
+            for some in (
+                prompt(100),
+                prompt(100),
+                prompt(140),
+                prompt(99),
+                prompt(100, cache_salt="x"),
+            ):
+                change = engine.cache_change()
+                index.store(replica, change.stored.get(0, []))
+                index.remove(replica, change.removed.get(0, []))
+                foretold = index.hits(names(some)).get(replica, 0) * BLOCK_SIZE
+                stream = engine.loop.generate([some], TEN)
+                await stream.read_all()
+                pairs.append((foretold, stream.cache_uses[0].num_cached_tokens))
+            engine.cache_change()
+            assert len(engine.cached_blocks()[0]) > 5
+        return pairs
+
+    pairs = simulate(scenario())
+    assert all(foretold == cached for foretold, cached in pairs)
+    assert [cached for _, cached in pairs][:2] == [0, 96]
+
+
+def test_an_engine_tells_the_prompts_it_has_yet_to_compute() -> None:
+    async def scenario() -> list[int]:
+        async with running() as engine:
+            waiting = []
+            stream = engine.loop.generate([prompt(200)], TEN)
+            for pause_s in (0.0, OVERHEAD_S + 0.01, STEP_S, 4 * STEP_S):
+                await asyncio.sleep(pause_s)
+                waiting.append(engine.load().waiting_tokens)
+            assert engine.load().prefill_tokens_per_s == pytest.approx(64 / STEP_S, rel=0.05)
+            await stream.read_all()
+            return waiting
+
+    assert simulate(scenario()) == [200, 136, 72, 0]

@@ -66,6 +66,6 @@ async def test_the_description_is_what_vllm_would_tell() -> None:
 
 async def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ConfigError) as refused:
-        await launch_simulator(ModelId("sim"), settings({}, start_s=0), lambda: tmp_path)
+        await launch_simulator(ModelId("sim"), settings({}, start_s=0), lambda: tmp_path, b"s")
     assert refused.value.code == "tokenizer_unusable"
     assert str(tmp_path) not in refused.value.message

@@ -1,0 +1,235 @@
+"""One model's replicas: what each holds, which one is next, and who waits for one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
+from serving.errors import Overloaded
+from serving.gateway.replica_states import ReplicaState
+from serving.routing.backlog import CompletionRate, retry_after_s
+from serving.routing.pipeline import Obstacle, choose, warming_up
+from serving.routing.policies import Policy
+from serving.routing.snapshots import UNKNOWN_PREFILL_TOKENS_PER_S, ReplicaSnapshot
+
+if TYPE_CHECKING:
+    from serving.gateway.fleet import Ticket
+
+_STALE_S = 3.0
+"""A report this old says nothing any more: a replica that was full must not stay so for ever."""
+_FULL_PAUSE_S = 0.1
+"""How long a replica that refused for want of room is left alone. Other gateways hold its slots,
+and their releases are not seen here."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """What waiting may cost.
+
+    `max_queued` requests wait per model, each up to `queue_timeout_s` for room on a replica and up
+    to `no_replica_wait_s` while there is no replica at all.
+    """
+
+    max_queued: int
+    queue_timeout_s: float
+    no_replica_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """One model's replicas: the requests each accepts at once, how one is chosen, how long a new
+    one is spared, and what a replica last said of itself."""
+
+    replica_limit: int
+    policy: Policy
+    warm_up_s: float
+    state_of: Callable[[ReplicaId], ReplicaState | None]
+
+
+class ReplicaPool:
+    """One model's replicas and the requests that wait for one, first come first served."""
+
+    def __init__(
+        self,
+        model: ModelId,
+        settings: PoolSettings,
+        limits: QueueLimits,
+        rng: Random,
+        now: Callable[[], float],
+    ) -> None:
+        self.limits = limits
+        self.now = now
+        self.endpoints: tuple[ReplicaEndpoint, ...] = ()
+        self.in_flight: Counter[ReplicaId] = Counter()
+        self._waiting_tokens: Counter[ReplicaId] = Counter()  # of requests without an answer yet
+        self._sent: Counter[ReplicaId] = Counter()  # requests since the replica's last report
+        self._sent_tokens: Counter[ReplicaId] = Counter()
+        self._known_since: dict[ReplicaId, float] = {}
+        self.waiting: list[Ticket] = []
+        self.completions = CompletionRate()
+        self._model = model
+        self._settings = settings
+        self._rng = rng
+        self._pauses: dict[ReplicaId, asyncio.TimerHandle] = {}
+
+    def has_replica_for(self, ticket: Ticket) -> bool:
+        """Whether a replica runs, busy or not, that has not failed the request."""
+        return any(endpoint.id not in ticket.excluded for endpoint in self.endpoints)
+
+    def update(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
+        """These replicas run now."""
+        # Those of the first broadcast may have run for days.
+        since = self.now() if self._known_since else -math.inf
+        self._known_since = {
+            endpoint.id: self._known_since.get(endpoint.id, since) for endpoint in endpoints
+        }
+        self.endpoints = tuple(endpoints)
+        for gone in self._sent.keys() - self._known_since.keys():
+            del self._sent[gone], self._sent_tokens[gone]
+        self.serve_waiting()
+
+    def assign(self, ticket: Ticket) -> bool:
+        """Let the request hold the best replica with room; whether there is one."""
+        now = self.now()
+        replicas = [self._snapshot(endpoint, now) for endpoint in self.endpoints]
+        held_back = warming_up(replicas, warm_up_s=self._settings.warm_up_s)
+        offered = [(replica, self._obstacle(replica, ticket, held_back)) for replica in replicas]
+        policy = self._settings.policy
+        picked = choose(ticket.request, offered, policy, self._rng).replica
+        if picked is None and held_back:
+            offered = [(replica, self._obstacle(replica, ticket, ())) for replica in replicas]
+            picked = choose(ticket.request, offered, policy, self._rng).replica
+        if picked is None:
+            return False
+        policy.picked(picked)
+        ticket.held = next(endpoint for endpoint in self.endpoints if endpoint.id == picked)
+        ticket.is_answered = False
+        self.in_flight[picked] += 1
+        self._waiting_tokens[picked] += ticket.request.prompt_tokens
+        self._sent[picked] += 1
+        self._sent_tokens[picked] += ticket.request.uncached_tokens(picked)
+        return True
+
+    def heard(self, replica: ReplicaId) -> None:
+        """The replica's report counts what it has been sent until now."""
+        self._sent.pop(replica, None)
+        self._sent_tokens.pop(replica, None)
+        if self.waiting:
+            self.serve_waiting()
+
+    def count_as_answered(self, ticket: Ticket) -> None:
+        """The request's prompt waits no more."""
+        if ticket.held is None or ticket.is_answered:
+            return
+        ticket.is_answered = True
+        _take_off(self._waiting_tokens, ticket.held.id, ticket.request.prompt_tokens)
+
+    def release(self, ticket: Ticket) -> None:
+        """The request holds nothing any more; the next one may have its room."""
+        if ticket.held is None:
+            return
+        self.count_as_answered(ticket)
+        replica, ticket.held = ticket.held.id, None
+        _take_off(self.in_flight, replica, 1)
+        self.serve_waiting()
+
+    def pause(self, replica: ReplicaId) -> None:
+        """Leave a replica alone that refused for want of room."""
+        if replica not in self._pauses:
+            loop = asyncio.get_running_loop()
+            self._pauses[replica] = loop.call_later(_FULL_PAUSE_S, self._end_pause, replica)
+
+    def join_queue(self, ticket: Ticket) -> None:
+        """Queue a request by its number, so that one that came back is before later ones."""
+        insort(self.waiting, ticket, key=lambda waiting: waiting.number)
+        self.serve_waiting()
+
+    def leave_queue(self, ticket: Ticket) -> None:
+        """Forget a request that waits no longer."""
+        if ticket in self.waiting:
+            self.waiting.remove(ticket)
+
+    def serve_waiting(self) -> None:
+        """Hand free room to the requests that wait, in order."""
+        for ticket in tuple(self.waiting):
+            if self.assign(ticket):
+                self.waiting.remove(ticket)
+                ticket.arrive()
+            elif not ticket.excluded:
+                return  # no room for anyone
+
+    def overloaded(self) -> Overloaded:
+        """The refusal while every replica is at its limit."""
+        wait_s = retry_after_s(len(self.waiting), self.completions.per_second(self.now()))
+        return Overloaded(
+            f"Every replica of the model `{self._model}` is at its limit",
+            code="engine_overloaded",
+            retryable=True,
+            retry_after_s=wait_s,
+        )
+
+    def empty(self) -> Overloaded:
+        """The refusal while there is no replica for the request."""
+        return Overloaded(
+            f"The model `{self._model}` has no replica ready for this request",
+            code="model_not_ready",
+            param="model",
+            retryable=True,
+            retry_after_s=max(1.0, self.limits.no_replica_wait_s),
+        )
+
+    def _snapshot(self, endpoint: ReplicaEndpoint, now: float) -> ReplicaSnapshot:
+        replica = endpoint.id
+        known_for_s = now - self._known_since[replica]
+        state = self._settings.state_of(replica)
+        if state is None or now - state.heard_at > _STALE_S:
+            return ReplicaSnapshot(
+                replica,
+                in_flight=self.in_flight[replica],
+                waiting_tokens=self._waiting_tokens[replica],
+                node_id=endpoint.node_id,
+                known_for_s=known_for_s,
+            )
+        report, layout = state.report, state.layout
+        return ReplicaSnapshot(
+            replica,
+            in_flight=max(self.in_flight[replica], report.in_flight + self._sent[replica]),
+            waiting_tokens=report.waiting_tokens + self._sent_tokens[replica],
+            prefill_tokens_per_s=report.prefill_tokens_per_s or UNKNOWN_PREFILL_TOKENS_PER_S,
+            free_kv_tokens=(layout.total_blocks - report.kv_blocks_used) * layout.block_size,
+            total_kv_tokens=layout.total_blocks * layout.block_size,
+            adapters=frozenset(report.adapters),
+            node_id=endpoint.node_id,
+            is_draining=report.draining,
+            report_age_s=now - state.heard_at,
+            known_for_s=known_for_s,
+        )
+
+    def _obstacle(
+        self, replica: ReplicaSnapshot, ticket: Ticket, held_back: Collection[ReplicaId]
+    ) -> Obstacle | None:
+        if replica.id in ticket.excluded:
+            return Obstacle.FAILED
+        if replica.is_draining:
+            return Obstacle.DRAINING
+        if replica.in_flight >= self._settings.replica_limit or replica.id in self._pauses:
+            return Obstacle.FULL
+        return Obstacle.WARMING_UP if replica.id in held_back else None
+
+    def _end_pause(self, replica: ReplicaId) -> None:
+        del self._pauses[replica]
+        self.serve_waiting()
+
+
+def _take_off(counter: Counter[ReplicaId], replica: ReplicaId, number: int) -> None:
+    """Without leaving zeros: replicas come and go for as long as the gateway lives."""
+    counter[replica] -= number
+    if not counter[replica]:
+        del counter[replica]
