@@ -86,6 +86,11 @@ def hits(followed: ReplicaStates, *names: int) -> dict[str, int]:
     return {} if followed.index is None else dict(followed.index.hits(names))
 
 
+def running_of(followed: ReplicaStates, replica: Replica) -> int | None:
+    state = followed.state(replica.endpoint.id)
+    return None if state is None else state.report.running
+
+
 @pytest.fixture
 async def replica() -> AsyncIterator[Replica]:
     replica = Replica("a")
@@ -113,13 +118,10 @@ async def test_load_and_blocks_arrive(replica: Replica, followed: ReplicaStates)
     await until(lambda: hits(followed, 1, 2) == {"a": 1})
 
 
-async def test_reports_are_fresh(replica: Replica, followed: ReplicaStates) -> None:
-    await until(lambda: followed.state(replica.endpoint.id))
-    for number in range(5):
+async def test_every_change_is_reported(replica: Replica, followed: ReplicaStates) -> None:
+    for number in range(1, 6):
         replica.running = number
-        begun = time.monotonic()
-        await until(lambda: followed.state(replica.endpoint.id).report.running == number)  # type: ignore[union-attr]  # noqa: B023
-        assert time.monotonic() - begun < 1.0  # 0.05 s and a busy machine
+        await until(lambda: running_of(followed, replica) == number)  # noqa: B023
 
 
 async def test_a_lost_stream_is_opened_again(replica: Replica, followed: ReplicaStates) -> None:
