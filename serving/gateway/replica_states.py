@@ -28,7 +28,7 @@ _SILENCE_S = 3.0
 having said so."""
 _MAX_PAUSE_S = 2.0
 
-logger = logging.getLogger("galerne.gateway")
+logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +121,14 @@ class ReplicaStates:
         pause_s = 0.0
         while True:
             begun = self._now()
+            reason = "silence"
             try:
                 await self._listen(endpoint)
             except (UpstreamError, FrameError, ServingError, ValueError) as error:
-                if endpoint.id not in self._silent_since:
-                    logger.warning("replica %s tells its state no more: %s", endpoint.id, error)
-            self._silent_since.setdefault(endpoint.id, self._now())
+                reason = str(error)
+            if endpoint.id not in self._silent_since:
+                logger.warning("replica %s tells its state no more: %s", endpoint.id, reason)
+                self._silent_since[endpoint.id] = self._now()
             held = self._now() - begun > _SILENCE_S
             pause_s = 0.05 if held else min(max(2 * pause_s, 0.05), _MAX_PAUSE_S)
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
