@@ -62,6 +62,8 @@ from serving.tenancy.access import authenticate, bearer_token
 APP_NAME = "galerne"
 
 _HEALTH_CHECK_PERIOD_S = 2.0
+_HEALTH_CHECK_TIMEOUT_S = 10.0
+"""Serve gives a replica up that does not answer three checks in a row."""
 _DRAIN_MARGIN_S = 30.0
 
 
@@ -98,6 +100,8 @@ def build_application(settings: Settings, paths: StatePaths, *, created: int) ->
         ray_actor_options={"num_cpus": 0},
         logging_config={"enable_access_log": False},
         max_surge_percent=100,
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_timeout_s=_longest_drain_s(settings),
         version=version,
         _internal=True,
@@ -126,6 +130,7 @@ def _engine_application(
         logging_config={"enable_access_log": False},
         max_surge_percent=100,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_timeout_s=model.drain_timeout_s + _DRAIN_MARGIN_S,
         version=version,
         _internal=True,
@@ -216,7 +221,7 @@ async def assemble_gateway(
                 model.max_concurrent_requests,
                 _policy(model.routing),
                 model.routing.warm_up_s,
-                states[ModelId(name)].state,
+                states[ModelId(name)],
             )
             for name, model in spec.settings.models.items()
         },

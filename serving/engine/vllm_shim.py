@@ -29,8 +29,9 @@ SUPPORTED_VERSION = "0.32"
 """Series of vLLM releases whose interface this file was written against."""
 
 
-_PROBE_TIMEOUT_S = 10.0
-"""For a process that has nothing else to do; Serve asks three times before it believes."""
+_PROBE_TIMEOUT_S = 5.0
+"""For a process that has nothing else to do; Serve asks three times before it believes, and waits
+10 s for each answer."""
 
 
 def check_version(version: str) -> None:

@@ -70,6 +70,7 @@ class Connections:
     connect_timeout_s: float
     idle_s: float = 60.0
     _idle: dict[str, dict[Connection, asyncio.TimerHandle]] = field(default_factory=dict)
+    _busy: dict[str, set[Connection]] = field(default_factory=dict)
 
     @asynccontextmanager
     async def request(self, url: str, request: Request) -> AsyncIterator[Answer]:
@@ -83,17 +84,34 @@ class Connections:
             Overloaded: this process has no file descriptor left.
         """
         connection = self._take_idle(url) or await self._connect(url)
+        self._busy.setdefault(url, set()).add(connection)
         try:
             yield Answer(await connection.ask(_head_of(url, request), request.body), connection)
         finally:
+            self._forget_busy(url, connection)
             if connection.release():
                 self._keep(url, connection)
+
+    def abandon(self, url: str) -> int:
+        """Cut every connection to a replica; how many carried a request, which fails by that."""
+        for idle in tuple(self._idle.get(url, ())):
+            idle.close()
+        busy = tuple(self._busy.get(url, ()))
+        for connection in busy:
+            connection.close()
+        return len(busy)
 
     def close(self) -> None:
         """Drop the idle connections."""
         for connections in tuple(self._idle.values()):
             for connection in tuple(connections):
                 connection.close()
+
+    def _forget_busy(self, url: str, connection: Connection) -> None:
+        """Without leaving empty sets: replicas come and go for as long as the gateway lives."""
+        self._busy[url].discard(connection)
+        if not self._busy[url]:
+            del self._busy[url]
 
     def _take_idle(self, url: str) -> Connection | None:
         connections = self._idle.get(url)

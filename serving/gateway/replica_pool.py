@@ -6,14 +6,14 @@ import asyncio
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.errors import Overloaded
-from serving.gateway.replica_states import ReplicaState
+from serving.gateway.replica_states import LOST_S, SUSPECT_S, ReplicaState
 from serving.routing.backlog import CompletionRate, retry_after_s
 from serving.routing.pipeline import Obstacle, choose, warming_up
 from serving.routing.policies import Policy
@@ -42,15 +42,25 @@ class QueueLimits:
     no_replica_wait_s: float
 
 
+class ToldStates(Protocol):
+    """What replicas tell of themselves."""
+
+    def state(self, replica: ReplicaId) -> ReplicaState | None:
+        """What the replica last said of itself."""
+
+    def silent_s(self, replica: ReplicaId) -> float:
+        """For how long the replica has neither said nor answered anything, in seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
     """One model's replicas: the requests each accepts at once, how one is chosen, how long a new
-    one is spared, and what a replica last said of itself."""
+    one is spared, and what they tell of themselves."""
 
     replica_limit: int
     policy: Policy
     warm_up_s: float
-    state_of: Callable[[ReplicaId], ReplicaState | None]
+    told: ToldStates
 
 
 class ReplicaPool:
@@ -80,8 +90,12 @@ class ReplicaPool:
         self._pauses: dict[ReplicaId, asyncio.TimerHandle] = {}
 
     def has_replica_for(self, ticket: Ticket) -> bool:
-        """Whether a replica runs, busy or not, that has not failed the request."""
-        return any(endpoint.id not in ticket.excluded for endpoint in self.endpoints)
+        """Whether a replica runs, busy or not, that is not lost and has not failed the request."""
+        return any(
+            endpoint.id not in ticket.excluded
+            and self._settings.told.silent_s(endpoint.id) < LOST_S
+            for endpoint in self.endpoints
+        )
 
     def update(self, endpoints: Sequence[ReplicaEndpoint]) -> None:
         """These replicas run now."""
@@ -99,13 +113,15 @@ class ReplicaPool:
         """Let the request hold the best replica with room; whether there is one."""
         now = self.now()
         replicas = [self._snapshot(endpoint, now) for endpoint in self.endpoints]
-        held_back = warming_up(replicas, warm_up_s=self._settings.warm_up_s)
-        offered = [(replica, self._obstacle(replica, ticket, held_back)) for replica in replicas]
         policy = self._settings.policy
-        picked = choose(ticket.request, offered, policy, self._rng).replica
-        if picked is None and held_back:
-            offered = [(replica, self._obstacle(replica, ticket, ())) for replica in replicas]
+        silent = {r.id: Obstacle.SILENT for r in replicas if r.silent_s >= SUSPECT_S}
+        new = warming_up(replicas, warm_up_s=self._settings.warm_up_s)
+        # Each is better than none at all.
+        for spared in (dict.fromkeys(new, Obstacle.WARMING_UP) | silent, silent, {}):
+            offered = [(replica, self._obstacle(replica, ticket, spared)) for replica in replicas]
             picked = choose(ticket.request, offered, policy, self._rng).replica
+            if picked is not None or not spared:
+                break
         if picked is None:
             return False
         policy.picked(picked)
@@ -188,7 +204,8 @@ class ReplicaPool:
     def _snapshot(self, endpoint: ReplicaEndpoint, now: float) -> ReplicaSnapshot:
         replica = endpoint.id
         known_for_s = now - self._known_since[replica]
-        state = self._settings.state_of(replica)
+        state = self._settings.told.state(replica)
+        silent_s = self._settings.told.silent_s(replica)
         if state is None or now - state.heard_at > _STALE_S:
             return ReplicaSnapshot(
                 replica,
@@ -196,6 +213,7 @@ class ReplicaPool:
                 waiting_tokens=self._waiting_tokens[replica],
                 node_id=endpoint.node_id,
                 known_for_s=known_for_s,
+                silent_s=silent_s,
             )
         report, layout = state.report, state.layout
         return ReplicaSnapshot(
@@ -210,18 +228,21 @@ class ReplicaPool:
             is_draining=report.draining,
             report_age_s=now - state.heard_at,
             known_for_s=known_for_s,
+            silent_s=silent_s,
         )
 
     def _obstacle(
-        self, replica: ReplicaSnapshot, ticket: Ticket, held_back: Collection[ReplicaId]
+        self, replica: ReplicaSnapshot, ticket: Ticket, spared: Mapping[ReplicaId, Obstacle]
     ) -> Obstacle | None:
         if replica.id in ticket.excluded:
             return Obstacle.FAILED
+        if replica.silent_s >= LOST_S:
+            return Obstacle.LOST
         if replica.is_draining:
             return Obstacle.DRAINING
         if replica.in_flight >= self._settings.replica_limit or replica.id in self._pauses:
             return Obstacle.FULL
-        return Obstacle.WARMING_UP if replica.id in held_back else None
+        return spared.get(replica.id)
 
     def _end_pause(self, replica: ReplicaId) -> None:
         del self._pauses[replica]

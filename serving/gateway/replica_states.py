@@ -23,9 +23,13 @@ from serving.protocol.state_frames import (
 )
 from serving.routing.prefix_index import CacheGroup, PrefixIndex
 
-_SILENCE_S = 3.0
-"""A stream that says nothing for six heartbeats is opened anew: its other end may be gone without
-having said so."""
+_TICK_S = 1.0
+SUSPECT_S = 3 * _TICK_S
+"""A replica that says nothing for six heartbeats is asked anew, because its stream may have broken
+without a word; meanwhile others are preferred."""
+LOST_S = 15 * _TICK_S
+"""A replica that has not answered those questions either is taken for lost: its process stands
+still, or its node cannot be reached. Serve finds out by its health checks, and replaces it."""
 _MAX_PAUSE_S = 2.0
 
 logger = logging.getLogger("ray.serve")
@@ -41,10 +45,19 @@ class ReplicaState:
 
 
 @dataclass(slots=True)
-class _Stream:
-    """How far one stream has come."""
+class _Followed:
+    """One replica, and how well it is heard.
 
-    heard_at: float
+    `silent_ticks` counts looks in a row between which it has said nothing. They are counted, not
+    timed: a gateway that was itself stopped for a minute then finds nobody silent.
+    `untold_since` is when its reports ceased, if they have.
+    """
+
+    endpoint: ReplicaEndpoint
+    untold_since: float | None
+    task: asyncio.Task[None] | None = None
+    state: ReplicaState | None = None
+    silent_ticks: int = 0
     last_seq: int = -1
 
 
@@ -75,9 +88,7 @@ class ReplicaStates:
         self._max_entries = max_entries
         self._now = now
         self._rng = rng
-        self._tasks: dict[ReplicaId, asyncio.Task[None]] = {}
-        self._states: dict[ReplicaId, ReplicaState] = {}
-        self._silent_since: dict[ReplicaId, float] = {}
+        self._followed: dict[ReplicaId, _Followed] = {}
         self.index: PrefixIndex | None = None
         """`None` until a replica has told its layout."""
         self.on_report: Callable[[ReplicaId], None] = _ignore
@@ -86,96 +97,119 @@ class ReplicaStates:
 
     def state(self, replica: ReplicaId) -> ReplicaState | None:
         """What the replica last said of itself."""
-        return self._states.get(replica)
+        followed = self._followed.get(replica)
+        return followed.state if followed else None
+
+    def silent_s(self, replica: ReplicaId) -> float:
+        """For how long the replica has neither said nor answered anything, in seconds."""
+        followed = self._followed.get(replica)
+        return followed.silent_ticks * _TICK_S if followed else 0.0
 
     def problems(self) -> list[str]:
         """What an operator must know, as long as it lasts."""
         now = self._now()
         return [
-            f"replica {replica} has not told its state for {now - since:.0f} s"
-            for replica, since in self._silent_since.items()
-            if now - since > _SILENCE_S
+            f"replica {replica} has not told its state for {now - followed.untold_since:.0f} s"
+            for replica, followed in self._followed.items()
+            if followed.untold_since is not None and now - followed.untold_since > SUSPECT_S
         ]
 
     def follow(self, endpoints: Iterable[ReplicaEndpoint]) -> None:
         """These replicas run; others are forgotten."""
         wanted = {endpoint.id: endpoint for endpoint in endpoints}
-        for replica in self._tasks.keys() - wanted.keys():
-            self._tasks.pop(replica).cancel()
-            self._states.pop(replica, None)
-            self._silent_since.pop(replica, None)
+        for replica in self._followed.keys() - wanted.keys():
+            gone = self._followed.pop(replica)
+            if gone.task is not None:
+                gone.task.cancel()
             if self.index is not None:
                 self.index.forget(replica)
-        for replica in wanted.keys() - self._tasks.keys():
-            task = asyncio.get_running_loop().create_task(self._follow(wanted[replica]))
-            self._tasks[replica] = task
-            self._silent_since[replica] = self._now()
+        for replica in wanted.keys() - self._followed.keys():
+            new = self._followed[replica] = _Followed(wanted[replica], untold_since=self._now())
+            new.task = asyncio.get_running_loop().create_task(self._follow(new))
 
     async def close(self) -> None:
         """Follow nobody."""
-        tasks = tuple(self._tasks.values())
+        tasks = [followed.task for followed in self._followed.values() if followed.task]
         self.follow(())
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, endpoint: ReplicaEndpoint) -> None:
+    async def _follow(self, followed: _Followed) -> None:
         pause_s = 0.0
         while True:
             begun = self._now()
             reason = "silence"
             try:
-                await self._listen(endpoint)
+                await self._listen(followed)
             except (UpstreamError, FrameError, ServingError, ValueError) as error:
                 reason = str(error)
-            if endpoint.id not in self._silent_since:
-                logger.warning("replica %s tells its state no more: %s", endpoint.id, reason)
-                self._silent_since[endpoint.id] = self._now()
-            held = self._now() - begun > _SILENCE_S
+            if followed.untold_since is None:
+                logger.warning(
+                    "replica %s tells its state no more: %s", followed.endpoint.id, reason
+                )
+                followed.untold_since = self._now()
+            held = self._now() - begun >= SUSPECT_S
             pause_s = 0.05 if held else min(max(2 * pause_s, 0.05), _MAX_PAUSE_S)
             await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
 
-    async def _listen(self, endpoint: ReplicaEndpoint) -> None:
+    async def _listen(self, followed: _Followed) -> None:
         """Take frames until the stream ends, breaks or falls silent.
 
         Raises:
             UpstreamError: the replica cannot be reached, or broke off.
             FrameError: it sends what is no frame, or left one out.
         """
-        stream = _Stream(self._now())
-        taking = asyncio.create_task(self._take_frames(endpoint, stream))
+        taking = asyncio.create_task(self._take_frames(followed))
         try:
-            while not taking.done() and self._now() - stream.heard_at < _SILENCE_S:
-                await asyncio.wait({taking}, timeout=_SILENCE_S / 3)
-            if taking.done():
-                taking.result()
+            while True:
+                await asyncio.wait({taking}, timeout=_TICK_S)
+                if taking.done():
+                    taking.result()
+                    return
+                followed.silent_ticks += 1
+                silent_s = followed.silent_ticks * _TICK_S
+                if silent_s == LOST_S:
+                    self._give_up(followed)
+                if silent_s % SUSPECT_S == 0:
+                    return
         finally:
             taking.cancel()
             await asyncio.gather(taking, return_exceptions=True)
 
-    async def _take_frames(self, endpoint: ReplicaEndpoint, stream: _Stream) -> None:
+    def _give_up(self, followed: _Followed) -> None:
+        """Let the replica's requests go to others, as far as they have no answer yet."""
+        num_cut = self._connections.abandon(followed.endpoint.url)
+        logger.warning(
+            "replica %s has answered nothing for %.0f s; %d connections to it were cut",
+            followed.endpoint.id, LOST_S, num_cut,
+        )  # fmt: skip
+
+    async def _take_frames(self, followed: _Followed) -> None:
         reader = FrameReader()
+        followed.last_seq = -1
 
         def take(data: bytes) -> None:
-            stream.heard_at = self._now()
+            followed.silent_ticks = 0
             for frame in reader.feed(data):
-                if not frame.is_snapshot and frame.seq != stream.last_seq + 1:
+                if not frame.is_snapshot and frame.seq != followed.last_seq + 1:
                     self.num_gaps += 1
-                    raise FrameError(f"frame {frame.seq} after {stream.last_seq}")
-                stream.last_seq = frame.seq
-                self._apply(endpoint.id, frame)
+                    raise FrameError(f"frame {frame.seq} after {followed.last_seq}")
+                followed.last_seq = frame.seq
+                self._apply(followed, frame)
 
         request = Request("GET", STATE_STREAM_PATH, self._headers)
-        async with self._connections.request(endpoint.url, request) as answer:
+        async with self._connections.request(followed.endpoint.url, request) as answer:
+            followed.silent_ticks = 0
             if answer.head.status != 200:
                 raise FrameError(f"status {answer.head.status}")
             await answer.stream(take)
 
-    def _apply(self, replica: ReplicaId, frame: StateFrame) -> None:
-        known = self._states.get(replica)
+    def _apply(self, followed: _Followed, frame: StateFrame) -> None:
+        replica, known = followed.endpoint.id, followed.state
         layout = frame.layout or (known.layout if known else None)
         if layout is None:
             raise FrameError("no snapshot came first")
-        self._silent_since.pop(replica, None)
-        self._states[replica] = ReplicaState(frame.report, layout, self._now())
+        followed.untold_since = None
+        followed.state = ReplicaState(frame.report, layout, self._now())
         if layout.window_blocks:
             if self.index is None:
                 groups = [CacheGroup(window) for window in layout.window_blocks]

@@ -21,6 +21,8 @@ class Obstacle(StrEnum):
     FULL = "at its limit"
     DRAINING = "draining"
     WARMING_UP = "warming up"
+    SILENT = "not heard of for a while"
+    LOST = "not heard of for too long"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class ReplicaSnapshot:
     0 means that it has not told.
 
     `report_age_s` is how old the report is, infinite without one; `known_for_s` how long this
-    gateway has known the replica.
+    gateway has known the replica, `silent_s` how long it has neither said nor answered anything.
     """
 
     id: ReplicaId
@@ -58,6 +58,7 @@ class ReplicaSnapshot:
     is_draining: bool = False
     report_age_s: float = math.inf
     known_for_s: float = math.inf
+    silent_s: float = 0.0
 
     @property
     def wait_s(self) -> float:

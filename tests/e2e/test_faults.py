@@ -6,15 +6,19 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import httpx
+import psutil
 import pytest
 
 from e2e.harness import GALERNE, Platform, free_port, galerne, is_refusal, wait_until
@@ -76,6 +80,10 @@ def ask(client: httpx.Client, **options: Any) -> httpx.Response:
 
 def replica_states(platform: Platform) -> list[str]:
     return sorted(replica["state"] for replica in platform.model_status(MODEL)["replicas"])
+
+
+def problems(platform: Platform) -> list[str]:
+    return [problem for gateway in platform.status()["gateways"] for problem in gateway["problems"]]
 
 
 def serve_log(platform: Platform) -> str:
@@ -182,11 +190,59 @@ def test_new_replicas_that_die_are_named_in_the_status(fleet: Platform) -> None:
     assert fleet.model_status(MODEL)["message"] == ""
 
 
+# --- a replica that stands still -----------------------------------------------------------------
+
+
+def streamed(client: httpx.Client) -> tuple[int, str]:
+    """Status and text of a stream of a second."""
+    answer = ask(client, max_tokens=50, ignore_eos=True, stream=True)
+    return answer.status_code, answer.text
+
+
+async def test_a_replica_that_stands_still_is_named_avoided_and_replaced(fleet: Platform) -> None:
+    """Stopped by a signal it keeps its connections and takes new ones, and does nothing."""
+    before = fleet.engines(MODEL)
+    victim = before[0]
+    with fleet.client() as client, ThreadPoolExecutor(12) as pool:
+        os.kill(victim["pid"], signal.SIGSTOP)
+        begun = time.monotonic()
+        at_once = [pool.submit(streamed, client) for _ in range(12)]
+        wait_until(lambda: told_of_silence(fleet, victim["id"]), timeout_s=10)
+        row = next(r for r in fleet.model_status(MODEL)["replicas"] if r["id"] == victim["id"])
+        assert row["state"] == "UNREACHABLE"
+        later = time.monotonic()
+        assert {streamed(client)[0] for _ in range(4)} == {200}
+        print(
+            f"4 streams of 1 s while one of two replicas stands: {time.monotonic() - later:.1f} s"
+        )
+        outcomes = [future.result() for future in at_once]
+        print(f"the first 12 were answered within {time.monotonic() - begun:.1f} s")
+        assert [status for status, _ in outcomes] == [200] * 12
+        assert all(text.rstrip().endswith("[DONE]") for _, text in outcomes)
+        wait_until(lambda: is_whole_again(fleet, victim["pid"]), timeout_s=90, what="a new replica")
+        print(f"replaced within {time.monotonic() - begun:.1f} s")
+        fleet.note_processes()
+        wait_until(lambda: not psutil.pid_exists(victim["pid"]), timeout_s=30, what="its end")
+        print(f"ended within {time.monotonic() - begun:.1f} s")
+        assert f"replica {victim['id']} tells its state no more: silence" in serve_log(fleet)
+        assert f"replica {victim['id']} has answered nothing for 15 s" in serve_log(fleet)
+        wait_until(lambda: not problems(fleet), timeout_s=10)
+
+
+def told_of_silence(platform: Platform, replica: str) -> list[str]:
+    named = f"replica {replica} has not told its state for "
+    return [problem for problem in problems(platform) if problem.startswith(named)]
+
+
+def is_whole_again(platform: Platform, lost_pid: int) -> bool:
+    replicas = platform.model_status(MODEL)["replicas"]
+    running = [replica for replica in replicas if replica["state"] == "RUNNING"]
+    return len(running) == len(replicas) == NUM_ENGINES and lost_pid not in {
+        replica["pid"] for replica in running
+    }
+
+
 # --- a full disk ---------------------------------------------------------------------------------
-
-
-def problems(platform: Platform) -> list[str]:
-    return [problem for gateway in platform.status()["gateways"] for problem in gateway["problems"]]
 
 
 def fill(folder: Path) -> Path:

@@ -36,6 +36,7 @@ from serving.gateway.fleet import Fleet
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.relay import Relay
 from serving.gateway.replica_pool import PoolSettings
+from serving.gateway.replica_states import ReplicaStates
 from serving.routing.policies import LeastTokens
 from serving.settings import GatewaySettings, LimitSettings, Settings
 
@@ -266,8 +267,11 @@ async def running_stack(
     listeners = [HttpListener(guard, host=HOST) for guard in guards]
     connections = Connections(settings.engine_connect_timeout_s)
     engine_client = EngineClient(connections, token=TOKEN)
+    untold = ReplicaStates(
+        connections, token=TOKEN, max_entries=1, now=time.monotonic, rng=Random(0)
+    )
     fleet = Fleet(
-        {MODEL: PoolSettings(max_in_flight, LeastTokens(), 10.0, lambda _replica: None)},
+        {MODEL: PoolSettings(max_in_flight, LeastTokens(), 10.0, untold)},
         limits=app._queue_limits(settings),
         rng=Random(0),
         now=time.monotonic,

@@ -16,7 +16,7 @@ from serving.core.wire import INTERNAL_TOKEN, STATE_STREAM_PATH
 from serving.engine.listener import HttpListener
 from serving.engine.state_stream import StateStream
 from serving.gateway.connections import Connections
-from serving.gateway.replica_states import ReplicaStates
+from serving.gateway.replica_states import SUSPECT_S, ReplicaStates
 from serving.protocol.state_frames import CacheLayout, LoadReport, StateFrame, encode_frame
 from serving.routing.block_namer import CacheChange
 
@@ -152,6 +152,28 @@ async def test_a_replica_that_goes_is_forgotten(replica: Replica, followed: Repl
     await until(lambda: not replica.stream._subscribers)
 
 
+async def test_a_replica_that_refuses_its_state_is_not_silent() -> None:
+    """It answers: requests may go there, chosen by what the gateway itself knows."""
+    num_asked = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_asked
+        await reader.readuntil(b"\r\n\r\n")
+        num_asked += 1
+        writer.write(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, HOST, 0) as server:
+        url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        endpoint = ReplicaEndpoint(ReplicaId("odd"), url, "", "node", 1, "v")
+        followed = states()
+        followed.follow([endpoint])
+        await until(lambda: num_asked == 4)
+        assert followed.silent_s(endpoint.id) == 0.0
+        assert followed.state(endpoint.id) is None
+        await followed.close()
+
+
 async def test_a_replica_that_answers_nothing_is_asked_again() -> None:
     num_asked = 0
     left: list[int] = []
@@ -182,7 +204,10 @@ async def test_a_replica_that_answers_nothing_is_asked_again() -> None:
     await until(lambda: num_asked == 1)
     clock[0] = 100.0
     assert followed.problems() == ["replica mute has not told its state for 100 s"]
+    assert followed.silent_s(endpoint.id) < SUSPECT_S  # a leap of the clock is no silence
+    await until(lambda: followed.silent_s(endpoint.id) == SUSPECT_S)
     await until(lambda: followed.state(endpoint.id))
+    assert followed.silent_s(endpoint.id) == 0.0
     assert followed.problems() == []
     await followed.close()
     connections.close()

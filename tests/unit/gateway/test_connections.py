@@ -144,3 +144,33 @@ async def test_a_gateway_without_descriptors_says_so(server: Server) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert caught.value.retry_after_s == 1
+
+
+async def test_abandoning_a_replica_ends_what_waits_for_it(pool: Connections) -> None:
+    asked = asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(never_answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with listener:
+        waiting = asyncio.create_task(ask(pool, url))
+        await asked.wait()
+        assert pool.abandon("http://another") == 0
+        assert pool.abandon(url) == 1
+        with pytest.raises(UpstreamError) as broken:
+            await waiting
+        assert broken.value.may_have_run
+        assert pool.abandon(url) == 0
+
+
+async def test_abandoning_a_replica_closes_what_is_idle(pool: Connections, server: Server) -> None:
+    await ask(pool, server.url)
+    assert pool.abandon(server.url) == 0
+    await until_closed(server)
+    assert await ask(pool, server.url) == b"ok"
+    assert server.num_connections == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -38,15 +37,25 @@ NEVER_S = 3600.0
 NO_LIMIT = 10**6
 
 
-def no_state(_replica: ReplicaId) -> None:
-    return None
+class Told(dict[ReplicaId, ReplicaState]):
+    """What replicas have told, and which of them have fallen silent."""
+
+    def __init__(self, states: dict[ReplicaId, ReplicaState] | None = None) -> None:
+        super().__init__(states or {})
+        self.silent: dict[ReplicaId, float] = {}
+
+    def state(self, replica: ReplicaId) -> ReplicaState | None:
+        return self.get(replica)
+
+    def silent_s(self, replica: ReplicaId) -> float:
+        return self.silent.get(replica, 0.0)
 
 
 def make_fleet(*replicas: ReplicaEndpoint, room: int = NO_LIMIT, **limits: Any) -> Fleet:
     """A fleet of one model whose replicas take `room` requests each; waiting has no end."""
     patience = {"max_queued": 100, "queue_timeout_s": NEVER_S, "no_replica_wait_s": NEVER_S}
     fleet = Fleet(
-        {model: PoolSettings(room, LeastTokens(), 0.0, no_state) for model in (MODEL, OTHER)},
+        {model: PoolSettings(room, LeastTokens(), 0.0, Told()) for model in (MODEL, OTHER)},
         limits=QueueLimits(**{**patience, **limits}),
         rng=Random(0),
         now=time.monotonic,
@@ -290,12 +299,13 @@ def fleet_at(
     clock: list[float],
     *replicas: ReplicaEndpoint,
     policy: Policy,
-    state_of: Callable[[ReplicaId], ReplicaState | None] = no_state,
+    told_by: Told,
+    no_replica_wait_s: float = NEVER_S,
 ) -> Fleet:
     """A fleet whose clock reads `clock[0]` seconds."""
     fleet = Fleet(
-        {MODEL: PoolSettings(NO_LIMIT, policy, 10.0, state_of)},
-        limits=QueueLimits(max_queued=9, queue_timeout_s=NEVER_S, no_replica_wait_s=NEVER_S),
+        {MODEL: PoolSettings(NO_LIMIT, policy, 10.0, told_by)},
+        limits=QueueLimits(9, NEVER_S, no_replica_wait_s),
         rng=Random(0),
         now=lambda: clock[0],
     )
@@ -311,12 +321,12 @@ def held_by(fleet: Fleet, tokens: int = 10) -> tuple[Ticket, ReplicaId]:
 
 
 def test_the_model_s_policy_chooses() -> None:
-    fleet = fleet_at([0.0], A, B, C, policy=RoundRobin())
+    fleet = fleet_at([0.0], A, B, C, policy=RoundRobin(), told_by=Told())
     assert [held_by(fleet)[1] for _ in range(4)] == [A.id, B.id, C.id, A.id]
 
 
 def test_prompts_that_wait_count_until_they_are_answered() -> None:
-    fleet = fleet_at([0.0], A, B, policy=LeastTokens())
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), told_by=Told())
     long, first = held_by(fleet, tokens=5000)
     others = [held_by(fleet) for _ in range(3)]
     assert {replica for _, replica in others} == {A.id, B.id} - {first}
@@ -330,7 +340,7 @@ def test_prompts_that_wait_count_until_they_are_answered() -> None:
 
 def test_a_new_replica_is_not_flooded() -> None:
     clock = [0.0]
-    fleet = fleet_at(clock, A, B, policy=LeastTokens())
+    fleet = fleet_at(clock, A, B, policy=LeastTokens(), told_by=Told())
     for _ in range(20):
         held_by(fleet)
     clock[0] = 100.0
@@ -343,7 +353,7 @@ def test_a_new_replica_is_not_flooded() -> None:
 
 
 def test_a_new_replica_takes_what_no_other_can() -> None:
-    fleet = fleet_at([0.0], A, policy=LeastTokens())
+    fleet = fleet_at([0.0], A, policy=LeastTokens(), told_by=Told())
     fleet.update(MODEL, (A, C))
     for _ in range(3):
         held_by(fleet)
@@ -361,14 +371,14 @@ def told(*, tokens: int = 0, in_flight: int = 0, draining: bool = False, at: flo
 
 
 def test_other_gateways_requests_count() -> None:
-    states = {A.id: told(tokens=9000, in_flight=30), B.id: told(tokens=100, in_flight=2)}
-    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), state_of=states.get)
+    states = Told({A.id: told(tokens=9000, in_flight=30), B.id: told(tokens=100, in_flight=2)})
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), told_by=states)
     assert {held_by(fleet)[1] for _ in range(5)} == {B.id}
 
 
 def test_what_was_sent_since_a_report_is_added_to_it() -> None:
-    states = {A.id: told(), B.id: told(tokens=1000)}
-    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), state_of=states.get)
+    states = Told({A.id: told(), B.id: told(tokens=1000)})
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), told_by=states)
     assert held_by(fleet, tokens=1500)[1] == A.id
     assert held_by(fleet, tokens=10)[1] == B.id
     fleet.heard(MODEL, A.id)  # its report still says that nothing waits: it has been computed
@@ -376,20 +386,20 @@ def test_what_was_sent_since_a_report_is_added_to_it() -> None:
 
 
 def test_a_replica_that_others_have_filled_is_full() -> None:
-    states = {A.id: told(in_flight=NO_LIMIT), B.id: told(tokens=10**6)}
-    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), state_of=states.get)
+    states = Told({A.id: told(in_flight=NO_LIMIT), B.id: told(tokens=10**6)})
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), told_by=states)
     assert held_by(fleet)[1] == B.id
 
 
 def test_a_draining_replica_gets_nothing() -> None:
-    states = {A.id: told(draining=True), B.id: told(tokens=10**6)}
-    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), state_of=states.get)
+    states = Told({A.id: told(draining=True), B.id: told(tokens=10**6)})
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), told_by=states)
     assert held_by(fleet)[1] == B.id
 
 
 async def test_a_report_lets_the_queue_move() -> None:
-    states = {A.id: told(in_flight=NO_LIMIT)}
-    fleet = fleet_at([0.0], A, policy=LeastTokens(), state_of=states.get)
+    states = Told({A.id: told(in_flight=NO_LIMIT)})
+    fleet = fleet_at([0.0], A, policy=LeastTokens(), told_by=states)
     ticket = fleet.ticket(MODEL, ANY)
     waiting = asyncio.create_task(ticket.wait())
     await asyncio.sleep(0)
@@ -401,8 +411,57 @@ async def test_a_report_lets_the_queue_move() -> None:
 
 def test_an_old_report_does_not_keep_a_replica_full() -> None:
     clock = [0.0]
-    states = {A.id: told(in_flight=NO_LIMIT)}
-    fleet = fleet_at(clock, A, policy=LeastTokens(), state_of=states.get)
+    states = Told({A.id: told(in_flight=NO_LIMIT)})
+    fleet = fleet_at(clock, A, policy=LeastTokens(), told_by=states)
     assert fleet.ticket(MODEL, ANY).take() is None
     clock[0] = 10.0
     assert held_by(fleet)[1] == A.id
+
+
+# --- replicas that fall silent -------------------------------------------------------------------
+
+
+def test_a_silent_replica_is_the_last_choice() -> None:
+    states = Told()
+    fleet = fleet_at([0.0], A, B, policy=LeastTokens(), told_by=states)
+    states.silent = {A.id: 3.0}
+    assert {held_by(fleet)[1] for _ in range(8)} == {B.id}
+    failed = fleet.ticket(MODEL, ANY)
+    failed.excluded.add(B.id)
+    assert failed.take() == A
+    states.silent = {}
+    assert {held_by(fleet)[1] for _ in range(6)} == {A.id}
+
+
+def test_a_new_replica_is_better_than_a_silent_one() -> None:
+    states = Told()
+    fleet = fleet_at([0.0], A, policy=LeastTokens(), told_by=states)
+    fleet.update(MODEL, (A, C))
+    states.silent = {A.id: 14.0}
+    assert {held_by(fleet)[1] for _ in range(8)} == {C.id}
+
+
+async def test_a_lost_replica_is_none() -> None:
+    states = Told()
+    states.silent = {A.id: 15.0}
+    clock = [0.0]
+    fleet = fleet_at(clock, A, policy=LeastTokens(), told_by=states, no_replica_wait_s=0.0)
+    with pytest.raises(Overloaded) as refused:
+        await fleet.ticket(MODEL, ANY).wait()
+    assert refused.value.code == "model_not_ready"
+    ticket = fleet.ticket(MODEL, ANY)
+    assert ticket.take() is None
+    states.silent = {}
+    assert ticket.take() == A
+
+
+async def test_who_waits_gets_the_replica_that_is_heard_again() -> None:
+    states = Told()
+    states.silent = {A.id: 15.0}
+    fleet = fleet_at([0.0], A, policy=LeastTokens(), told_by=states)
+    waiting = asyncio.create_task(fleet.ticket(MODEL, ANY).wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    states.silent = {}
+    fleet.heard(MODEL, A.id)
+    assert await waiting == A
