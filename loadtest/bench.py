@@ -133,6 +133,8 @@ def main() -> None:
         print(line.to_json())
     if options.bench != smoke.BENCH:
         write_results(RESULTS, options.bench, machine, lines)
+    if options.bench == fidelity.BENCH and not fidelity.is_faithful(lines):
+        sys.exit(f"bench: the simulator is not within {fidelity.TOLERANCE:.0%} of the engine")
 
 
 def _interrupt(*_: object) -> None:

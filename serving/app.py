@@ -23,6 +23,7 @@ from serving.adapters import serve_control
 from serving.adapters.access_log import AccessLog
 from serving.adapters.announcement import Announcement, announce
 from serving.adapters.deployment_state import (
+    APP_NAME,
     GATEWAY,
     DeploymentTarget,
     engine_deployment_name,
@@ -58,8 +59,6 @@ from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings, ModelSettings, RoutingSettings, Settings
 from serving.simulator.launch import launch_simulator
 from serving.tenancy.access import authenticate, bearer_token
-
-APP_NAME = "galerne"
 
 _HEALTH_CHECK_PERIOD_S = 2.0
 _HEALTH_CHECK_TIMEOUT_S = 10.0
@@ -241,7 +240,9 @@ async def assemble_gateway(
         num_queued=fleet.num_queued,
     )
     descriptors = DescriptorGuard(time.monotonic)
-    access_log = AccessLog(spec.paths.log_dir / f"gateway-{os.getpid()}.jsonl")
+    access_log = AccessLog(
+        spec.paths.log_dir / f"gateway-{os.getpid()}.jsonl", on_lost=metrics.lines_lost
+    )
     gateway = Gateway(
         GatewayParts(
             settings=settings,

@@ -1,6 +1,6 @@
 """Every knob of the platform, as one frozen, validated tree.
 
-Sections mirror packages. Unknown names are errors. `serving.adapters.settings_files` reads YAML,
+Sections mirror packages. Unknown names are errors. `serving.adapters.settings_loader` reads YAML,
 environment and `--set` into this tree once; everything else receives it as an argument.
 """
 
@@ -47,7 +47,8 @@ class ClusterSettings(_Section):
     """Scheduling niceness of Ray workers on a local cluster. Ray's default of 15 starves CPU
     engines beside any other busy process."""
     ready_timeout_s: float = Field(900.0, gt=0)
-    """How long `galerne up` waits for every replica, in seconds; covers a weight download."""
+    """How long `galerne up` waits for every replica, and `galerne apply` for the next one, in
+    seconds; covers a weight download."""
 
 
 class LimitSettings(_Section):

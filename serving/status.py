@@ -111,6 +111,8 @@ def failure_cause(states: Mapping[str, DeploymentState], message: str) -> str:
     return "; ".join(causes) or message
 
 
+_CLOCK_TOLERANCE_S = 2.0
+"""Machines that keep time by NTP are within milliseconds."""
 _NO_LOAD = dict.fromkeys(("in_flight", "waiting", "kv_blocks_used", "kv_blocks_total"))
 
 
@@ -165,9 +167,27 @@ def _gateways(views: Views) -> list[dict[str, Any]]:
     return [_gateway(replica, told.get(replica.id, {})) for replica in replicas]
 
 
+def clock_problems(gateways: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What to say of each gateway, by id, whose clock is apart from that of this machine.
+
+    Nothing that passes between gateways and replicas depends on a time of day; keys and logs do.
+
+    >>> clock_problems([{"id": "a", "clock_ahead_s": -40.0}, {"id": "b", "clock_ahead_s": 0.3}])
+    {'a': 'its clock is 40 s behind: keys expire late there, and its log lines are misplaced'}
+    """
+    apart = {row["id"]: row.get("clock_ahead_s") or 0.0 for row in gateways}
+    return {
+        name: f"its clock is {abs(ahead_s):.0f} s {'ahead' if ahead_s > 0 else 'behind'}: keys "
+        f"expire {'early' if ahead_s > 0 else 'late'} there, and its log lines are misplaced"
+        for name, ahead_s in apart.items()
+        if abs(ahead_s) > _CLOCK_TOLERANCE_S
+    }
+
+
 def _gateway(replica: ReplicaState, told: Mapping[str, Any]) -> dict[str, Any]:
     """A gateway that runs but tells nothing of itself does not answer."""
-    row = _row(replica) | {"problems": told.get("problems") or []}
+    clock = clock_problems([told]) if told else {}
+    row = _row(replica) | {"problems": [*(told.get("problems") or ()), *clock.values()]}
     is_silent = replica.phase == "RUNNING" and told.get("pid") is None
     return row | {"state": "UNREACHABLE"} if is_silent else row
 

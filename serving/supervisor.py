@@ -19,16 +19,21 @@ import aiohttp
 
 from serving.adapters import process_tree, ray_cluster, serve_control
 from serving.adapters.control_server import ControlServer
-from serving.adapters.deployment_state import GATEWAY, DeploymentState, DeploymentTarget
+from serving.adapters.deployment_state import (
+    APP_NAME,
+    GATEWAY,
+    DeploymentState,
+    DeploymentTarget,
+)
 from serving.adapters.run_record import RunRecord, own_record
 from serving.adapters.secrets_file import check_room, ensure_secret, read_secret
-from serving.adapters.settings_files import override_settings
+from serving.adapters.settings_loader import override_settings
 from serving.adapters.state_paths import StatePaths
-from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
 from serving.errors import ConfigError
 from serving.gateway.edge import CALLBACK as EDGE
+from serving.inspection import Inspector
 from serving.settings import Settings
-from serving.status import Views, compose_rollout, compose_status, failure_cause, num_current
+from serving.status import failure_cause
 
 DRAIN_TIMEOUT_S = 30.0
 """How long running requests may take to finish when the platform is told to stop: most answers are
@@ -57,6 +62,8 @@ class Supervisor:
         self._settings = settings
         self._paths = paths
         self._endpoint = endpoint_url(settings)
+        self._inspector = Inspector(APP_NAME, self._endpoint, paths)
+        self._clocks: asyncio.Task[None] | None = None
         self._control: ControlServer | None = None
         self._control_url = ""
         self._created = int(time.time())
@@ -97,7 +104,7 @@ class Supervisor:
             reads={
                 "/status": self._status,
                 "/settings": self._show_settings,
-                "/rollout": self.rollout,
+                "/rollout": self._rollout,
                 "/stop": self._show_stop,
             },
             writes={"/settings": self._change_settings, "/stop": self._change_stop},
@@ -115,6 +122,7 @@ class Supervisor:
         await self._wait_until_reachable()
         self._record(ready=True)
         self._is_ready = True
+        self._clocks = asyncio.create_task(self._inspector.watch_clocks())
         return Ready(self._endpoint, tuple(self._settings.models))
 
     def request_stop(self, drain_timeout_s: float) -> None:
@@ -124,8 +132,6 @@ class Supervisor:
 
     async def drain(self, report: Report) -> None:
         """Refuse new requests and wait for the running ones, as long as `request_stop` says."""
-        from serving.app import APP_NAME
-
         has_waited = False
         while time.monotonic() < self._stop_by:
             num_running = await asyncio.to_thread(serve_control.drain, APP_NAME, GATEWAY)
@@ -152,6 +158,8 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Stop everything that `start` started."""
+        if self._clocks is not None:
+            self._clocks.cancel()
         children = process_tree.descendants(os.getpid())
         if self._control is not None:
             await self._control.stop()
@@ -177,14 +185,12 @@ class Supervisor:
         self._link_ray_logs(run_dir)
 
     def _deploy(self) -> None:
-        from serving.app import APP_NAME, build_application
+        from serving.app import build_application
 
         application = build_application(self._settings, self._paths, created=self._created)
         serve_control.deploy(application, name=APP_NAME, endpoint=self._settings.endpoint)
 
     async def _wait_until_running(self, report: Report) -> None:
-        from serving.app import APP_NAME
-
         deadline = time.monotonic() + self._settings.cluster.ready_timeout_s
         targets = self._targets()
         while True:
@@ -253,20 +259,8 @@ class Supervisor:
         self._settings = settings
         await asyncio.to_thread(self._deploy)
 
-    async def rollout(self) -> dict[str, Any]:
-        """Whether the latest settings are in force: `done`, `message`, `failure`, `remark`."""
-        from serving.app import APP_NAME
-
-        views, failure = await asyncio.gather(
-            self._views(), asyncio.to_thread(serve_control.application_failure, APP_NAME)
-        )
-        targets = self._targets()
-        return compose_rollout(
-            views.states,
-            targets,
-            num_current(targets, views),
-            failure=failure and failure_cause(views.states, failure),
-        )
+    async def _rollout(self) -> dict[str, Any]:
+        return await self._inspector.rollout(self._targets())
 
     async def _show_settings(self) -> dict[str, Any]:
         return self._settings.model_dump(mode="json")
@@ -281,33 +275,7 @@ class Supervisor:
         self.request_stop(float(document["drain_timeout_s"]))
 
     async def _status(self) -> dict[str, Any]:
-        return compose_status(self._endpoint, list(self._settings.models), await self._views())
-
-    async def _views(self) -> Views:
-        from serving.app import APP_NAME
-
-        states, gateways, fleet = await asyncio.gather(
-            asyncio.to_thread(serve_control.deployment_states, APP_NAME),
-            asyncio.to_thread(serve_control.replica_processes, APP_NAME, GATEWAY),
-            self._fleet(),
-        )
-        return Views(states=states, gateways=gateways, fleet=fleet)
-
-    async def _fleet(self) -> dict[str, Any] | None:
-        """What a gateway sees, or `None` while there is none."""
-        headers = {INTERNAL_TOKEN.decode(): read_secret(self._paths.internal_token_file)}
-        timeout = aiohttp.ClientTimeout(total=5)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(self._endpoint + FLEET_PATH, headers=headers) as answer,
-            ):
-                if answer.status != 200:
-                    return None
-                fleet: dict[str, Any] = await answer.json()
-                return fleet
-        except (aiohttp.ClientError, TimeoutError):
-            return None
+        return await self._inspector.status(list(self._settings.models))
 
 
 def endpoint_url(settings: Settings) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -27,14 +27,26 @@ _MAX_BATCH = 256
 logger = logging.getLogger("ray.serve")
 
 
+def _ignore(_num_lines: int) -> None:
+    pass
+
+
 class AccessLog:
     """Writes to one rotating file.
 
-    `num_lost` counts the lines that could not be written since the log was opened.
+    `num_lost` counts the lines that could not be written since the log was opened; `on_lost` is
+    told how many more, from any thread.
     """
 
-    def __init__(self, path: Path, *, max_waiting: int = _MAX_WAITING) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        on_lost: Callable[[int], None] = _ignore,
+        max_waiting: int = _MAX_WAITING,
+    ) -> None:
         self._path = path
+        self._on_lost = on_lost
         self._file = LineFile(path, max_bytes=_MAX_BYTES, num_backups=_NUM_BACKUPS)
         self._waiting: Queue[str] = Queue(max_waiting)
         self._lock = threading.Lock()
@@ -91,6 +103,7 @@ class AccessLog:
             is_first = self.num_lost == self._num_told
             self.num_lost += num_lines
             self._reason = reason
+        self._on_lost(num_lines)
         if is_first:
             logger.error("the access log loses lines: %s (%s)", reason, self._path)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+APP_NAME = "galerne"
 GATEWAY = "gateway"
 """The Serve deployment of the gateways."""
 

@@ -14,7 +14,6 @@ Source: ray 2.60.0, serve/_private/haproxy_templates.py and haproxy.py
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -23,14 +22,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from serving.adapters.haproxy_pages import error_pages, errorfile_lines, page_path
 from serving.errors import ConfigError
 
 _HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _SECTION_START = re.compile(r"^(?=\S)", re.MULTILINE)
 _BIND = re.compile(r"^\s+bind (\S+)", re.MULTILINE)
 _HEADER_TIMEOUT_MAX_S = 300
-_SERVER_ERROR = "server_error"
-_CLIENT_ERROR = "invalid_request_error"
 
 
 class Hardening(NamedTuple):
@@ -60,69 +58,6 @@ class Hardening(NamedTuple):
             allowed = f"whole seconds, 1 to {_HEADER_TIMEOUT_MAX_S}"
             raise _invalid("GALERNE_HEADER_TIMEOUT_S", timeout, allowed)
         return cls(host, int(timeout), error_dir)
-
-
-class _Page(NamedTuple):
-    """One error answer of HAProxy itself, in the shape of OpenAI's API.
-
-    `sent_status` is what clients see instead of HAProxy's own status.
-    """
-
-    reason: str
-    type: str
-    code: str
-    message: str
-    retry_after_s: int | None = None
-    allow: str | None = None
-    sent_status: int | None = None
-
-
-# Statuses HAProxy 2.8 itself sends; it refuses an `errorfile` for any status outside its own list.
-# For errors it finds before it has a whole request head (400, 408, 501) HAProxy before 3.3 sends a
-# short HTML text of its own, with the right status and without a product name, whatever is
-# configured: https://github.com/haproxy/haproxy/issues/3032. A later HAProxy obeys the pages here.
-_PAGES: Mapping[int, _Page] = {
-    400: _Page("Bad Request", _CLIENT_ERROR, "malformed_request", "The request is not valid HTTP."),
-    404: _Page("Not Found", _CLIENT_ERROR, "not_found", "There is nothing at this path."),
-    405: _Page(
-        "Method Not Allowed",
-        _CLIENT_ERROR,
-        "method_not_allowed",
-        "Method not allowed.",
-        allow="GET, POST",
-    ),
-    408: _Page(
-        "Request Timeout", _CLIENT_ERROR, "request_timeout", "The request head came too slowly."
-    ),
-    413: _Page("Payload Too Large", _CLIENT_ERROR, "request_too_large", "The request is too big."),
-    422: _Page(
-        "Unprocessable Content", _CLIENT_ERROR, "malformed_request", "The request is ambiguous."
-    ),
-    500: _Page("Internal Server Error", _SERVER_ERROR, "internal_error", "Internal error."),
-    501: _Page(
-        "Not Implemented", _CLIENT_ERROR, "not_implemented", "This HTTP feature is not supported."
-    ),
-    # A gateway that has died, or has no file descriptor to take a connection with: nothing is wrong
-    # with the request, and another gateway or moment may serve it.
-    502: _Page(
-        "Service Unavailable",
-        "service_unavailable",
-        "bad_gateway",
-        "The gateway broke off; retry.",
-        retry_after_s=1,
-        sent_status=503,
-    ),
-    503: _Page(
-        "Service Unavailable",
-        "service_unavailable",
-        "gateway_unavailable",
-        "No gateway is available; retry shortly.",
-        retry_after_s=1,
-    ),
-    504: _Page(
-        "Gateway Timeout", _SERVER_ERROR, "gateway_timeout", "The gateway did not answer in time."
-    ),
-}
 
 
 _KNOWN_METHODS = "GET POST PUT PATCH DELETE HEAD OPTIONS"
@@ -198,7 +133,7 @@ def _edits(hardening: Hardening, *, has_application: bool) -> tuple[_Edit, ...]:
             "error pages",
             "defaults",
             r"(?:^ +errorfile \d{3} \S+\n)+",
-            _errorfile_lines(hardening.error_dir).replace("\\", "\\\\"),
+            errorfile_lines(hardening.error_dir).replace("\\", "\\\\"),
         ),
         # Answers of HAProxy's own need a request id like all others; methods that uvicorn does not
         # know would get its plain-text page.
@@ -250,36 +185,6 @@ def _refuse_unknown_listeners(sections: Sequence[str], hardening: Hardening) -> 
                 raise _template_changed(f"unexpected listener {address!r} in section {name!r}")
 
 
-def error_pages() -> dict[int, bytes]:
-    """HAProxy's own answers by status: whole HTTP/1.1 responses, head included."""
-    return {status: _render(status, page) for status, page in _PAGES.items()}
-
-
-def _render(status: int, page: _Page) -> bytes:
-    error = {"message": page.message, "type": page.type, "param": None, "code": page.code}
-    body = json.dumps({"error": error}).encode()
-    head = [
-        f"HTTP/1.1 {page.sent_status or status} {page.reason}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        "Cache-Control: no-store",
-        "Connection: close",
-    ]
-    if page.retry_after_s is not None:
-        head.append(f"Retry-After: {page.retry_after_s}")
-    if page.allow is not None:
-        head.append(f"Allow: {page.allow}")
-    return "\r\n".join([*head, "", ""]).encode() + body
-
-
-def _errorfile_lines(error_dir: Path) -> str:
-    return "".join(f"    errorfile {s} {_page_path(error_dir, s)}\n" for s in _PAGES)
-
-
-def _page_path(error_dir: Path, status: int) -> Path:
-    return error_dir / f"galerne-{status}.http"
-
-
 def harden_file(config: Path, environ: Mapping[str, str]) -> None:
     """Harden `config` in place and write the error pages beside it.
 
@@ -290,7 +195,7 @@ def harden_file(config: Path, environ: Mapping[str, str]) -> None:
     hardening = Hardening.from_environment(environ, error_dir=config.absolute().parent)
     hardened = harden(config.read_text(encoding="utf-8"), hardening)
     for status, page in error_pages().items():
-        _replace(_page_path(hardening.error_dir, status), page)
+        _replace(page_path(hardening.error_dir, status), page)
     _replace(config, hardened.encode())
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from serving.adapters.announcement import announced
 from serving.adapters.deployment_state import DeploymentState, ReplicaState
+from serving.core.clocks import ahead_s
 from serving.errors import ConfigError
 from serving.settings import EndpointSettings
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ray.serve.schema import ApplicationDetails, ReplicaDetails
 
 _ASK_TIMEOUT_S = 2.0
+_IDENTITY = ("clock_ahead_s", "pid", "node", "metrics_url", "version", "problems")
 
 
 def deploy(application: serve.Application, *, name: str, endpoint: EndpointSettings) -> None:
@@ -96,7 +99,8 @@ def _replica_state(details: ReplicaDetails) -> ReplicaState:
 
 
 def replica_processes(name: str, deployment: str) -> list[dict[str, Any]]:
-    """Id, pid, node, metrics address, version and problems of each replica of one deployment.
+    """Id, clock's difference to this machine's in seconds, pid, node, metrics address, version and
+    problems of each replica of one deployment.
 
     All but the id are `None` while it cannot answer, the last three until it is ready.
     """
@@ -105,9 +109,12 @@ def replica_processes(name: str, deployment: str) -> list[dict[str, Any]]:
     rows = []
     for actor in _replica_actors(name, deployment):
         try:
+            asked_at = time.time()
             row = _call(actor, _identify)
+            clock = ahead_s(row.pop("time"), asked_at=asked_at, answered_at=time.time())
+            row["clock_ahead_s"] = clock
         except (ValueError, ray.exceptions.RayError):
-            row = dict.fromkeys(("pid", "node", "metrics_url", "version", "problems"))
+            row = dict.fromkeys(_IDENTITY)
         rows.append({"id": actor.rpartition("#")[2], **row})
     return rows
 
@@ -162,6 +169,7 @@ def _identify(_actor: object) -> dict[str, Any]:
 
     told = announced()
     return {
+        "time": time.time(),
         "pid": os.getpid(),
         "node": ray.get_runtime_context().get_node_id(),
         "metrics_url": told and told.metrics_url,

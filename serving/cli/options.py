@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from serving.adapters.settings_files import available_presets, load_settings
+from serving.adapters.settings_loader import load_settings
+from serving.adapters.settings_sources import available_presets
 from serving.settings import Settings
 
 DEFAULT_PRESET = "cpu"

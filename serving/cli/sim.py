@@ -14,7 +14,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from serving.adapters.probe_client import Endpoint, connected
-from serving.adapters.settings_files import override_settings
+from serving.adapters.settings_loader import override_settings
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import resolve_weights
 from serving.cli.console import err, print_json, progress

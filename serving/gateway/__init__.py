@@ -1,5 +1,5 @@
 """The ingress: authenticate, admit, choose a replica, relay bytes both ways.
 
 Never parses a token on the way back. `api.py` is the walk of a request, `routes.py` what is served,
-`error_table.py` the one place where errors become HTTP.
+`guards.py` what a request must show first, `error_table.py` the one place where errors become HTTP.
 """

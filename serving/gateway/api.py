@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -11,30 +10,33 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from serving.core.types import ModelId, Principal
-from serving.core.wire import INTERNAL_TOKEN, SESSION_ID
-from serving.errors import AccessError, EngineError, Overloaded, RequestError, ServingError
+from serving.core.wire import SESSION_ID
+from serving.errors import EngineError, RequestError, ServingError
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
 from serving.gateway.exchange import ClientGoneError, Exchange, Headers, unless_gone
 from serving.gateway.fleet import Fleet, Ticket
+from serving.gateway.guards import (
+    check_head_size,
+    check_internal_token,
+    check_media_type,
+    check_metrics_token,
+    check_room,
+)
 from serving.gateway.metrics import RequestOutcome
 from serving.gateway.relay import Relay, ReplicaUnavailableError
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
+from serving.gateway.trace import Trace
 from serving.protocol.envelope import Envelope, read_envelope
 from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings
-from serving.tenancy.access import bearer_token
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 logger = logging.getLogger("galerne.gateway")
 
-_CLIENT_CLOSED = 499
-"""nginx's status for a client that left before its answer began; only logged, never sent."""
-_RESTART_S = 30
-"""When to come back to a platform that is being stopped: a restart takes about that long."""
 _BYTES_PER_TOKEN = 4
 """Of text in European languages, JSON around it included, for models of the last years."""
 _EXPECTED_OUTPUT_TOKENS = 256
@@ -73,19 +75,6 @@ class GatewayParts:
     record: Callable[[RequestOutcome], None]
 
 
-@dataclass(slots=True)
-class _Trace:
-    """What the access log says of one request."""
-
-    started_at: float
-    key_id: str | None = None
-    model: str | None = None
-    replica: str | None = None
-    code: str | None = None
-    queued_s: float = 0.0
-    num_retries: int = 0
-
-
 class Gateway:
     """Authenticate → admit → pick → relay."""
 
@@ -106,7 +95,7 @@ class Gateway:
             return
         scope.get(HANDLED, []).append(True)
         exchange = Exchange(scope, receive, send)
-        trace = _Trace(started_at=monotonic())
+        trace = Trace(started_at=monotonic())
         try:
             await self._answer(exchange, trace)
         finally:
@@ -117,7 +106,7 @@ class Gateway:
         self._is_draining = True
         return self._num_running
 
-    async def _answer(self, exchange: Exchange, trace: _Trace) -> None:
+    async def _answer(self, exchange: Exchange, trace: Trace) -> None:
         """Serve the request; every failure becomes an answer, or the end of the connection."""
         route = find_route(exchange.path)
         try:
@@ -133,14 +122,15 @@ class Gateway:
             fault = EngineError("The gateway failed on this request", code="internal_error")
             await _respond_error(exchange, fault, route)
 
-    async def _serve(self, exchange: Exchange, route: Route | None, trace: _Trace) -> None:
-        self._check_head(exchange)
+    async def _serve(self, exchange: Exchange, route: Route | None, trace: Trace) -> None:
+        parts = self._parts
+        check_head_size(exchange, limit_bytes=parts.settings.limits.max_header_bytes)
         if route is None or route.access is Access.API_KEY:
-            trace.key_id = self._parts.authenticate(exchange.headers).key_id
+            trace.key_id = parts.authenticate(exchange.headers).key_id
         elif route.access is Access.INTERNAL:
-            self._check_internal(exchange)
+            check_internal_token(exchange, token=parts.internal_token)
         elif route.access is Access.METRICS:
-            self._check_metrics_token(exchange)
+            check_metrics_token(exchange, token=parts.metrics_token)
         if route is None:
             raise RequestError(
                 f"Nothing is served at {exchange.path[:128]}", code="unknown_path", param=None
@@ -151,11 +141,11 @@ class Gateway:
             )
         await self._act(exchange, route, trace)
 
-    async def _act(self, exchange: Exchange, route: Route, trace: _Trace) -> None:
+    async def _act(self, exchange: Exchange, route: Route, trace: Trace) -> None:
         catalog = self._parts.catalog
         match route.action:
             case Action.RELAY:
-                self._check_room()
+                check_room(is_draining=self._is_draining, has_room=self._parts.has_room)
                 self._num_running += 1
                 try:
                     await self._relay(exchange, route, trace)
@@ -174,9 +164,9 @@ class Gateway:
             case Action.METRIC_TARGETS:
                 await exchange.respond(200, await self._parts.metric_targets())
 
-    async def _relay(self, exchange: Exchange, route: Route, trace: _Trace) -> None:
+    async def _relay(self, exchange: Exchange, route: Route, trace: Trace) -> None:
         limits = self._parts.settings.limits
-        _check_media_type(exchange)
+        check_media_type(exchange)
         body = await exchange.read_body(limits)
         envelope = await _envelope_of(body, max_depth=limits.max_json_depth)
         model = self._parts.catalog.resolve(envelope.model)
@@ -187,7 +177,7 @@ class Gateway:
             await self._relay_with(ticket, exchange, route, body, trace)
 
     async def _relay_with(
-        self, ticket: Ticket, exchange: Exchange, route: Route, body: bytes, trace: _Trace
+        self, ticket: Ticket, exchange: Exchange, route: Route, body: bytes, trace: Trace
     ) -> None:
         """Try replicas until one answers.
 
@@ -220,72 +210,10 @@ class Gateway:
             else:
                 return
 
-    def _check_room(self) -> None:
-        if self._is_draining:
-            raise Overloaded(
-                "The platform is stopping",
-                code="platform_stopping",
-                retryable=True,
-                retry_after_s=_RESTART_S,
-            )
-        if not self._parts.has_room():
-            raise Overloaded(
-                "The gateway is at its limit",
-                code="gateway_overloaded",
-                retryable=True,
-                retry_after_s=1,
-            )
-
-    def _check_head(self, exchange: Exchange) -> None:
-        limit = self._parts.settings.limits.max_header_bytes
-        if sum(len(name) + len(value) + 4 for name, value in exchange.headers) > limit:
-            raise RequestError(
-                f"The request head is larger than the limit of {limit} bytes",
-                code="headers_too_large",
-            )
-
-    def _check_internal(self, exchange: Exchange) -> None:
-        presented = exchange.header(INTERNAL_TOKEN) or b""
-        if not hmac.compare_digest(presented, self._parts.internal_token.encode()):
-            raise AccessError("This path is not for clients", code="internal_only")
-
-    def _check_metrics_token(self, exchange: Exchange) -> None:
-        presented = bearer_token(exchange.headers) or ""
-        if not hmac.compare_digest(presented.encode(), self._parts.metrics_token.encode()):
-            raise AccessError(
-                "This path takes the metrics token; see `galerne metrics config`",
-                code="metrics_token_required",
-            )
-
-    def _log(self, exchange: Exchange, trace: _Trace) -> None:
+    def _log(self, exchange: Exchange, trace: Trace) -> None:
         duration_s = monotonic() - trace.started_at
-        status = exchange.status or _CLIENT_CLOSED
-        self._parts.record(
-            RequestOutcome(
-                model=trace.model,
-                status=status,
-                code=trace.code,
-                duration_s=duration_s,
-                ttft_s=exchange.first_byte_s,
-                queued_s=trace.queued_s,
-                num_retries=trace.num_retries,
-                bytes_sent=exchange.bytes_sent,
-            )
-        )
-        self._parts.access_log(
-            {
-                "request_id": exchange.request_id,
-                "method": exchange.method,
-                "path": exchange.path[:128],
-                "status": status,
-                "code": trace.code,
-                "key_id": trace.key_id,
-                "model": trace.model,
-                "replica": trace.replica,
-                "bytes_sent": exchange.bytes_sent,
-                "duration_ms": round(duration_s * 1000, 1),
-            }
-        )
+        self._parts.record(trace.to_outcome(exchange, duration_s=duration_s))
+        self._parts.access_log(trace.to_access_record(exchange, duration_s=duration_s))
 
 
 async def _envelope_of(body: bytes, *, max_depth: int) -> Envelope:
@@ -305,15 +233,6 @@ def _profile_of(
         lora_name=None if envelope.model == model else envelope.model,
         session=session or envelope.session,
     )
-
-
-def _check_media_type(exchange: Exchange) -> None:
-    media_type = (exchange.header(b"content-type") or b"application/json").split(b";")[0].strip()
-    if media_type.lower() != b"application/json":
-        raise RequestError(
-            "The body must be sent as Content-Type: application/json",
-            code="unsupported_media_type",
-        )
 
 
 async def _respond_error(exchange: Exchange, error: ServingError, route: Route | None) -> None:

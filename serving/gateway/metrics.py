@@ -91,6 +91,11 @@ class GatewayMetrics:
             ["model"],
             registry=registry,
         )
+        self._lost_lines = Counter(
+            "galerne_gateway_lost_access_log_lines",
+            "Lines of the access log that could not be written.",
+            registry=registry,
+        )
         in_flight = Gauge(
             "galerne_gateway_in_flight_requests",
             "Requests this gateway holds on replicas.",
@@ -119,6 +124,10 @@ class GatewayMetrics:
         self._retries.labels(model).inc(outcome.num_retries)
         if outcome.ttft_s is not None and outcome.status < 300:
             self._ttft.labels(model).observe(outcome.ttft_s)
+
+    def lines_lost(self, num_lines: int) -> None:
+        """Count lines of the access log that could not be written."""
+        self._lost_lines.inc(num_lines)
 
 
 def _asking(ask: Callable[[ModelId], int], model: ModelId) -> Callable[[], float]:

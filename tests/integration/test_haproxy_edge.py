@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from haproxy_template import render
 
 HEADER_TIMEOUT_S = 1
 DEADLINE_S = 15.0
@@ -51,38 +51,6 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _render(folder: Path, edge: Edge, *, dead_port: int) -> Path:
-    with warnings.catch_warnings():
-        # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
-        warnings.simplefilter("ignore")
-        from ray.serve._private.haproxy import (
-            BackendConfig,
-            HAProxyApi,
-            HAProxyConfig,
-            ServerConfig,
-        )
-        from ray.serve.config import HTTPOptions
-
-    config = HAProxyConfig(
-        socket_path=str(folder / "admin.sock"),
-        server_state_base=str(folder),
-        server_state_file=str(folder / "server-state"),
-        metrics_socket_path=str(folder / "metrics.sock"),
-        stats_port=edge.stats_port,
-        metrics_port=edge.metrics_port,
-        http_options=HTTPOptions(host="127.0.0.1", port=edge.port),
-        has_received_routes=True,
-        has_received_servers=True,
-        retries=0,
-    )
-    server = ServerConfig(name="gateway-1", host="127.0.0.1", port=dead_port)
-    backend = BackendConfig(name="http-v1", path_prefix="/v1", app_name="galerne", servers=[server])
-    path = folder / "haproxy.cfg"
-    api = HAProxyApi(config, {"galerne": backend}, config_file_path=str(path))
-    api._generate_config_file_internal()
-    return path
-
-
 def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
@@ -103,7 +71,15 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("edge")
     port, stats_port, metrics_port, dead_port = _free_ports(4)
     edge = Edge(port, stats_port, metrics_port)
-    config = _render(folder, edge, dead_port=dead_port)
+    config = render(
+        folder,
+        application_path="/v1",
+        endpoint_port=port,
+        gateway_port=dead_port,
+        stats_port=stats_port,
+        metrics_port=metrics_port,
+        retries=0,
+    )
     script = Path(sys.executable).with_name("galerne-haproxy")
     environ = {**os.environ, "GALERNE_HEADER_TIMEOUT_S": str(HEADER_TIMEOUT_S)}
     with (folder / "log").open("wb") as log:

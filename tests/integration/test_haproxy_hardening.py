@@ -8,10 +8,10 @@ import re
 import stat
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
+from haproxy_template import render
 
 from serving.adapters.haproxy import (
     Hardening,
@@ -22,39 +22,10 @@ from serving.adapters.haproxy import (
 from serving.errors import ConfigError
 
 
-def _render(folder: Path, *, has_application: bool) -> Path:
-    with warnings.catch_warnings():
-        # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
-        warnings.simplefilter("ignore")
-        from ray.serve._private.haproxy import (
-            BackendConfig,
-            HAProxyApi,
-            HAProxyConfig,
-            ServerConfig,
-        )
-
-    config = HAProxyConfig(
-        socket_path=str(folder / "admin.sock"),
-        server_state_base=str(folder),
-        server_state_file=str(folder / "server-state"),
-        metrics_socket_path=str(folder / "metrics.sock"),
-        has_received_routes=True,
-        has_received_servers=True,
-    )
-    server = ServerConfig(name="gateway-1", host="127.0.0.1", port=9)
-    backend = BackendConfig(
-        name="http-galerne", path_prefix="/", app_name="galerne", servers=[server]
-    )
-    backends = {"galerne": backend} if has_application else {}
-    path = folder / "haproxy.cfg"
-    HAProxyApi(config, backends, config_file_path=str(path))._generate_config_file_internal()
-    return path
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What Ray renders once it knows the application."""
-    return _render(tmp_path_factory.mktemp("template"), has_application=True).read_text()
+    return render(tmp_path_factory.mktemp("template")).read_text()
 
 
 @pytest.fixture
@@ -91,16 +62,16 @@ def test_only_the_expected_lines_change(rendered: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("has_application", [True, False])
-def test_hardening_twice_changes_nothing(tmp_path: Path, has_application: bool) -> None:
-    raw = _render(tmp_path, has_application=has_application).read_text()
+@pytest.mark.parametrize("application_path", ["/", None])
+def test_hardening_twice_changes_nothing(tmp_path: Path, application_path: str | None) -> None:
+    raw = render(tmp_path, application_path=application_path).read_text()
     once = harden(raw, _hardening(tmp_path))
     assert harden(once, _hardening(tmp_path)) == once
 
 
 def test_unmatched_paths_are_retryable_until_the_application_is_known(tmp_path: Path) -> None:
-    empty = harden(_render(tmp_path, has_application=False).read_text(), _hardening(tmp_path))
-    served = harden(_render(tmp_path, has_application=True).read_text(), _hardening(tmp_path))
+    empty = harden(render(tmp_path, application_path=None).read_text(), _hardening(tmp_path))
+    served = harden(render(tmp_path).read_text(), _hardening(tmp_path))
     assert empty.rpartition("backend default_backend")[2].split()[3] == "503"
     assert served.rpartition("backend default_backend")[2].split()[3] == "404"
 

@@ -162,7 +162,7 @@ def test_what_is_wrong_is_said_in_one_line(endpoint: str) -> None:
 
 def test_the_yaml_is_settings() -> None:
     """What is printed can be merged as it is."""
-    from serving.adapters.settings_files import load_settings
+    from serving.adapters.settings_loader import load_settings
     from serving.cli.sim import timing_document
 
     printed = yaml.safe_dump(timing_document("sim", TimingSettings(step_s=0.5)))

@@ -137,6 +137,17 @@ def test_gateways_are_listed_with_their_process_and_problems() -> None:
     ]  # fmt: skip
 
 
+def test_gateways_with_clocks_apart_are_named() -> None:
+    told = [
+        {"id": "g1", "pid": 77, "problems": ["x"], "clock_ahead_s": 90.0},
+        {"id": "g2", "pid": 78, "problems": [], "clock_ahead_s": -1.9},
+    ]
+    assert [row["problems"] for row in gateways_of(told, known("g1"), known("g2"))] == [
+        ["x", "its clock is 90 s ahead: keys expire early there, and its log lines are misplaced"],
+        [],
+    ]
+
+
 def test_a_gateway_that_says_nothing_is_unreachable() -> None:
     for told in ([], [{"id": "g1", "pid": None, "problems": None}]):
         assert [row["state"] for row in gateways_of(told, known("g1"))] == ["UNREACHABLE"]

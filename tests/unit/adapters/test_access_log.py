@@ -56,12 +56,13 @@ def test_lines_are_appended_to_what_is_there(tmp_path: Path) -> None:
 def test_a_full_disk_loses_lines_counts_them_and_says_so_once(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = AccessLog(Path("/dev/full"))
+    lost: list[int] = []
+    log = AccessLog(Path("/dev/full"), on_lost=lost.append)
     for _ in range(3):
         log.write(FIELDS)
         log.wait_until_written()
 
-    assert log.num_lost == 3
+    assert log.num_lost == sum(lost) == 3
     assert log.problems() == [f"access log: {FULL}, 3 lines lost"]
     assert [record.getMessage() for record in caplog.records] == [
         f"the access log loses lines: {FULL} (/dev/full)"

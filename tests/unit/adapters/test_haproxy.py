@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from serving.adapters.haproxy import error_pages, harden_file
+from serving.adapters.haproxy import harden_file
 from serving.errors import ConfigError
-
-
-def test_error_pages_are_whole_openai_errors() -> None:
-    for status, page in error_pages().items():
-        head, _, body = page.partition(b"\r\n\r\n")
-        lines = head.decode().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines[1:])
-        sent = 503 if status == 502 else status
-        assert lines[0].startswith(f"HTTP/1.1 {sent} ")
-        assert int(headers["Content-Length"]) == len(body)
-        assert headers["Content-Type"] == "application/json"
-        assert headers["Cache-Control"] == "no-store"
-        assert headers["Connection"] == "close"
-        error = json.loads(body)["error"]
-        assert set(error) == {"message", "type", "param", "code"}
-        assert error["param"] is None
-        assert ("Retry-After" in headers) == (sent == 503)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from serving.adapters import settings_files
-from serving.adapters.settings_files import available_presets, load_settings
+from serving.adapters.settings_loader import load_settings
+from serving.adapters.settings_sources import available_presets
 from serving.errors import ConfigError
 from serving.settings import Settings
 
@@ -58,10 +57,6 @@ def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "written.yaml"
     path.write_text(text)
     return path
-
-
-def test_doctests() -> None:
-    assert doctest.testmod(settings_files).failed == 0
 
 
 @pytest.mark.parametrize("preset", available_presets())
@@ -263,52 +258,9 @@ def test_no_source_at_all_says_what_to_name() -> None:
     assert "cpu" in error.hint
 
 
-@pytest.mark.parametrize("preset", ["cup", "", "../cpu"])
-def test_unknown_preset_lists_the_known_ones(preset: str) -> None:
-    error = refuse(preset=preset)
-    assert (error.code, error.param) == ("preset_unknown", "preset")
-    assert repr(preset) in error.message
-    assert "cpu, gpu" in error.hint
-
-
 def test_unknown_preset_in_a_file(tmp_path: Path) -> None:
     file = written(tmp_path, "preset: [cpu]")
     assert refuse(preset=None, config=file).code == "preset_unknown"
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    error = refuse(config=tmp_path / "none.yaml")
-    assert (error.code, error.param) == ("config_not_found", "config")
-    assert "none.yaml" in error.message
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"a: [1", "line 1"),
-        (b"a: 1\na: 2", "line 2, column 1: the key 'a' appears twice"),
-        (b"models:\n  x: {b: 1, b: 2}", "'b' appears twice"),
-        (b"models: {1: x}", "1 is not text"),
-        (b"models: {on: x}", "True is not text"),
-        (b"- a\n- b", "mapping"),
-        (b"just text", "'just text'"),
-        (b"\xff\xfe\xfa", "UTF-8"),
-        (b"a: !!python/object:os.system x", "line 1"),
-        (b"a: &a {b: *a}", "contains itself"),
-        (b"a: \x07", "special characters"),
-    ],
-)
-def test_unreadable_files_say_why(tmp_path: Path, content: bytes, reason: str) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_bytes(content)
-    error = refuse(config=path)
-    assert (error.code, error.param) == ("config_unreadable", "config")
-    assert reason in error.message
-    assert "bad.yaml" in error.message
-
-
-def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    assert refuse(config=tmp_path).code == "config_unreadable"
 
 
 def test_inputs_are_left_alone(config: Path) -> None:

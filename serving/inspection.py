@@ -1,0 +1,95 @@
+"""Asking a running platform how it is: Serve, the gateway processes, and a gateway's fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+
+from serving.adapters import serve_control
+from serving.adapters.deployment_state import GATEWAY, DeploymentTarget
+from serving.adapters.secrets_file import read_secret
+from serving.adapters.state_paths import StatePaths
+from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
+from serving.status import (
+    Views,
+    clock_problems,
+    compose_rollout,
+    compose_status,
+    failure_cause,
+    num_current,
+)
+
+_FLEET_TIMEOUT_S = 5.0
+_CLOCK_PERIOD_S = 60.0
+
+logger = logging.getLogger("galerne")
+
+
+class Inspector:
+    """Looks at one application of this machine's Ray cluster, behind one endpoint."""
+
+    def __init__(self, name: str, endpoint: str, paths: StatePaths) -> None:
+        self._name = name
+        self._endpoint = endpoint
+        self._paths = paths
+
+    async def status(self, models: list[str]) -> dict[str, Any]:
+        """The document of `galerne status`."""
+        return compose_status(self._endpoint, models, await self._views())
+
+    async def rollout(self, targets: Mapping[str, DeploymentTarget]) -> dict[str, Any]:
+        """Whether the targets are reached: `done`, `message`, `failure`, `remark`."""
+        views, failure = await asyncio.gather(
+            self._views(), asyncio.to_thread(serve_control.application_failure, self._name)
+        )
+        return compose_rollout(
+            views.states,
+            targets,
+            num_current(targets, views),
+            failure=failure and failure_cause(views.states, failure),
+        )
+
+    async def watch_clocks(self) -> None:
+        """Log gateways whose clocks are apart from this machine's, once each, until cancelled."""
+        known: dict[str, str] = {}
+        while True:
+            await asyncio.sleep(_CLOCK_PERIOD_S)
+            try:
+                found = clock_problems(await self._gateways())
+            except Exception:
+                logger.exception("the gateways' clocks cannot be read")
+                continue
+            for gateway in found.keys() - known.keys():
+                logger.warning("gateway %s: %s", gateway, found[gateway])
+            known = found
+
+    async def _views(self) -> Views:
+        states, gateways, fleet = await asyncio.gather(
+            asyncio.to_thread(serve_control.deployment_states, self._name),
+            self._gateways(),
+            self._fleet(),
+        )
+        return Views(states=states, gateways=gateways, fleet=fleet)
+
+    async def _gateways(self) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(serve_control.replica_processes, self._name, GATEWAY)
+
+    async def _fleet(self) -> dict[str, Any] | None:
+        """What a gateway sees, or `None` while there is none."""
+        headers = {INTERNAL_TOKEN.decode(): read_secret(self._paths.internal_token_file)}
+        timeout = aiohttp.ClientTimeout(total=_FLEET_TIMEOUT_S)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(self._endpoint + FLEET_PATH, headers=headers) as answer,
+            ):
+                if answer.status != 200:
+                    return None
+                fleet: dict[str, Any] = await answer.json()
+                return fleet
+        except (aiohttp.ClientError, TimeoutError):
+            return None
