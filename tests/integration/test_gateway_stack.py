@@ -1,7 +1,7 @@
 """The whole request path in one process, over real sockets: what the other gateway tests run on.
 
-Edge, gateway, relay, keys and engine guards are the real ones, put together as in `serving.app`;
-only the engines behind the guards are scripted.
+Edge, gateway, relay, keys and engine guards are the real ones, put together as in
+`serving.gateway_assembly`; only the engines behind the guards are scripted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray.serve._private.http_util import _apply_middlewares as apply_as_serve_does
 
-    from serving import app
+    from serving import gateway_assembly
 
 HOST = "127.0.0.1"
 MODEL = ModelId("demo")
@@ -272,7 +272,7 @@ async def running_stack(
     )
     fleet = Fleet(
         {MODEL: PoolSettings(max_in_flight, LeastTokens(), 10.0, untold)},
-        limits=app._queue_limits(settings),
+        limits=gateway_assembly._queue_limits(settings),
         rng=Random(0),
         now=time.monotonic,
     )
@@ -290,13 +290,13 @@ async def running_stack(
             catalog=Catalog(
                 tree.models,
                 created=1,
-                load_openapi=partial(app._load_openapi, fleet, engine_client, tree),
+                load_openapi=partial(gateway_assembly._load_openapi, fleet, engine_client, tree),
             ),
             fleet=fleet,
             relay=Relay(connections, token=TOKEN, settings=settings),
-            authenticate=partial(app._authenticate, cache),
+            authenticate=partial(gateway_assembly._authenticate, cache),
             internal_token=TOKEN,
-            fleet_state=partial(app._fleet_state, fleet, engine_client, [MODEL]),
+            fleet_state=partial(gateway_assembly._fleet_state, fleet, engine_client, [MODEL]),
             has_room=lambda: True,
             access_log=lambda record: log.append(dict(record)),
             metrics_token=METRICS_TOKEN,

@@ -13,7 +13,7 @@ import pytest
 import serving
 
 WITHOUT_EXAMPLES = (
-    "serving.__main__", "serving.app", "serving.cli", "serving.setup",
+    "serving.__main__", "serving.app", "serving.cli", "serving.gateway_assembly", "serving.setup",
     "serving.adapters.replica_directory", "serving.adapters.serve_router",
     "serving.engine.deployment", "serving.engine.vllm_launch",
 )  # fmt: skip
