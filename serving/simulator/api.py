@@ -16,6 +16,11 @@ from msgspec.json import encode
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
 
+from serving.rendering.bodies import DetokenizeBody, TokenizeBody
+from serving.rendering.messages_body import CountTokensBody, MessagesBody
+from serving.rendering.openai_bodies import ChatBody, CompletionBody
+from serving.rendering.refusal import RequestRefused
+from serving.rendering.responses_body import ResponsesBody
 from serving.simulator.asgi import (
     EVENTS,
     JSON,
@@ -27,14 +32,9 @@ from serving.simulator.asgi import (
     respond,
     respond_bytes,
 )
-from serving.simulator.bodies import DetokenizeBody, TokenizeBody
 from serving.simulator.generation import TokenStream
-from serving.simulator.messages_body import CountTokensBody, MessagesBody
-from serving.simulator.openai_bodies import ChatBody, CompletionBody
 from serving.simulator.openapi import describe
 from serving.simulator.reading import read_body
-from serving.simulator.refusal import RequestRefused
-from serving.simulator.responses_body import ResponsesBody
 from serving.simulator.service import Generation, Service
 
 if TYPE_CHECKING:

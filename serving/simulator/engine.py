@@ -15,6 +15,7 @@ from serving.core.prefill_rate import PrefillRate
 from serving.core.progress import ProgressWatch
 from serving.core.types import EngineLoad
 from serving.errors import EngineError
+from serving.rendering.refusal import engine_dead
 from serving.routing.block_namer import NO_CHANGE, BlockNamer, CacheChange
 from serving.simulator.generation import (
     AnswerSource,
@@ -27,7 +28,6 @@ from serving.simulator.generation import (
 from serving.simulator.in_flight import InFlight, answers_to
 from serving.simulator.limits import check_decoder_prompt
 from serving.simulator.metrics import EngineMetrics, RequestTimes, StepCounts
-from serving.simulator.refusal import engine_dead
 from serving.simulator.request import Request, RequestStatus
 from serving.simulator.scheduler import Scheduler
 from serving.simulator.step_plan import StepPlan

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from random import Random
 from typing import NamedTuple
 
-from serving.simulator.vocabulary import Token, Vocabulary
+from serving.rendering.vocabulary import Token, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.errors import ConfigError
 from serving.protocol.state_frames import CacheLayout
+from serving.rendering.tokenizer import PieceTokenizer, Tokenizer
 from serving.routing.block_hashing import BlockHasher
 from serving.routing.block_namer import BlockNamer, CacheChange, GroupedNames
 from serving.settings import ModelSettings, SimulatorSettings
@@ -27,7 +28,6 @@ from serving.simulator.scheduler import Scheduler, SchedulerConfig
 from serving.simulator.served_model import ServedModel
 from serving.simulator.service import Service
 from serving.simulator.timing import StepTimer
-from serving.simulator.tokenizer import PieceTokenizer, Tokenizer
 
 VLLM_VERSION = "0.32.0"
 """The release that is simulated."""
@@ -222,7 +222,7 @@ def _tokenizer(folder: Path | None) -> Tokenizer:
     if folder is None:
         return PieceTokenizer()
     # Loads a template engine and the Rust tokenizer, which most simulations do without.
-    from serving.simulator.model_tokenizer import ModelTokenizer
+    from serving.rendering.model_tokenizer import ModelTokenizer
 
     return ModelTokenizer(folder)
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.simulator.bodies import GenerationBody
+from serving.rendering.bodies import GenerationBody
+from serving.rendering.refusal import RequestRefused, invalid
 from serving.simulator.generation import Sampling
-from serving.simulator.refusal import RequestRefused, invalid
 
 MAX_CHOICES = 16_384
 _GREEDY_BELOW = 1e-5

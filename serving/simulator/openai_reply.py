@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from msgspec.json import encode
 
+from serving.rendering.openai_bodies import StreamOptions
 from serving.simulator.generation import CacheUse, Delta, TokenStream
-from serving.simulator.openai_bodies import StreamOptions
 from serving.simulator.reply import Body, Choice, Envelope, gather
 
 _DONE = b"data: [DONE]\n\n"

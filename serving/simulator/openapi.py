@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.simulator.bodies import DetokenizeBody, TokenizeBody
-from serving.simulator.messages_body import CountTokensBody, MessagesBody
-from serving.simulator.openai_bodies import ChatBody, CompletionBody
-from serving.simulator.responses_body import ResponsesBody
+from serving.rendering.bodies import DetokenizeBody, TokenizeBody
+from serving.rendering.messages_body import CountTokensBody, MessagesBody
+from serving.rendering.openai_bodies import ChatBody, CompletionBody
+from serving.rendering.responses_body import ResponsesBody
 
 _BODIES: Mapping[str, tuple[str, type[BaseModel]]] = {
     "/v1/chat/completions": ("Create Chat Completion", ChatBody),

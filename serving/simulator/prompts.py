@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serving.rendering.openai_bodies import CompletionBody
+from serving.rendering.tokenizer import Chat, Tokenizer, flat_text
 from serving.simulator.generation import Prompt
 from serving.simulator.limits import OutputLimit, check_output, check_prompt, check_text
-from serving.simulator.openai_bodies import CompletionBody
 from serving.simulator.served_model import ServedModel
-from serving.simulator.tokenizer import Chat, Tokenizer, flat_text
 
 
 class Prompts:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from serving.simulator.refusal import RequestRefused
+from serving.rendering.refusal import RequestRefused
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -28,7 +28,7 @@ def read_body(kind: type[BodyT], raw: bytes, *, content_type: str) -> BodyT:
     Raises:
         RequestRefused: it is not JSON, or not what the endpoint expects.
 
-    >>> from serving.simulator.bodies import DetokenizeBody
+    >>> from serving.rendering.bodies import DetokenizeBody
     >>> read_body(DetokenizeBody, b'{"tokens": [1]}', content_type="application/json").tokens
     [1]
     """

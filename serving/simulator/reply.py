@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from msgspec.json import encode
 
+from serving.rendering.refusal import RequestRefused
 from serving.simulator.generation import Delta, TokenStream
-from serving.simulator.refusal import RequestRefused
 
 Body = Mapping[str, Any]
 

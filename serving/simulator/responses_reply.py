@@ -12,9 +12,9 @@ from uuid import uuid4
 
 from msgspec.json import encode
 
+from serving.rendering.responses_body import ResponsesBody
 from serving.simulator.generation import Delta, TokenStream
 from serving.simulator.reply import Body, Envelope, gather
-from serving.simulator.responses_body import ResponsesBody
 
 _UNSET = (
     "prompt", "input_messages", "output_messages", "kv_transfer_params", "ec_transfer_params",

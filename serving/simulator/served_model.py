@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from serving.simulator.refusal import RequestRefused
+from serving.rendering.refusal import RequestRefused
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from serving.simulator.bodies import DetokenizeBody, GenerationBody, TokenizeBody
-from serving.simulator.conversations import (
+from serving.rendering.bodies import DetokenizeBody, GenerationBody, TokenizeBody
+from serving.rendering.conversations import (
     chat_of,
     chat_of_messages,
     chat_of_responses,
     chat_of_tokenize,
 )
+from serving.rendering.messages_body import CountTokensBody, MessagesBody
+from serving.rendering.openai_bodies import ChatBody, CompletionBody
+from serving.rendering.refusal import RequestRefused, invalid
+from serving.rendering.responses_body import ResponsesBody
+from serving.rendering.tokenizer import Tokenizer
 from serving.simulator.engine import EngineLoop
 from serving.simulator.generation import Prompt, TokenStream
 from serving.simulator.limits import (
@@ -23,17 +28,12 @@ from serving.simulator.limits import (
     check_output,
     sampling_of,
 )
-from serving.simulator.messages_body import CountTokensBody, MessagesBody
 from serving.simulator.messages_reply import MessagesReply
-from serving.simulator.openai_bodies import ChatBody, CompletionBody
 from serving.simulator.openai_reply import ChatShapes, ChunkOptions, CompletionShapes, OpenAIReply
 from serving.simulator.prompts import Prompts
-from serving.simulator.refusal import RequestRefused, invalid
 from serving.simulator.reply import Envelope, Reply, messages_failure, openai_failure
-from serving.simulator.responses_body import ResponsesBody
 from serving.simulator.responses_reply import ResponsesReply
 from serving.simulator.served_model import ServedModel
-from serving.simulator.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

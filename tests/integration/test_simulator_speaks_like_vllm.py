@@ -23,23 +23,23 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from serving.simulator.conversations import chat_of, chat_of_messages, chat_of_responses
+from serving.rendering.conversations import chat_of, chat_of_messages, chat_of_responses
+from serving.rendering.messages_body import MessagesBody
+from serving.rendering.model_tokenizer import ModelTokenizer
+from serving.rendering.openai_bodies import ChatBody, StreamOptions
+from serving.rendering.refusal import RequestRefused
+from serving.rendering.responses_body import ResponsesBody
+from serving.rendering.vocabulary import WORDS as ALL_WORDS
 from serving.simulator.generation import CacheUse, Delta, TokenStream
 from serving.simulator.kv_cache import KvCacheConfig
 from serving.simulator.limits import OutputLimit, check_output, sampling_of
-from serving.simulator.messages_body import MessagesBody
 from serving.simulator.messages_reply import MessagesReply
 from serving.simulator.metrics import EngineMetrics
 from serving.simulator.metrics_collector import MetricsCollector
-from serving.simulator.model_tokenizer import ModelTokenizer
-from serving.simulator.openai_bodies import ChatBody, StreamOptions
 from serving.simulator.openai_reply import ChatShapes, ChunkOptions, CompletionShapes, OpenAIReply
-from serving.simulator.refusal import RequestRefused
 from serving.simulator.reply import Envelope, Reply
-from serving.simulator.responses_body import ResponsesBody
 from serving.simulator.responses_reply import ResponsesReply
 from serving.simulator.scheduler import Scheduler, SchedulerConfig
-from serving.simulator.vocabulary import WORDS as ALL_WORDS
 
 MAX_MODEL_LEN = 512
 CREATED = 1_790_000_000

@@ -19,14 +19,14 @@ from virtual_time import simulate
 
 from serving.core.types import ModelId, ReplicaId
 from serving.errors import EngineError
+from serving.rendering.refusal import RequestRefused
+from serving.rendering.tokenizer import PieceTokenizer
 from serving.routing.block_hashing import BlockHasher
 from serving.routing.prefix_index import CacheGroup, PrefixIndex
 from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, TimingSettings
 from serving.simulator.engine import EngineLoop
 from serving.simulator.generation import Answer, AnswerSource, Delta, Prompt, Sampling
 from serving.simulator.launch import SimulatedEngine, build_engine
-from serving.simulator.refusal import RequestRefused
-from serving.simulator.tokenizer import PieceTokenizer
 
 STEP_S = 0.25
 OVERHEAD_S = 0.125

@@ -21,9 +21,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as RustTokenizer
 
 from serving.errors import ConfigError
-from serving.simulator.refusal import RequestRefused
-from serving.simulator.tokenizer import Chat, Message, flat_text
-from serving.simulator.vocabulary import Vocabulary
+from serving.rendering.refusal import RequestRefused
+from serving.rendering.tokenizer import Chat, Message, flat_text
+from serving.rendering.vocabulary import Vocabulary
 
 _CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 

@@ -10,17 +10,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from serving.simulator.bodies import TokenizeBody, Tool, ToolFunction
-from serving.simulator.messages_body import (
+from serving.rendering.bodies import TokenizeBody, Tool, ToolFunction
+from serving.rendering.messages_body import (
     AnthropicMessage,
     AnthropicTool,
     CountTokensBody,
     MessagesBody,
 )
-from serving.simulator.openai_bodies import ChatBody
-from serving.simulator.refusal import RequestRefused
-from serving.simulator.responses_body import ResponsesBody
-from serving.simulator.tokenizer import Chat, Message
+from serving.rendering.openai_bodies import ChatBody
+from serving.rendering.refusal import RequestRefused
+from serving.rendering.responses_body import ResponsesBody
+from serving.rendering.tokenizer import Chat, Message
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 _BILLING_HEADER = "x-anthropic-billing-header"

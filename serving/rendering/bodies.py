@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Required, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
-from serving.simulator.refusal import RequestRefused, invalid
+from serving.rendering.refusal import RequestRefused, invalid
 
 MAX_STOP_STRINGS = 4
 _MAX_CACHE_SALT_CHARS = 128

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from serving.simulator.bodies import MAX_STOP_STRINGS, Body
+from serving.rendering.bodies import MAX_STOP_STRINGS, Body
 
 
 class AnthropicTool(Body):

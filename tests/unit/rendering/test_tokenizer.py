@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.simulator.tokenizer import Chat, PieceTokenizer
+from serving.rendering.tokenizer import Chat, PieceTokenizer
 
 TOKENIZER = PieceTokenizer()
 OTHER = PieceTokenizer()

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from serving.simulator.bodies import Body, GenerationBody
-from serving.simulator.refusal import invalid
+from serving.rendering.bodies import Body, GenerationBody
+from serving.rendering.refusal import invalid
 
 
 class Reasoning(Body):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from serving.simulator.vocabulary import Vocabulary
+from serving.rendering.vocabulary import Vocabulary
 
 Message = Mapping[str, Any]
 """A chat message whose `content` is a text."""

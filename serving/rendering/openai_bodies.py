@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from serving.simulator.bodies import (
+from serving.rendering.bodies import (
     Body,
     ChatMessage,
     GenerationBody,
@@ -18,7 +18,7 @@ from serving.simulator.bodies import (
     Tool,
     check_generation_prompt,
 )
-from serving.simulator.refusal import invalid
+from serving.rendering.refusal import invalid
 
 MAX_PROMPTS = 1024
 
