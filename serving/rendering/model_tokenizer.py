@@ -22,9 +22,12 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from serving.errors import ConfigError
 from serving.rendering.refusal import RequestRefused
+from serving.rendering.segments import SegmentedTokenizer
 from serving.rendering.tokenizer import Chat, Message, flat_text
 from serving.rendering.vocabulary import Vocabulary
 
+_MAX_SEGMENT_BYTES = 64 * 1024 * 1024
+"""Of token ids: some 16 million tokens, several times what a replica's KV cache holds."""
 _CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
@@ -39,6 +42,7 @@ class ModelTokenizer:
         """
         config = _read_json(folder / "tokenizer_config.json")
         self._tokenizer = _read_tokenizer(folder)
+        self._segments = SegmentedTokenizer(self._tokenizer, max_bytes=_MAX_SEGMENT_BYTES)
         self._template = _compile(_read_template(folder, config))
         self._special_tokens = _special_tokens(config)
         self._wants_parts = self._probe_parts()
@@ -47,7 +51,7 @@ class ModelTokenizer:
         self.vocabulary = Vocabulary.of(self._encode_alone, stop_id=self._stop_id(folder))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        ids: list[int] = self._segments.encode(text, add_special_tokens=add_special_tokens).tolist()
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
