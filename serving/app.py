@@ -147,7 +147,7 @@ def _without_replicas(part: object) -> object:
                 for name, model in part.models.items()
             }
             gateway = part.gateway.model_dump(mode="json", exclude={"replicas"})
-            return {"models": models, "gateway": gateway}
+            return {"models": models, "gateway": gateway, "tenancy": part.tenancy.model_dump()}
         case _:
             return part
 

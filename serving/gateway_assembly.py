@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,10 @@ from serving.adapters.key_store import KeyCache, utc_now
 from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.state_paths import StatePaths
+from serving.adapters.weights import tokenizer_folder
 from serving.core.types import ModelId, Principal, ReplicaEndpoint
 from serving.engine.listener import HttpListener
+from serving.errors import ConfigError
 from serving.gateway.api import Gateway, GatewayParts
 from serving.gateway.catalog import Catalog
 from serving.gateway.connections import Connections
@@ -38,14 +41,27 @@ from serving.gateway.exchange import Headers
 from serving.gateway.fleet import Fleet
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.openapi import published
+from serving.gateway.profiles import Profiler
 from serving.gateway.relay import Relay
 from serving.gateway.replica_pool import PoolSettings, QueueLimits
 from serving.gateway.replica_states import ReplicaStates
 from serving.protocol.metrics_page import MetricsPage
-from serving.routing.policies import LeastTokens, Policy, PowerOfTwo, RoundRobin, Session
+from serving.rendering.model_tokenizer import ModelTokenizer
+from serving.rendering.tokenizer import PieceTokenizer, Tokenizer
+from serving.routing.policies import (
+    LeastTokens,
+    Policy,
+    PowerOfTwo,
+    RoundRobin,
+    Session,
+    kv_aware,
+)
 from serving.routing.snapshots import RequestProfile
-from serving.settings import GatewaySettings, RoutingSettings, Settings
+from serving.settings import GatewaySettings, ModelSettings, RoutingSettings, Settings
 from serving.tenancy.access import authenticate, bearer_token
+from serving.tenancy.cache_salt import CacheSalts
+
+logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,14 @@ async def assemble_gateway(
         rng=SystemRandom(),
         now=time.monotonic,
     )
+    profilers = {
+        model: Profiler(
+            followed,
+            await asyncio.to_thread(_tokenizer, spec.settings.models[model], spec.paths),
+            secret=token.encode(),
+        )
+        for model, followed in states.items()
+    }
     for model_id, handle in engines.items():
         model = ModelId(model_id)
         states[model].on_report = partial(fleet.heard, model)
@@ -115,6 +139,8 @@ async def assemble_gateway(
                 load_openapi=partial(_load_openapi, fleet, client, spec.settings),
             ),
             fleet=fleet,
+            profilers=profilers,
+            cache_salts=CacheSalts(token.encode(), spec.settings.tenancy.cache_groups),
             relay=Relay(connections, token=token, settings=settings),
             authenticate=partial(_authenticate, keys),
             internal_token=token,
@@ -147,8 +173,23 @@ async def assemble_gateway(
     return gateway
 
 
+def _tokenizer(model: ModelSettings, paths: StatePaths) -> Tokenizer | None:
+    """What prompts are read with, if the model's policy asks for it and its files allow it."""
+    if model.routing.policy != "kv_aware":
+        return None
+    if model.weights is None:
+        return PieceTokenizer()
+    try:
+        return ModelTokenizer(tokenizer_folder(model.weights, paths))
+    except ConfigError as error:
+        logger.warning("prompts are not read, so replicas are chosen by load alone: %s", error)
+        return None
+
+
 def _policy(routing: RoutingSettings) -> Policy:
     match routing.policy:
+        case "kv_aware":
+            return kv_aware(routing.weights, node_id=ray.get_runtime_context().get_node_id())
         case "least_tokens":
             return LeastTokens()
         case "power_of_two":

@@ -13,7 +13,8 @@ from serving.adapters import serve_control
 from serving.adapters.deployment_state import GATEWAY, DeploymentTarget
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.state_paths import StatePaths
-from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
+from serving.core.wire import EXPLAIN_PATH, FLEET_PATH, INTERNAL_TOKEN
+from serving.errors import ConfigError
 from serving.status import (
     Views,
     clock_problems,
@@ -23,7 +24,7 @@ from serving.status import (
     num_current,
 )
 
-_FLEET_TIMEOUT_S = 5.0
+_GATEWAY_TIMEOUT_S = 5.0
 _CLOCK_PERIOD_S = 60.0
 
 logger = logging.getLogger("galerne")
@@ -53,6 +54,27 @@ class Inspector:
             failure=failure and failure_cause(views.states, failure),
         )
 
+    async def route(self, question: Any) -> dict[str, Any]:
+        """What a gateway makes of a question about routing.
+
+        Raises:
+            ConfigError: it refuses it, or there is none.
+        """
+        try:
+            async with (
+                self._session() as session,
+                session.post(self._endpoint + EXPLAIN_PATH, json=question) as answer,
+            ):
+                found: dict[str, Any] = await answer.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ConfigError(
+                "no gateway answers", code="gateway_unavailable", hint="see `galerne status`"
+            ) from error
+        if answer.status != 200:
+            refusal = found["error"]
+            raise ConfigError(refusal["message"], code=refusal["code"], param=refusal.get("param"))
+        return found
+
     async def watch_clocks(self) -> None:
         """Log gateways whose clocks are apart from this machine's, once each, until cancelled."""
         known: dict[str, str] = {}
@@ -80,12 +102,10 @@ class Inspector:
 
     async def _fleet(self) -> dict[str, Any] | None:
         """What a gateway sees, or `None` while there is none."""
-        headers = {INTERNAL_TOKEN.decode(): read_secret(self._paths.internal_token_file)}
-        timeout = aiohttp.ClientTimeout(total=_FLEET_TIMEOUT_S)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(self._endpoint + FLEET_PATH, headers=headers) as answer,
+                self._session() as session,
+                session.get(self._endpoint + FLEET_PATH) as answer,
             ):
                 if answer.status != 200:
                     return None
@@ -93,3 +113,10 @@ class Inspector:
                 return fleet
         except (aiohttp.ClientError, TimeoutError):
             return None
+
+    def _session(self) -> aiohttp.ClientSession:
+        token = read_secret(self._paths.internal_token_file)
+        return aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=_GATEWAY_TIMEOUT_S),
+            headers={INTERNAL_TOKEN.decode(): token},
+        )

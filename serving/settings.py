@@ -225,13 +225,41 @@ class SimulatorSettings(_Section):
     times."""
 
 
+class RoutingWeights(_Section):
+    """How much each reason counts for `kv_aware`; each is worth 0 to 1 for every replica.
+    `serving/routing/scorers.py` says why each is there."""
+
+    ttft: float = Field(1.0, ge=0, le=1000)
+    """The shortest predicted TTFT, which is the queue and the part of the prompt to compute."""
+    prefix_hit: float = Field(3.0, ge=0, le=1000)
+    """The share of the prompt that the replica has cached."""
+    kv_headroom: float = Field(0.5, ge=0, le=1000)
+    """Room in the KV cache for prompt and answer."""
+    lora: float = Field(1.0, ge=0, le=1000)
+    """The request's adapter is loaded."""
+    session: float = Field(0.1, ge=0, le=1000)
+    """The replica is the session's own."""
+    locality: float = Field(0.02, ge=0, le=1000)
+    """The replica is on the gateway's node."""
+
+    @model_validator(mode="after")
+    def _has_a_reason(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise ValueError("weights: at least one must be above 0")
+        return self
+
+
 class RoutingSettings(_Section):
     """How gateways choose among a model's replicas."""
 
-    policy: Literal["least_tokens", "power_of_two", "round_robin", "session"] = "least_tokens"
-    """`least_tokens`: where the fewest prompt tokens and requests wait. `power_of_two`: the less
-    loaded of two at random. `session`: requests of one session (`prompt_cache_key`, the header
-    `x-session-id`, or `user`) go to the same replica. `round_robin`: each in turn."""
+    policy: Literal["kv_aware", "least_tokens", "power_of_two", "round_robin", "session"] = (
+        "kv_aware"
+    )
+    """`kv_aware`: by cached prefix, queue and room, as `weights` say. `least_tokens`: where the
+    fewest prompt tokens and requests wait. `power_of_two`: the less loaded of two at random.
+    `session`: requests of one session (`prompt_cache_key`, the header `x-session-id`, or `user`) go
+    to the same replica. `round_robin`: each in turn."""
+    weights: RoutingWeights = RoutingWeights()
     warm_up_s: float = Field(10.0, ge=0, le=3600)
     """For so long a new replica gets no more than a growing share of the others' load."""
 
@@ -264,12 +292,29 @@ class ModelSettings(_Section):
         return self
 
 
+class TenancySettings(_Section):
+    """Who shares what."""
+
+    cache_groups: dict[str, list[str]] = Field(default_factory=dict)
+    """Tenants (names of API keys) that share cached prompts, by the name of their group. Others
+    share with nobody: who can tell a cached prompt from a new one by its speed could guess what
+    others have asked."""
+
+    @model_validator(mode="after")
+    def _a_tenant_is_in_one_group(self) -> Self:
+        tenants = [tenant for group in self.cache_groups.values() for tenant in group]
+        if twice := [tenant for tenant in tenants if tenants.count(tenant) > 1]:
+            raise ValueError(f"cache_groups: {twice[0]!r} is listed twice; a tenant has one group")
+        return self
+
+
 class Settings(_Section):
     """The whole platform."""
 
     endpoint: EndpointSettings = EndpointSettings()
     cluster: ClusterSettings = ClusterSettings()
     gateway: GatewaySettings = GatewaySettings()
+    tenancy: TenancySettings = TenancySettings()
     models: dict[ModelName, ModelSettings] = Field(min_length=1)
     """Models by the name clients put in `model`."""
 

@@ -107,7 +107,11 @@ class Supervisor:
                 "/rollout": self._rollout,
                 "/stop": self._show_stop,
             },
-            writes={"/settings": self._change_settings, "/stop": self._change_stop},
+            writes={
+                "/settings": self._change_settings,
+                "/stop": self._change_stop,
+                "/route": self._inspector.route,
+            },
         )
         self._control_url = await self._control.start()
         self._record(ready=False)

@@ -16,8 +16,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Read = Callable[[], Awaitable[Mapping[str, Any]]]
 """Answers a GET."""
-Write = Callable[[Any], Awaitable[None]]
-"""Takes the body of a POST."""
+Write = Callable[[Any], Awaitable[Mapping[str, Any] | None]]
+"""Takes the body of a POST, and may answer."""
 
 
 class ControlServer:
@@ -60,7 +60,6 @@ def _getter(read: Read) -> Handler:
 
 def _setter(write: Write) -> Handler:
     async def answer(request: web.Request) -> web.Response:
-        await write(await request.json())
-        return web.json_response({})
+        return web.json_response(await write(await request.json()) or {})
 
     return answer

@@ -26,6 +26,7 @@ Progress = Callable[[str, float | None, float | None], None]
 """Called with the step's name, what is done and the total, both `None` if unknown."""
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
+_TOKENIZER_FILES = ("*.json", "*.jinja")
 _ADAPTER_CONFIG_NAME = "adapter_config.json"
 _CONFIG_NAMES = ("config.json", "params.json")
 _DEMO_RECIPE = 3
@@ -73,6 +74,28 @@ def resolve_weights(settings: WeightSettings, paths: StatePaths) -> Path:
     if settings.sha256_manifest is not None:
         verify_manifest(folder, settings.sha256_manifest.expanduser())
     return folder
+
+
+def tokenizer_folder(settings: WeightSettings, paths: StatePaths) -> Path:
+    """The folder that holds the model's tokenizer and chat template; weights need not be there.
+
+    Raises:
+        ConfigError: as `resolve_weights`, manifests aside.
+    """
+    if settings.source == DEMO_SOURCE:
+        return _prepared_demo(paths)
+    if settings.is_local:
+        return _local_folder(settings.source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                settings.source, revision=settings.revision, allow_patterns=_TOKENIZER_FILES
+            )
+        )
+    except Exception as error:  # the hub client also lets its HTTP library's errors through
+        raise to_config_error(error, settings.source) from error
 
 
 def check_adapters(adapters: Mapping[str, Path]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import apply, config, down, keys, metrics, model, platform, sim
+from serving.cli import apply, config, down, keys, metrics, model, platform, route, sim
 
 app = typer.Typer(
     name="galerne",
@@ -23,6 +23,9 @@ app.command(
 )(apply.apply)
 app.command(epilog="Example: `galerne down --drain-timeout 300`")(down.down)
 app.command(epilog="Example: `galerne status --json`")(platform.status)
+app.command(
+    epilog='Example: `galerne route --model demo --prompt "What is the capital of France?" --json`'
+)(route.route)
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")

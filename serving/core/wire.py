@@ -26,6 +26,8 @@ STATE_STREAM_PATH = "/galerne/state-stream"
 FLEET_PATH = "/galerne/fleet"
 """Where a gateway tells `galerne status` what it sees."""
 
+EXPLAIN_PATH = "/galerne/route"
+"""Where a gateway tells `galerne route` how it would route a request."""
 
 METRIC_TARGETS_PATH = "/galerne/metric-targets"
 """Where Prometheus finds what to scrape."""

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from serving.core.types import ModelId, Principal
+from serving.core.types import ModelId, Principal, TenantId
 from serving.core.wire import SESSION_ID
 from serving.errors import EngineError, RequestError, ServingError
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
 from serving.gateway.exchange import ClientGoneError, Exchange, Headers, unless_gone
+from serving.gateway.explain import explanation, read_question
 from serving.gateway.fleet import Fleet, Ticket
 from serving.gateway.guards import (
     check_head_size,
@@ -25,21 +26,22 @@ from serving.gateway.guards import (
     check_room,
 )
 from serving.gateway.metrics import RequestOutcome
+from serving.gateway.profiles import Inquiry, Profiler
+from serving.gateway.prompt_reader import Scope as PromptScope
 from serving.gateway.relay import Relay, ReplicaUnavailableError
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
 from serving.gateway.trace import Trace
-from serving.protocol.envelope import Envelope, read_envelope
+from serving.protocol.envelope import Envelope, read_envelope, with_cache_salt
+from serving.rendering.reading import has_prompt
 from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings
+from serving.tenancy.cache_salt import CacheSalts
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 logger = logging.getLogger("galerne.gateway")
 
-_BYTES_PER_TOKEN = 4
-"""Of text in European languages, JSON around it included, for models of the last years."""
-_EXPECTED_OUTPUT_TOKENS = 256
 _LARGE_BODY_BYTES = 256 * 1024
 """Reading the envelope of less takes 15 ms at the very most."""
 
@@ -64,6 +66,8 @@ class GatewayParts:
     settings: GatewaySettings
     catalog: Catalog
     fleet: Fleet
+    profilers: Mapping[ModelId, Profiler]
+    cache_salts: CacheSalts
     relay: Relay
     authenticate: Callable[[Headers], Principal]
     internal_token: str
@@ -73,6 +77,15 @@ class GatewayParts:
     has_room: Callable[[], bool]
     access_log: Callable[[Mapping[str, Any]], None]
     record: Callable[[RequestOutcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A request that has been understood."""
+
+    model: ModelId
+    body: bytes
+    profile: RequestProfile
 
 
 class Gateway:
@@ -126,7 +139,8 @@ class Gateway:
         parts = self._parts
         check_head_size(exchange, limit_bytes=parts.settings.limits.max_header_bytes)
         if route is None or route.access is Access.API_KEY:
-            trace.key_id = parts.authenticate(exchange.headers).key_id
+            principal = parts.authenticate(exchange.headers)
+            trace.key_id, trace.tenant = principal.key_id, principal.tenant
         elif route.access is Access.INTERNAL:
             check_internal_token(exchange, token=parts.internal_token)
         elif route.access is Access.METRICS:
@@ -161,20 +175,45 @@ class Gateway:
                 await exchange.respond(200, {"status": "ok"})
             case Action.FLEET:
                 await exchange.respond(200, await self._parts.fleet_state())
+            case Action.EXPLAIN:
+                await self._explain(exchange)
             case Action.METRIC_TARGETS:
                 await exchange.respond(200, await self._parts.metric_targets())
 
     async def _relay(self, exchange: Exchange, route: Route, trace: Trace) -> None:
-        limits = self._parts.settings.limits
         check_media_type(exchange)
-        body = await exchange.read_body(limits)
-        envelope = await _envelope_of(body, max_depth=limits.max_json_depth)
-        model = self._parts.catalog.resolve(envelope.model)
-        trace.model = model
-        profile = _profile_of(envelope, exchange, body, model)
-        with self._parts.fleet.ticket(model, profile) as ticket:
+        body = await exchange.read_body(self._parts.settings.limits)
+        session = (exchange.header(SESSION_ID) or b"").decode("latin-1")
+        admitted = await self._admit(body, exchange.path, tenant=trace.tenant, session=session)
+        trace.model = admitted.model
+        with self._parts.fleet.ticket(admitted.model, admitted.profile) as ticket:
             exchange.on_first_byte = ticket.answered
-            await self._relay_with(ticket, exchange, route, body, trace)
+            await self._relay_with(ticket, exchange, route, admitted.body, trace)
+
+    async def _admit(self, body: bytes, path: str, *, tenant: TenantId, session: str) -> _Admitted:
+        """Which model a request is for, the body that goes to it, and what speaks for whom.
+
+        Raises:
+            RequestError: the body is none, or names no model.
+        """
+        parts = self._parts
+        envelope = await _envelope_of(body, max_depth=parts.settings.limits.max_json_depth)
+        model = parts.catalog.resolve(envelope.model)
+        salt = None
+        if has_prompt(path):
+            salt = parts.cache_salts.of(tenant, envelope.cache_salt)
+            body = with_cache_salt(body, salt)
+        scope = PromptScope(None if envelope.model == model else envelope.model, salt)
+        inquiry = Inquiry(path, body, scope, session or envelope.session)
+        return _Admitted(model, body, await parts.profilers[model].profile(inquiry))
+
+    async def _explain(self, exchange: Exchange) -> None:
+        question = read_question(await exchange.read_body(self._parts.settings.limits))
+        admitted = await self._admit(
+            bytes(question.request), question.path, tenant=TenantId(question.tenant), session=""
+        )
+        decision = self._parts.fleet.decide(admitted.model, admitted.profile)
+        await exchange.respond(200, explanation(decision, admitted.profile))
 
     async def _relay_with(
         self, ticket: Ticket, exchange: Exchange, route: Route, body: bytes, trace: Trace
@@ -221,18 +260,6 @@ async def _envelope_of(body: bytes, *, max_depth: int) -> Envelope:
     if len(body) <= _LARGE_BODY_BYTES:
         return read_envelope(body, max_depth=max_depth)
     return await asyncio.to_thread(read_envelope, body, max_depth=max_depth)
-
-
-def _profile_of(
-    envelope: Envelope, exchange: Exchange, body: bytes, model: ModelId
-) -> RequestProfile:
-    session = (exchange.header(SESSION_ID) or b"").decode("latin-1")
-    return RequestProfile(
-        prompt_tokens=max(len(body) // _BYTES_PER_TOKEN, 1),
-        expected_output_tokens=_EXPECTED_OUTPUT_TOKENS,
-        lora_name=None if envelope.model == model else envelope.model,
-        session=session or envelope.session,
-    )
 
 
 async def _respond_error(exchange: Exchange, error: ServingError, route: Route | None) -> None:

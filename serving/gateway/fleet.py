@@ -11,6 +11,7 @@ from typing import Self
 
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.gateway.replica_pool import PoolSettings, QueueLimits, ReplicaPool
+from serving.routing.pipeline import Decision
 from serving.routing.snapshots import RequestProfile
 
 
@@ -59,6 +60,10 @@ class Fleet:
     def num_in_flight(self, model: ModelId) -> int:
         """Requests this gateway holds on the model's replicas."""
         return self._pools[model].in_flight.total()
+
+    def decide(self, model: ModelId, request: RequestProfile) -> Decision:
+        """Where the request would go now, and why."""
+        return self._pools[model].decide(request)
 
     def ticket(self, model: ModelId, request: RequestProfile) -> Ticket:
         """One request's claim to a replica of the model, in order of arrival."""

@@ -13,6 +13,8 @@ from serving.rendering.tokenizer import Tokenizer
 from serving.routing.block_hashing import BlockHasher
 
 _MAX_WAITING = 32
+_MAX_BODY_BYTES = 2 * 1024 * 1024
+"""Some 500k tokens; more is more than models take."""
 _PATIENCE_S = 0.25
 """A prompt of 32k tokens never seen before takes 0.15 s on a slow core; what is known of it next
 time is worth finishing, but not worth waiting for."""
@@ -58,7 +60,7 @@ class PromptReader:
         """The blocks of the body's prompt, `None` where they cannot be told in time."""
         if not has_prompt(path):
             return None
-        if self._num_waiting >= _MAX_WAITING:
+        if self._num_waiting >= _MAX_WAITING or len(body) > _MAX_BODY_BYTES:
             self.num_skipped += 1
             return None
         self._num_waiting += 1

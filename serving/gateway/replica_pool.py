@@ -6,7 +6,7 @@ import asyncio
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -15,9 +15,13 @@ from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.errors import Overloaded
 from serving.gateway.replica_states import LOST_S, SUSPECT_S, ReplicaState
 from serving.routing.backlog import CompletionRate, retry_after_s
-from serving.routing.pipeline import Obstacle, choose, warming_up
+from serving.routing.pipeline import Decision, Obstacle, choose, warming_up
 from serving.routing.policies import Policy
-from serving.routing.snapshots import UNKNOWN_PREFILL_TOKENS_PER_S, ReplicaSnapshot
+from serving.routing.snapshots import (
+    UNKNOWN_PREFILL_TOKENS_PER_S,
+    ReplicaSnapshot,
+    RequestProfile,
+)
 
 if TYPE_CHECKING:
     from serving.gateway.fleet import Ticket
@@ -109,22 +113,26 @@ class ReplicaPool:
             del self._sent[gone], self._sent_tokens[gone]
         self.serve_waiting()
 
-    def assign(self, ticket: Ticket) -> bool:
-        """Let the request hold the best replica with room; whether there is one."""
+    def decide(self, request: RequestProfile, excluded: Collection[ReplicaId] = ()) -> Decision:
+        """Where the request would go now; nothing changes."""
         now = self.now()
         replicas = [self._snapshot(endpoint, now) for endpoint in self.endpoints]
-        policy = self._settings.policy
         silent = {r.id: Obstacle.SILENT for r in replicas if r.silent_s >= SUSPECT_S}
         new = warming_up(replicas, warm_up_s=self._settings.warm_up_s)
         # Each is better than none at all.
         for spared in (dict.fromkeys(new, Obstacle.WARMING_UP) | silent, silent, {}):
-            offered = [(replica, self._obstacle(replica, ticket, spared)) for replica in replicas]
-            picked = choose(ticket.request, offered, policy, self._rng).replica
-            if picked is not None or not spared:
+            offered = [(replica, self._obstacle(replica, excluded, spared)) for replica in replicas]
+            decision = choose(request, offered, self._settings.policy, self._rng)
+            if decision.replica is not None or not spared:
                 break
+        return decision
+
+    def assign(self, ticket: Ticket) -> bool:
+        """Let the request hold the best replica with room; whether there is one."""
+        picked = self.decide(ticket.request, ticket.excluded).replica
         if picked is None:
             return False
-        policy.picked(picked)
+        self._settings.policy.picked(picked)
         ticket.held = next(endpoint for endpoint in self.endpoints if endpoint.id == picked)
         ticket.is_answered = False
         self.in_flight[picked] += 1
@@ -232,9 +240,12 @@ class ReplicaPool:
         )
 
     def _obstacle(
-        self, replica: ReplicaSnapshot, ticket: Ticket, spared: Mapping[ReplicaId, Obstacle]
+        self,
+        replica: ReplicaSnapshot,
+        excluded: Collection[ReplicaId],
+        spared: Mapping[ReplicaId, Obstacle],
     ) -> Obstacle | None:
-        if replica.id in ticket.excluded:
+        if replica.id in excluded:
             return Obstacle.FAILED
         if replica.silent_s >= LOST_S:
             return Obstacle.LOST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -89,6 +89,7 @@ class ReplicaStates:
         self._now = now
         self._rng = rng
         self._followed: dict[ReplicaId, _Followed] = {}
+        self._indexed: tuple[int, tuple[int | None, ...]] = (0, ())
         self.index: PrefixIndex | None = None
         """`None` until a replica has told its layout."""
         self.on_report: Callable[[ReplicaId], None] = _ignore
@@ -104,6 +105,28 @@ class ReplicaStates:
         """For how long the replica has neither said nor answered anything, in seconds."""
         followed = self._followed.get(replica)
         return followed.silent_ticks * _TICK_S if followed else 0.0
+
+    @property
+    def num_followed(self) -> int:
+        """Replicas that run."""
+        return len(self._followed)
+
+    @property
+    def block_size(self) -> int | None:
+        """Tokens in a KV block, `None` until a replica has told what it has cached."""
+        return self._indexed[0] or None
+
+    def hit_tokens(self, names: Sequence[int]) -> dict[ReplicaId, int]:
+        """The leading tokens of a prompt that each replica has cached; those without any are left
+        out.
+
+        Args:
+            names: of the prompt's blocks.
+        """
+        if self.index is None:
+            return {}
+        hits = self.index.hits(names)
+        return {replica: num_blocks * self._indexed[0] for replica, num_blocks in hits.items()}
 
     def problems(self) -> list[str]:
         """What an operator must know, as long as it lasts."""
@@ -210,19 +233,28 @@ class ReplicaStates:
             raise FrameError("no snapshot came first")
         followed.untold_since = None
         followed.state = ReplicaState(frame.report, layout, self._now())
-        if layout.window_blocks:
-            if self.index is None:
-                groups = [CacheGroup(window) for window in layout.window_blocks]
-                self.index = PrefixIndex(groups, max_entries=self._max_entries)
+        if (index := self._index_for(layout)) is not None:
             stored = {group: unpack_names(names) for group, names in frame.stored.items()}
             if frame.is_snapshot:
-                self.index.replace(replica, stored)
+                index.replace(replica, stored)
             else:
                 for group, names in frame.removed.items():
-                    self.index.remove(replica, unpack_names(names), group=group)
+                    index.remove(replica, unpack_names(names), group=group)
                 for group, kept in stored.items():
-                    self.index.store(replica, kept, group=group)
+                    index.store(replica, kept, group=group)
         self.on_report(replica)
+
+    def _index_for(self, layout: CacheLayout) -> PrefixIndex | None:
+        """The index, for replicas whose blocks are like those of the first.
+
+        While settings change that alter them, the others are taken for replicas that tell nothing.
+        """
+        like = (layout.block_size, layout.window_blocks)
+        if self.index is None and layout.window_blocks:
+            groups = [CacheGroup(window) for window in layout.window_blocks]
+            self.index = PrefixIndex(groups, max_entries=self._max_entries)
+            self._indexed = like
+        return self.index if like == self._indexed else None
 
 
 def _ignore(_replica: ReplicaId) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from serving.core.wire import FLEET_PATH, METRIC_TARGETS_PATH
+from serving.core.wire import EXPLAIN_PATH, FLEET_PATH, METRIC_TARGETS_PATH
 
 
 class Action(Enum):
@@ -19,6 +19,8 @@ class Action(Enum):
     HEALTH = auto()
     FLEET = auto()
     METRIC_TARGETS = auto()
+    EXPLAIN = auto()
+    """How a request would be routed."""
 
 
 class Access(Enum):
@@ -67,6 +69,7 @@ ROUTES: dict[str, Route] = {
     "/openapi.json": Route("GET", Action.OPENAPI, Access.PUBLIC),
     "/health": Route("GET", Action.HEALTH, Access.PUBLIC),
     FLEET_PATH: Route("GET", Action.FLEET, Access.INTERNAL),
+    EXPLAIN_PATH: Route("POST", Action.EXPLAIN, Access.INTERNAL),
     METRIC_TARGETS_PATH: Route("GET", Action.METRIC_TARGETS, Access.METRICS),
 }
 

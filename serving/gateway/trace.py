@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from serving.core.types import TenantId
 from serving.gateway.exchange import Exchange
 from serving.gateway.metrics import RequestOutcome
 
+NOBODY = TenantId("")
 _CLIENT_CLOSED = 499
 """nginx's status for a client that left before its answer began; only logged, never sent."""
 
@@ -21,6 +23,7 @@ class Trace:
 
     started_at: float
     key_id: str | None = None
+    tenant: TenantId = NOBODY
     model: str | None = None
     replica: str | None = None
     code: str | None = None

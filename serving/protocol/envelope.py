@@ -27,6 +27,7 @@ class Envelope(msgspec.Struct, frozen=True):
     stream: bool | None = None
     prompt_cache_key: Any = None
     user: Any = None
+    cache_salt: Any = None
 
     @property
     def session(self) -> str | None:
@@ -46,7 +47,7 @@ def read_envelope(body: bytes, *, max_depth: int) -> Envelope:
             `invalid_type`, with the field at fault in `param`.
 
     >>> read_envelope(b'{"model": "demo", "messages": []}', max_depth=8)
-    Envelope(model='demo', stream=None, prompt_cache_key=None, user=None)
+    Envelope(model='demo', stream=None, prompt_cache_key=None, user=None, cache_salt=None)
     """
     _check_utf8(body)
     _check_depth(body, max_depth=max_depth)
@@ -56,6 +57,23 @@ def read_envelope(body: bytes, *, max_depth: int) -> Envelope:
         raise _explain(body, error) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def with_cache_salt(body: bytes, salt: str) -> bytes:
+    """The body with this salt in the place of the client's.
+
+    A field that comes again counts, as it does for every JSON reader that engines use; so the body
+    is neither parsed nor written anew.
+
+    Args:
+        body: what `read_envelope` has taken, which is an object that is not empty.
+        salt: free of characters that JSON escapes.
+
+    >>> with_cache_salt(b'{"model": "demo", "cache_salt": "mine"} ', "f00")
+    b'{"model": "demo", "cache_salt": "mine","cache_salt":"f00"}'
+    """
+    end = body.rindex(b"}")
+    return b'%b,"cache_salt":"%b"}' % (body[:end], salt.encode())
 
 
 def _check_utf8(body: bytes) -> None:

@@ -8,8 +8,20 @@ from random import Random
 from typing import Protocol
 
 from serving.core.types import ReplicaId
-from serving.routing.scorers import Candidates, Scorer, Scores, freshness, score_affinity
+from serving.routing.scorers import (
+    Candidates,
+    Scorer,
+    Scores,
+    freshness,
+    locality_scorer,
+    score_affinity,
+    score_kv_headroom,
+    score_lora,
+    score_prefix_hit,
+    score_ttft,
+)
 from serving.routing.snapshots import ReplicaSnapshot, RequestProfile
+from serving.settings import RoutingWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +69,21 @@ class Weighted(_Stateless):
                 for score, share in zip(scorer(request, candidates), trust, strict=True)
             ]
             for name, scorer, weight in self.terms
-            if weight
         }
         return Judgement([sum(column) for column in zip(*scores.values(), strict=True)], scores)
+
+
+def kv_aware(weights: RoutingWeights, *, node_id: str) -> Weighted:
+    """The policy `kv_aware` of a gateway on this node."""
+    terms: Sequence[tuple[str, Scorer, float]] = (
+        ("ttft", score_ttft, weights.ttft),
+        ("prefix_hit", score_prefix_hit, weights.prefix_hit),
+        ("kv_headroom", score_kv_headroom, weights.kv_headroom),
+        ("lora", score_lora, weights.lora),
+        ("session", score_affinity, weights.session),
+        ("locality", locality_scorer(node_id), weights.locality),
+    )
+    return Weighted([term for term in terms if term[2]])
 
 
 class LeastTokens(_Stateless):

@@ -30,6 +30,7 @@ from test_gateway_stack import (
     error_of,
     replica,
     running_stack,
+    salted,
     until,
 )
 
@@ -153,13 +154,15 @@ async def test_each_event_arrives_before_the_next_is_made(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("num_padding_bytes", [0, 200_000, 3_000_000])
-async def test_a_request_body_arrives_byte_for_byte(stack: Stack, num_padding_bytes: int) -> None:
+async def test_a_request_body_arrives_byte_for_byte_with_its_salt(
+    stack: Stack, num_padding_bytes: int
+) -> None:
     body = b'{ "model":"demo",\n "x": "' + b"\xc3\xa9" * (num_padding_bytes // 2) + b'" }\n'
 
     async with stack.post(body=body) as response:
         assert response.status == 200
 
-    assert stack.engine.requests[0].body == body
+    assert stack.engine.requests[0].body == salted(body)
 
 
 async def test_engines_see_only_the_headers_they_need(stack: Stack) -> None:

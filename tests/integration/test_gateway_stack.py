@@ -24,7 +24,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serving.adapters.key_store import KeyCache, KeyFile
-from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
+from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId, TenantId
 from serving.engine.guard import EngineGuard
 from serving.engine.listener import HttpListener
 from serving.gateway.api import Gateway, GatewayParts
@@ -34,11 +34,14 @@ from serving.gateway.edge import middlewares
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.fleet import Fleet
 from serving.gateway.metrics import GatewayMetrics
+from serving.gateway.profiles import Profiler
 from serving.gateway.relay import Relay
 from serving.gateway.replica_pool import PoolSettings
 from serving.gateway.replica_states import ReplicaStates
+from serving.protocol.envelope import with_cache_salt
 from serving.routing.policies import LeastTokens
 from serving.settings import GatewaySettings, LimitSettings, Settings
+from serving.tenancy.cache_salt import CacheSalts
 
 with warnings.catch_warnings():
     # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
@@ -50,6 +53,8 @@ with warnings.catch_warnings():
 HOST = "127.0.0.1"
 MODEL = ModelId("demo")
 TOKEN = "internal-token-of-the-tests"
+TENANT = "tests"
+SALTS = CacheSalts(b"", {})
 METRICS_TOKEN = "metrics-token-of-the-tests"
 DEADLINE_S = 10.0
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -239,6 +244,11 @@ async def connection(
             await writer.wait_closed()
 
 
+def salted(body: bytes) -> bytes:
+    """What an engine gets of the tenant's request."""
+    return with_cache_salt(body, SALTS.of(TenantId(TENANT), None))
+
+
 @contextlib.asynccontextmanager
 async def running_stack(
     folder: Path,
@@ -251,7 +261,7 @@ async def running_stack(
     models = {MODEL: {"weights": {"source": "demo"}, "adapters": {"tuned": "/lora"}}}
     tree = Settings.model_validate({"models": models, "gateway": settings})
     keys = KeyFile(folder / "keys.json")
-    key, _ = keys.create("tests")
+    key, _ = keys.create(TENANT)
     cache = KeyCache(folder / "keys.json", refresh_s=0.05, clock=time.monotonic)
     engines = [FakeEngine() for _ in range(num_engines)]
     guards = [
@@ -293,6 +303,8 @@ async def running_stack(
                 load_openapi=partial(gateway_assembly._load_openapi, fleet, engine_client, tree),
             ),
             fleet=fleet,
+            profilers={MODEL: Profiler(untold, None, secret=b"")},
+            cache_salts=SALTS,
             relay=Relay(connections, token=TOKEN, settings=settings),
             authenticate=partial(gateway_assembly._authenticate, cache),
             internal_token=TOKEN,

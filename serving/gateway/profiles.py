@@ -1,0 +1,80 @@
+"""What a gateway finds out about a request before it chooses a replica for it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from serving.core.types import ReplicaId
+from serving.gateway.prompt_reader import PromptReader, Scope
+from serving.gateway.replica_states import ReplicaStates
+from serving.rendering.tokenizer import Tokenizer
+from serving.routing.block_hashing import BlockHasher
+from serving.routing.snapshots import RequestProfile
+
+_BYTES_PER_TOKEN = 4
+"""Of text in European languages, JSON around it included, for models of the last years."""
+_EXPECTED_OUTPUT_TOKENS = 256
+
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """A request as far as routing goes. `session` is what the client says belongs together."""
+
+    path: str
+    body: bytes
+    scope: Scope
+    session: str | None
+
+
+class Profiler:
+    """Profiles of one model's requests.
+
+    Args:
+        states: of the model's replicas, with the index of what they have cached.
+        tokenizer: the model's, or `None` where policies do not ask what is cached, or the model's
+            files have none that can be used.
+        secret: of the names of blocks.
+    """
+
+    def __init__(
+        self, states: ReplicaStates, tokenizer: Tokenizer | None, *, secret: bytes
+    ) -> None:
+        self._states = states
+        self._tokenizer = tokenizer
+        self._secret = secret
+        self._reader: PromptReader | None = None
+
+    async def profile(self, inquiry: Inquiry) -> RequestProfile:
+        """What is known of the request now; at most a quarter of a second is spent on it."""
+        prompt_tokens = max(len(inquiry.body) // _BYTES_PER_TOKEN, 1)
+        hit_tokens: dict[ReplicaId, int] = {}
+        if (reader := self._reader_now()) is not None:
+            blocks = await reader.read(inquiry.path, inquiry.body, inquiry.scope)
+            if blocks is not None:
+                prompt_tokens = blocks.num_tokens
+                hit_tokens = self._states.hit_tokens(blocks.names)
+        return RequestProfile(
+            prompt_tokens=prompt_tokens,
+            expected_output_tokens=_EXPECTED_OUTPUT_TOKENS,
+            hit_tokens=hit_tokens,
+            lora_name=inquiry.scope.lora_name,
+            session=inquiry.session,
+        )
+
+    def close(self) -> None:
+        """Read no more prompts."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def _reader_now(self) -> PromptReader | None:
+        """The reader, once a replica has told how long a block is; none while there is no choice to
+        make."""
+        if self._tokenizer is None or self._states.num_followed < 2:
+            return None
+        if self._reader is None and (block_size := self._states.block_size) is not None:
+            hasher = BlockHasher(self._secret, block_size=block_size)
+            self._reader = PromptReader(self._tokenizer, hasher)
+        return self._reader
