@@ -11,6 +11,7 @@ from serving.adapters import control_client
 from serving.adapters.state_paths import StatePaths
 from serving.cli.console import out, print_json
 
+
 def route(
     model: Annotated[str, typer.Option("--model", "-m", help="A served name.")],
     prompt: Annotated[str, typer.Option("--prompt", help="What a user would say.")],
