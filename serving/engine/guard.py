@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH, STATE_STREAM_PATH, Refusal
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 _NOT_SERVED = 1003
@@ -98,11 +98,28 @@ class EngineGuard:
         self.in_flight += 1
         self._idle.clear()
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _CloseAfterFailure(send))
         finally:
             self.in_flight -= 1
             if self.in_flight == 0:
                 self._idle.set()
+
+
+class _CloseAfterFailure:
+    """Adds `connection: close` to answers of 500 and above.
+
+    Starlette raises an application's exception again once its error answer is out, and uvicorn
+    then closes the connection: a caller that was not told would write its next request into it.
+    Source: `ServerErrorMiddleware.__call__`, starlette; `RequestResponseCycle.run_asgi`, uvicorn.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 500:
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await self._send(message)
 
 
 def _ignore(_reason: Refusal) -> None:

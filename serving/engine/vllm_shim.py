@@ -187,10 +187,24 @@ async def _build_app(llm: AsyncLLM, args: Namespace, tasks: tuple[Any, ...]) -> 
 
     app = build_app(args, tasks, llm.model_config)
     await init_app_state(llm, app.state, args, tasks)
+    app.state.server = _NoServer()
     # Built on first use and kept; 2 s that must not stop a stream later.
     app.openapi()
     application: ASGIApp = app
     return application
+
+
+@dataclass(slots=True)
+class _NoServer:
+    """Stands for the uvicorn server that vLLM's launcher would have made.
+
+    vLLM's error handler asks it to exit when the engine has died. Here Serve replaces the replica
+    then (`VllmEngine.check_health`), so nobody reads the wish; without the attribute the handler
+    itself would fail. Source: `terminate_if_errored` in vllm/entrypoints/launchers/launcher.py,
+    vLLM 0.32.
+    """
+
+    should_exit: bool = False
 
 
 def _describe(config: VllmConfig, tasks: tuple[Any, ...]) -> EngineDescription:

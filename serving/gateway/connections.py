@@ -83,14 +83,11 @@ class Connections:
             UpstreamError: the replica cannot be reached, or broke the connection.
             Overloaded: this process has no file descriptor left.
         """
-        connection = self._take_idle(url) or await self._connect(url)
-        self._busy.setdefault(url, set()).add(connection)
+        answer = await self._answer(url, request)
         try:
-            yield Answer(await connection.ask(_head_of(url, request), request.body), connection)
+            yield answer
         finally:
-            self._forget_busy(url, connection)
-            if connection.release():
-                self._keep(url, connection)
+            self._end(url, answer.connection)
 
     def abandon(self, url: str) -> int:
         """Cut every connection to a replica; how many carried a request, which fails by that."""
@@ -106,6 +103,43 @@ class Connections:
         for connections in tuple(self._idle.values()):
             for connection in tuple(connections):
                 connection.close()
+
+    async def _answer(self, url: str, request: Request) -> Answer:
+        """The answer, asked for once more if an idle connection turns out to be a dead one.
+
+        A kept connection that ends before any byte of an answer was most likely being closed while
+        the request was written. It may have run all the same, but a generation leaves nothing
+        behind and costs no more than its time, so one more attempt is right, and only one.
+
+        Source: RFC 9110, section 9.2.2 (when a client may repeat a request by itself); RFC 9112,
+        section 9.3.1 (a kept connection may be closed at any time).
+        """
+        idle = self._take_idle(url)
+        if idle is None:
+            return await self._ask(url, await self._connect(url), request)
+        try:
+            return await self._ask(url, idle, request)
+        except UpstreamError:
+            if not idle.ended_unheard:
+                raise
+        try:
+            return await self._ask(url, await self._connect(url), request)
+        except UpstreamError as error:
+            # A replica that cannot be reached now may have died of the first attempt.
+            raise UpstreamError(str(error), may_have_run=True) from error
+
+    async def _ask(self, url: str, connection: Connection, request: Request) -> Answer:
+        self._busy.setdefault(url, set()).add(connection)
+        try:
+            return Answer(await connection.ask(_head_of(url, request), request.body), connection)
+        except BaseException:
+            self._end(url, connection)
+            raise
+
+    def _end(self, url: str, connection: Connection) -> None:
+        self._forget_busy(url, connection)
+        if connection.release():
+            self._keep(url, connection)
 
     def _forget_busy(self, url: str, connection: Connection) -> None:
         """Without leaving empty sets: replicas come and go for as long as the gateway lives."""

@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._can_write = True
         self._waiter: asyncio.Future[None] | None = None
         self._lost: str | None = None
+        self._is_given_up = False
         self._begin()
         self._is_complete = True  # nothing has been asked
 
@@ -75,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._rest: Awaitable[None] | None = None
         self._is_complete = False
         self._is_sent = False
+        self._has_heard = False
         self._keeps_alive = False
 
     # --- for its user ----------------------------------------------------------------------------
@@ -132,9 +134,15 @@ class Connection(asyncio.Protocol):
         self.close()
         return False
 
+    @property
+    def ended_unheard(self) -> bool:
+        """Whether the other side ended it before any byte of the answer to the last request."""
+        return self._lost is not None and not self._has_heard and not self._is_given_up
+
     def close(self) -> None:
         """Drop the connection; the replica sees its caller leave."""
         if self._transport is not None:
+            self._is_given_up = True
             self._transport.abort()
 
     # --- what the transport calls ----------------------------------------------------------------
@@ -147,6 +155,7 @@ class Connection(asyncio.Protocol):
         if self._is_complete:
             self.close()  # nothing was asked
             return
+        self._has_heard = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -176,7 +185,9 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:
             self._head = Head(status, self._headers)
-            self._keeps_alive = self._parser.should_keep_alive()
+            # A server whose application failed closes after its answer, and need not say so in the
+            # head: uvicorn does not.
+            self._keeps_alive = self._parser.should_keep_alive() and status < 500
             self._wake()
         self._headers = []
 

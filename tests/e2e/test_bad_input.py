@@ -187,6 +187,14 @@ def test_prompt_and_answer_do_not_fit(client: httpx.Client, path: str, body: Any
     error_of(client.post(path, json=body), 400, "context_length_exceeded")
 
 
+def test_a_request_that_vllm_raises_on_costs_the_next_one_nothing(client: httpx.Client) -> None:
+    """Seen: the next one waited 10 s on a connection that the engine had closed, and got a 503."""
+    for _ in range(3):
+        raises = chat(vllm_xargs={"kv_transfer_params": "x"})
+        error_of(client.post(CHAT, json=raises), 502, "engine_error")
+        assert client.post(CHAT, json=chat()).status_code == 200
+
+
 def test_declared_body_too_large(platform: Platform) -> None:
     length = f"content-length: {10**12}"
     begun = time.monotonic()
@@ -341,7 +349,7 @@ def test_absent_media_type_is_taken_as_json(platform: Platform) -> None:
     assert answer.status == 200, answer.body
 
 
-@pytest.mark.parametrize("num_bytes", [20_000, 40_000])
+@pytest.mark.parametrize("num_bytes", [20_000, 40_000, 70_000])
 def test_head_too_large(client: httpx.Client, num_bytes: int) -> None:
     """Above the gateway's limit, below HAProxy's buffer."""
     answer = client.get("/v1/models", headers={"x-padding": "a" * num_bytes})

@@ -529,6 +529,25 @@ async def test_an_engines_error_is_told_in_our_terms(
     assert "10.0.0.7" not in text
 
 
+@pytest.mark.parametrize("status", [400, 500])
+async def test_an_engine_that_raises_costs_the_next_request_nothing(
+    stack: Stack, status: int
+) -> None:
+    """Starlette raises again what it has answered, and uvicorn then closes the connection."""
+
+    async def answer_and_raise(request: EngineRequest) -> None:
+        await request.respond(status, b"{}", JSON)
+        raise ZeroDivisionError
+
+    for _ in range(3):
+        stack.engine.script = answer_and_raise
+        async with stack.post() as response:
+            assert response.status == {400: 400, 500: 502}[status]
+        stack.engine.script = answer_ok
+        async with stack.post() as response:
+            assert response.status == 200
+
+
 async def test_an_engines_error_may_arrive_in_pieces(stack: Stack) -> None:
     async def answer(request: EngineRequest) -> None:
         await request.start(400, JSON)

@@ -135,6 +135,8 @@ class FakeEngine:
         work.cancel()
         gone.cancel()
         await asyncio.wait({work, gone})
+        if not work.cancelled() and (error := work.exception()) is not None:
+            raise error
 
     @staticmethod
     async def _wait_until_gone(receive: Any) -> None:

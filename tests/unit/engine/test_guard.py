@@ -143,6 +143,25 @@ async def test_a_failing_engine_leaves_the_count_right(guard: EngineGuard, engin
     assert guard.in_flight == 0
 
 
+@pytest.mark.parametrize(("status", "closes"), [(200, False), (400, False), (500, True)])
+async def test_an_engines_failure_costs_its_connection(status: int, closes: bool) -> None:
+    """An application may raise once its error answer is out, and uvicorn closes then."""
+
+    async def answer(_scope: Any, _receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"told"})
+
+    guard = EngineGuard(
+        answer, token=TOKEN, max_in_flight=MAX_IN_FLIGHT, state=dict, stream=tell_once
+    )
+    call = Call(guard)
+    await call.task
+
+    assert ((b"connection", b"close") in call.sent[0]["headers"]) is closes
+    assert call.sent[1]["body"] == b"told"
+
+
 async def test_a_cancelled_request_leaves_the_count_right(guard: EngineGuard) -> None:
     (call,) = await held(guard, 1)
     call.task.cancel()

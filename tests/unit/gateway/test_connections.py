@@ -112,6 +112,75 @@ async def test_an_idle_connection_is_closed_in_time(server: Server) -> None:
     pool.close()
 
 
+class Forgetful:
+    """Answers so many requests on each connection, then reads one more and hangs up on it."""
+
+    def __init__(self, *, answers: list[int]) -> None:
+        self._answers = answers
+        self.num_requests = 0
+        self.num_connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = self._answers[self.num_connections]
+        self.num_connections += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"body")
+                self.num_requests += 1
+                if not left:
+                    break
+                left -= 1
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(server: Forgetful) -> AsyncIterator[str]:
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    async with listener:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+
+
+async def test_a_kept_connection_that_turns_out_dead_costs_nothing(pool: Connections) -> None:
+    server = Forgetful(answers=[1, 2])
+    async with listening(server) as url:
+        for _ in range(2):
+            assert await ask(pool, url) == b"ok"
+        assert (server.num_connections, server.num_requests) == (2, 3)
+        assert pool.abandon(url) == 0  # no request is held for busy any more
+
+
+async def test_a_request_is_asked_again_once(pool: Connections) -> None:
+    """A request that kills engines must not be handed to one again and again."""
+    server = Forgetful(answers=[1, 0])
+    async with listening(server) as url:
+        await ask(pool, url)
+        with pytest.raises(UpstreamError) as caught:
+            await ask(pool, url)
+        assert caught.value.may_have_run
+        assert server.num_requests == 3
+
+
+async def test_a_fresh_connection_that_breaks_is_not_asked_again(pool: Connections) -> None:
+    server = Forgetful(answers=[0])
+    async with listening(server) as url:
+        with pytest.raises(UpstreamError) as caught:
+            await ask(pool, url)
+        assert caught.value.may_have_run
+        assert server.num_requests == 1
+
+
+async def test_a_replica_that_dies_of_a_request_on_a_kept_connection_may_have_run_it(
+    pool: Connections,
+) -> None:
+    server = Forgetful(answers=[1])
+    async with listening(server) as url:
+        await ask(pool, url)
+    with pytest.raises(UpstreamError, match="cannot connect") as caught:
+        await ask(pool, url)
+    assert caught.value.may_have_run
+
+
 async def test_nobody_there(pool: Connections) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

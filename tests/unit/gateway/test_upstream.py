@@ -180,6 +180,29 @@ async def test_a_replica_that_leaves_before_it_answers_may_have_run(before: byte
     assert closed == [connection]
 
 
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 200 OK\r\n"], ids=["nothing", "half a head"])
+async def test_only_a_connection_that_said_nothing_ended_unheard(before: bytes) -> None:
+    connection, _, _ = connected()
+    await answered(connection, OK)
+    asked = await asking(connection)
+    if before:
+        connection.data_received(before)
+    connection.connection_lost(None)
+    with pytest.raises(UpstreamError):
+        await asked
+    assert not connection.release()
+    assert connection.ended_unheard is (before == b"")
+
+
+async def test_a_connection_that_was_given_up_did_not_end_unheard() -> None:
+    connection, _, _ = connected()
+    asked = await asking(connection)
+    connection.close()
+    with pytest.raises(UpstreamError):
+        await asked
+    assert not connection.ended_unheard
+
+
 async def test_a_replica_that_leaves_midway_ends_the_stream() -> None:
     connection, _, _ = connected()
     asked = await asking(connection)
@@ -240,8 +263,9 @@ async def test_a_connection_serves_one_request_after_another() -> None:
         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
+        b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
     ],
-    ids=["close", "1.0", "unfinished"],
+    ids=["close", "1.0", "unfinished", "failed"],
 )
 async def test_other_connections_are_closed(answer: bytes) -> None:
     connection, transport, _ = connected()
