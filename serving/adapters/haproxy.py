@@ -13,10 +13,12 @@ Source: ray 2.60.0, serve/_private/haproxy_templates.py and haproxy.py
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +30,12 @@ from serving.errors import ConfigError
 _HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _SECTION_START = re.compile(r"^(?=\S)", re.MULTILINE)
 _BIND = re.compile(r"^\s+bind (\S+)", re.MULTILINE)
+_FALLBACK = re.compile(r"^(?: +#.*\n)? +server \S+ \S+ check backup\n", re.MULTILINE)
 _HEADER_TIMEOUT_MAX_S = 300
+_PR_SET_PDEATHSIG = 1
+_MAX_HEADERS = 1024
+"""HAProxy's own 101 would refuse what the gateway takes. Costs 32 bytes of stack each while a head
+is parsed, and nothing per connection."""
 
 
 class Hardening(NamedTuple):
@@ -67,6 +74,9 @@ _FRONTEND_RULES = "".join(
         "http-after-response del-header server",
         "http-after-response set-header x-request-id req-%[uuid()]"
         " unless { res.hdr(x-request-id) -m found }",
+        # A server may take a request as if it asked for no upgrade (RFC 9110, section 7.8). uvicorn
+        # would refuse a WebSocket in an empty answer, or in a full one with an error in its log.
+        "http-request del-header upgrade",
         f"http-request return status 405 default-errorfiles unless {{ method {_KNOWN_METHODS} }}",
     )
 )
@@ -100,7 +110,7 @@ def harden(config_text: str, hardening: Hardening) -> str:
     for edit in _edits(hardening, has_application=has_application):
         sections = _apply(sections, edit)
     _refuse_unknown_listeners(sections, hardening)
-    return "".join(sections)
+    return "".join(map(_without_fallback, sections))
 
 
 def _edits(hardening: Hardening, *, has_application: bool) -> tuple[_Edit, ...]:
@@ -113,6 +123,12 @@ def _edits(hardening: Hardening, *, has_application: bool) -> tuple[_Edit, ...]:
         _Edit("stats socket", "global", r"( stats socket \S+ mode) \d+ ", r"\1 600 "),
         _Edit("statistics listener", "listen stats", r" bind \S*:(\d+)$", rf" bind {host}:\1"),
         _Edit("metrics listener", "frontend prometheus", r" bind \S*:(\d+)$", rf" bind {host}:\1"),
+        _Edit(
+            "buffer size",
+            "global",
+            r"( tune\.bufsize \d+\n)(?: +tune\.http\.maxhdr \d+\n)?(?![\s\S]*tune\.http\.maxhdr)",
+            rf"\g<1>    tune.http.maxhdr {_MAX_HEADERS}\n",
+        ),
         _Edit(
             "request timeout",
             "defaults",
@@ -173,6 +189,14 @@ def _apply(sections: Sequence[str], edit: _Edit) -> list[str]:
         if count == 1:
             return [*sections[:index], section, *sections[index + 1 :]]
     raise _template_changed(f"expected one {edit.what} in section {edit.section!r}")
+
+
+def _without_fallback(section: str) -> str:
+    """A backend without Serve's own proxy, which takes over when no gateway is up.
+
+    It would answer a plain-text 500; a backend with no server left gives the 503 page.
+    """
+    return _FALLBACK.sub("", section) if section.startswith("backend ") else section
 
 
 def _refuse_unknown_listeners(sections: Sequence[str], hardening: Hardening) -> None:
@@ -243,10 +267,23 @@ def main() -> None:
     try:
         harden_file(_config_argument(arguments), os.environ)
         binary = find_binary()
+        _stop_with_parent()
         os.execv(binary, [binary, *arguments])  # noqa: S606 - no shell is wanted
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         print(f"galerne-haproxy: refusing to start HAProxy: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _stop_with_parent() -> None:
+    """HAProxy finishes what it carries, and no more, once the process that started it has died.
+
+    Otherwise it would hold the port for good and know of no new gateway. Its parent is Ray's
+    `HAProxyManager` actor, which outlives Serve's controller and its restarts.
+
+    Source: prctl(2), PR_SET_PDEATHSIG, which execve keeps; HAProxy 2.8 management guide, section 4
+    (SIGUSR1).
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1.value)
 
 
 def _invalid(name: str, value: str, allowed: str) -> ConfigError:

@@ -44,7 +44,11 @@ _REFUSAL_MARGIN_S = 10.0
 _HAPROXY_HARD_STOP_S = 86_400
 """HAProxy starts anew whenever gateways come or go; its old process keeps the running streams, also
 those that nobody told to stop, and must outlive them."""
-_HAPROXY_BUFFER_BYTES = 64 * 1024
+_HAPROXY_BUFFER_BYTES = 128 * 1024
+"""A request head must fit in one, else HAProxy refuses it in its own words; the gateway's limit is
+at most 32 KiB, and what is not absurdly beyond that shall get the gateway's answer. A connection
+has two buffers while bytes wait in them, and none while it is idle: 4,096 clients that all stall at
+the worst moment would take 1 GiB, of which the kernel backs only the pages that were written."""
 _MAX_CONNECTIONS = 4096
 _HAPROXY_OWN_DESCRIPTORS = 64
 

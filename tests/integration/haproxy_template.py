@@ -13,6 +13,7 @@ def render(
     application_path: str | None = "/",
     endpoint_port: int = 8000,
     gateway_port: int = 9,
+    fallback_port: int = 9,
     **options: Any,
 ) -> Path:
     """The file that Ray Serve writes to `folder` for one gateway on the loopback address.
@@ -21,6 +22,7 @@ def render(
         application_path: what paths of the application begin with; `None` while Serve knows none.
         endpoint_port: where HAProxy shall listen.
         gateway_port: where it expects the gateway; nothing answers at the default.
+        fallback_port: the same of Serve's own proxy, which Ray names as the gateways' stand-in.
         options: further fields of Ray's `HAProxyConfig`.
     """
     with warnings.catch_warnings():
@@ -47,8 +49,15 @@ def render(
     backends = {}
     if application_path is not None:
         server = ServerConfig(name="gateway-1", host="127.0.0.1", port=gateway_port)
+        fallback = ServerConfig(
+            name="SERVE_PROXY_ACTOR-fallback", host="127.0.0.1", port=fallback_port
+        )
         backends["galerne"] = BackendConfig(
-            name="http-galerne", path_prefix=application_path, app_name="galerne", servers=[server]
+            name="http-galerne",
+            path_prefix=application_path,
+            app_name="galerne",
+            servers=[server],
+            fallback_server=fallback,
         )
     path = folder / "haproxy.cfg"
     HAProxyApi(config, backends, config_file_path=str(path))._generate_config_file_internal()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from haproxy_template import render
 
 HEADER_TIMEOUT_S = 1
 DEADLINE_S = 15.0
+BUFFER_BYTES = 128 * 1024
+"""As the platform sets it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def _free_ports(count: int) -> list[int]:
 def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert time.monotonic() < deadline, "HAProxy did not come up"
+        assert time.monotonic() < deadline, "not in time"
         time.sleep(0.02)
 
 
@@ -66,8 +71,28 @@ def _listens(address: tuple[str, int]) -> bool:
     return True
 
 
+class _ServesOwnProxy(BaseHTTPRequestHandler):
+    """Healthy, and of no use."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"Internal Server Error")
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+def fallback_port() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _ServesOwnProxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory, fallback_port: int) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("edge")
     port, stats_port, metrics_port, dead_port = _free_ports(4)
     edge = Edge(port, stats_port, metrics_port)
@@ -76,8 +101,10 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         application_path="/v1",
         endpoint_port=port,
         gateway_port=dead_port,
+        fallback_port=fallback_port,
         stats_port=stats_port,
         metrics_port=metrics_port,
+        bufsize=BUFFER_BYTES,
         retries=0,
     )
     script = Path(sys.executable).with_name("galerne-haproxy")
@@ -119,7 +146,7 @@ def _get(port: int, path: str) -> Answer:
         b"GET / HTTP/1.1\r\nbad header line\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * BUFFER_BYTES + b"\r\n\r\n",
     ],
     ids=["header", "tls", "smuggling", "huge-head"],
 )
@@ -130,6 +157,16 @@ def test_malformed_request_is_a_400_that_names_nothing(edge: Edge, request_bytes
     assert not re.search(rb"haproxy|galerne|127\.0\.0\.1", answer.body, re.IGNORECASE)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [b"X-Big: " + b"a" * 70_000 + b"\r\n", b"".join(b"X-%d: a\r\n" % n for n in range(1000))],
+    ids=["long", "many"],
+)
+def test_a_large_head_is_left_to_the_gateway(edge: Edge, headers: bytes) -> None:
+    request = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + headers + b"\r\n"
+    assert _exchange(edge.port, request).error["code"] == "gateway_unavailable"
+
+
 def test_slow_head_is_cut_within_the_bound(edge: Edge) -> None:
     started = time.monotonic()
     answer = _exchange(edge.port, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Sl")
@@ -138,6 +175,8 @@ def test_slow_head_is_cut_within_the_bound(edge: Edge) -> None:
 
 
 def test_no_gateway_is_a_retryable_json_503(edge: Edge) -> None:
+    # Only once the gateway counts as down would anything stand in for it.
+    _until(lambda: _get(edge.port, "/-/healthz").status == 503)
     answer = _get(edge.port, "/v1/models")
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"
@@ -169,3 +208,51 @@ def test_statistics_and_metrics_listen_on_loopback_only(edge: Edge) -> None:
     for port in (edge.stats_port, edge.metrics_port):
         assert _listens(("127.0.0.1", port))
         assert not _listens(("127.0.0.2", port))
+
+
+def test_haproxy_does_not_outlive_what_started_it(tmp_path: Path) -> None:
+    port, stats_port, metrics_port = _free_ports(3)
+    config = render(tmp_path, endpoint_port=port, stats_port=stats_port, metrics_port=metrics_port)
+    script = Path(sys.executable).with_name("galerne-haproxy")
+    start = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    with subprocess.Popen([sys.executable, "-c", start, script, "-db", "-f", config]) as starter:
+        _until(lambda: starter.poll() is not None or _listens(("127.0.0.1", port)))
+        starter.kill()
+    _until(lambda: not _listens(("127.0.0.1", port)))
+
+
+def test_a_gateway_sees_no_upgrade(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    port, stats_port, metrics_port = _free_ports(3)
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        config = render(
+            tmp_path,
+            endpoint_port=port,
+            gateway_port=gateway.getsockname()[1],
+            stats_port=stats_port,
+            metrics_port=metrics_port,
+        )
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    caller, _ = gateway.accept()
+                    with caller:
+                        seen.append(caller.recv(65536))
+                        caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+        threading.Thread(target=answer, daemon=True).start()
+        script = Path(sys.executable).with_name("galerne-haproxy")
+        with subprocess.Popen([script, "-db", "-f", config, "-dR"]) as process:
+            _until(lambda: process.poll() is not None or _listens(("127.0.0.1", port)))
+            upgrade = (
+                b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\n"
+                b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            answered = _exchange(port, upgrade)
+            process.kill()
+        gateway.shutdown(socket.SHUT_RDWR)
+    assert (answered.status, answered.body) == (200, b"ok")
+    (asked,) = [request for request in seen if b"/v1/realtime" in request]
+    assert b"\r\nupgrade:" not in asked.lower()

@@ -55,11 +55,20 @@ def test_only_the_expected_lines_change(rendered: Path) -> None:
     raw = rendered.read_text().splitlines()
     hardened = harden(rendered.read_text(), _hardening(rendered.parent)).splitlines()
     removed = [line for line in raw if line not in hardened]
-    # socket, two binds, two splicing options, routes, unmatched path, three error files
-    assert len(removed) == 10
+    # socket, two binds, two splicing options, routes, unmatched path, three error files, and the
+    # fallback with its comment
+    assert len(removed) == 12
     assert [line for line in hardened if "healthcheck" in line] == [
         line for line in raw if "healthcheck" in line
     ]
+
+
+def test_serves_own_proxy_stands_in_for_no_gateway(rendered: Path) -> None:
+    raw = rendered.read_text()
+    hardened = harden(raw, _hardening(rendered.parent))
+    assert raw.count("SERVE_PROXY_ACTOR-fallback") == 1
+    assert "SERVE_PROXY_ACTOR-fallback" not in hardened
+    assert hardened.count("server gateway-1 ") == 1
 
 
 @pytest.mark.parametrize("application_path", ["/", None])
