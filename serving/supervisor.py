@@ -72,8 +72,8 @@ class Supervisor:
         self._step = "stopping"
         self.stop_requested = asyncio.Event()
 
-    def check(self) -> None:
-        """Return if the platform can be started here.
+    def check(self, report: Report) -> None:
+        """Return if the platform can be started here; what a killed run has left is ended.
 
         Raises:
             ConfigError: it already runs, its port is taken, or its folders cannot be written.
@@ -84,6 +84,8 @@ class Supervisor:
                 code="already_running",
                 hint="stop it with `galerne down`, or use another GALERNE_STATE_DIR",
             )
+        if num_ended := process_tree.end_leftovers(ray_cluster.run_dir_of(self._paths)):
+            report(process_tree.told(num_ended))
         ray_cluster.check_port(self._settings.endpoint.host, self._settings.endpoint.port)
         for folder in (self._paths.state_dir, self._paths.log_dir):
             check_room(folder)

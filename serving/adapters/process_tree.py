@@ -1,4 +1,4 @@
-"""The processes below this one, and their end."""
+"""The processes of a platform, and their end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import time
 from pathlib import Path
 
 from serving.adapters.run_record import process_start_ticks
+
+_END_S = 10.0
+_RUN_DIR_VARIABLES = b"RAY_SERVE_HAPROXY_"
+"""Variables of this prefix name the run folder in every process of a local cluster, and in nobody
+else's: a shell that stands in the folder has only its `PWD`. Ray's and vLLM's processes write their
+titles over a part of what /proc shows of their environment, so that no single one can be relied
+on."""
 
 
 def descendants(pid: int) -> list[tuple[int, int]]:
@@ -36,3 +43,54 @@ async def end(processes: list[tuple[int, int]]) -> None:
     for pid in left():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def leftovers(run_dir: Path) -> list[tuple[int, int]]:
+    """Processes of a platform with this run folder, as (pid, start time in ticks).
+
+    Finds those that have lost their parents, too: what a supervisor that was killed has left.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        ticks = process_start_ticks(int(folder.name))
+        if ticks is not None and _belongs_to(folder, os.fsencode(run_dir)):
+            found.append((int(folder.name), ticks))
+    return found
+
+
+def _belongs_to(process: Path, run_dir: bytes) -> bool:
+    try:
+        environment = (process / "environ").read_bytes()
+    except OSError:  # it has ended, or is another user's
+        return False
+    return any(
+        name.startswith(_RUN_DIR_VARIABLES)
+        and (value == run_dir or value.startswith(run_dir + b"/"))
+        for name, _, value in (entry.partition(b"=") for entry in environment.split(b"\0"))
+    )
+
+
+def end_leftovers(run_dir: Path) -> int:
+    """Kill what is left of a platform whose supervisor is gone; how many processes there were.
+
+    At once: without a supervisor they serve nobody, or hold a port on its behalf.
+    """
+    ended: set[tuple[int, int]] = set()
+    deadline = time.monotonic() + _END_S
+    while (found := leftovers(run_dir)) and time.monotonic() < deadline:
+        ended.update(found)
+        for pid, ticks in found:
+            if process_start_ticks(pid) == ticks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    return len(ended)
+
+
+def told(num_ended: int) -> str:
+    """What to say of `end_leftovers`.
+
+    >>> told(1)
+    'ended 1 process that a killed run had left'
+    """
+    return f"ended {num_ended} process{'es' * (num_ended > 1)} that a killed run had left"

@@ -166,14 +166,19 @@ def _address_error(message: str, hint: str) -> ConfigError:
     return ConfigError(message, code="address_unusable", param="endpoint", hint=hint)
 
 
+def run_dir_of(paths: StatePaths) -> Path:
+    """Where the run folder of a state folder is, or would be."""
+    digest = hashlib.sha256(str(paths.state_dir).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"galerne-{digest}"
+
+
 def make_run_dir(paths: StatePaths) -> Path:
     """A private folder with a path short enough for UNIX sockets, one per state folder.
 
     Raises:
         ConfigError: the temporary folder's path is too long, or somebody else owns the folder.
     """
-    digest = hashlib.sha256(str(paths.state_dir).encode()).hexdigest()[:8]
-    run_dir = Path(tempfile.gettempdir()) / f"galerne-{digest}"
+    run_dir = run_dir_of(paths)
     if len(str(run_dir)) > _MAX_RUN_DIR_CHARS:
         raise ConfigError(
             "the temporary folder's path is too long for UNIX sockets",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from serving.adapters import control_client
+from serving.adapters import control_client, process_tree, ray_cluster
 from serving.adapters.run_record import RunRecord, process_start_ticks
 from serving.adapters.state_paths import StatePaths
 from serving.cli.console import err, progress
@@ -35,6 +35,7 @@ def down(
     record = RunRecord.read(paths)
     if record is None:
         err.print("Galerne is not running")
+        _end_leftovers(paths)
         return
     try:
         control_client.ask(paths, "/stop", {"drain_timeout_s": drain_timeout})
@@ -45,8 +46,14 @@ def down(
             tell("killing")
             _signal(record, signal.SIGKILL)
             _wait_for_end(record, _STOP_TIMEOUT_S, lambda: None)
+    _end_leftovers(paths)
     paths.run_file.unlink(missing_ok=True)
     err.print("[green]stopped[/green]")
+
+
+def _end_leftovers(paths: StatePaths) -> None:
+    if num_ended := process_tree.end_leftovers(ray_cluster.run_dir_of(paths)):
+        err.print(process_tree.told(num_ended))
 
 
 def _signal(record: RunRecord, number: signal.Signals) -> None:

@@ -25,7 +25,7 @@ from serving.adapters.run_record import RunRecord
 from serving.adapters.secrets_file import make_private_folder
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import check_adapters, resolve_weights
-from serving.cli.console import err, out, print_json, progress
+from serving.cli.console import err, out, print_json, progress, say
 from serving.cli.options import ConfigOption, PresetOption, SetOption, read_settings
 from serving.settings import DEMO_SOURCE, GatewaySettings, Settings
 from serving.supervisor import Ready, Supervisor, endpoint_url
@@ -59,7 +59,7 @@ def up(  # noqa: PLR0913 (one parameter per command-line option)
     settings = read_settings(preset, config=config, overrides=words)
     paths = StatePaths.from_environment()
     supervisor = Supervisor(settings, paths)
-    supervisor.check()
+    supervisor.check(say)
     check_weights(settings, paths)
     if remark := descriptor_remark(settings.gateway, descriptor_limit()):
         err.print(remark)

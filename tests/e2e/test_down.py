@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from e2e.harness import GALERNE, Platform, free_port, galerne, is_refusal, wait_until
@@ -167,3 +168,30 @@ def test_an_idle_platform_is_down_quickly(platform: Platform) -> None:
     took_s = time.monotonic() - begun
     print(f"idle: down after {took_s:.1f} s")
     assert took_s < CUT_S
+
+
+def kill_supervisor(platform: Platform) -> None:
+    platform.note_processes()
+    supervisor = json.loads((platform.state_dir / "run.json").read_text())["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(supervisor), timeout_s=10)
+
+
+def test_down_ends_what_a_killed_supervisor_has_left(platform: Platform) -> None:
+    kill_supervisor(platform)
+    stopped = platform.run("down")
+    assert stopped.returncode == 0
+    assert "not running" in stopped.stderr
+    assert "that a killed run had left" in stopped.stderr
+    _, left = psutil.wait_procs(platform.processes, timeout=5)
+    assert not left
+
+
+def test_up_ends_what_a_killed_supervisor_has_left(platform: Platform) -> None:
+    kill_supervisor(platform)
+    port = str(platform.address[1])
+    up = platform.run("up", "--preset", "sim", "--port", port, "--detach", timeout_s=240)
+    assert up.returncode == 0, up.stderr
+    assert "that a killed run had left" in up.stderr
+    with platform.client() as client:
+        assert client.get("/v1/models").status_code == 200
