@@ -97,8 +97,15 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_HAPROXY_HARD_STOP_S),
         "GALERNE_HEADER_TIMEOUT_S": str(settings.gateway.limits.header_timeout_s),
         # Makes Ray take the loopback address as this node's, so that its processes, the gateways
-        # and the engine listeners are not reachable from the network.
+        # and the engine listeners are not reachable from the network. The gRPC server of each Serve
+        # replica still is: it binds `[::]:0` whatever is set (ray/serve/_private/replica.py,
+        # `_on_initialized`), and Ray's token is all that guards it.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Ray's own monitor kills the youngest workers first and several at once, the gateway and
+        # Serve's controller among them. The kernel is left to choose: it takes engines first
+        # (serving/engine/oom.py), and these workers no sooner than other processes.
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_worker_oom_score_adjustment": "0",
         "RAY_worker_niceness": str(settings.cluster.worker_niceness),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(paths.ray_token_file),

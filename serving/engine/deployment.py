@@ -16,6 +16,7 @@ from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.engine.guard import EngineGuard
 from serving.engine.listener import HttpListener
 from serving.engine.metrics import EngineMetrics
+from serving.engine.oom import be_first_victim
 from serving.engine.state_stream import StateStream
 from serving.protocol.metrics_page import MetricsPage
 from serving.protocol.state_frames import CacheLayout, LoadReport
@@ -90,6 +91,7 @@ class EngineReplica:
 
     async def __init__(self, spec: EngineSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         self._spec = spec
+        be_first_victim()
         token = spec.read_token()
         self._engine = await spec.launch(token.encode())
         self._stream = StateStream(

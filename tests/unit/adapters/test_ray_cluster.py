@@ -56,6 +56,14 @@ def test_ray_takes_no_orders_from_strangers(paths: StatePaths) -> None:
     assert variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
 
 
+def test_memory_that_runs_out_is_the_kernels_to_settle(paths: StatePaths) -> None:
+    """Ray's monitor would end gateways and Serve's controller along with the engine."""
+    variables = environment(paths)
+
+    assert variables["RAY_memory_monitor_refresh_ms"] == "0"
+    assert variables["RAY_worker_oom_score_adjustment"] == "0"
+
+
 def test_nothing_phones_home(paths: StatePaths) -> None:
     variables = environment(paths)
 
