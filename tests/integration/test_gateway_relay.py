@@ -534,18 +534,27 @@ async def test_an_engine_that_raises_costs_the_next_request_nothing(
     stack: Stack, status: int
 ) -> None:
     """Starlette raises again what it has answered, and uvicorn then closes the connection."""
+    next_one_came = asyncio.Event()
+    running = stack.listeners[0]._server.server_state.tasks
 
-    async def answer_and_raise(request: EngineRequest) -> None:
+    async def answer_then_raise(request: EngineRequest) -> None:
         await request.respond(status, b"{}", JSON)
+        with contextlib.suppress(asyncio.CancelledError):  # an answered request is let go
+            await next_one_came.wait()
+        await next_one_came.wait()
         raise ZeroDivisionError
 
-    for _ in range(3):
-        stack.engine.script = answer_and_raise
-        async with stack.post() as response:
-            assert response.status == {400: 400, 500: 502}[status]
-        stack.engine.script = answer_ok
-        async with stack.post() as response:
-            assert response.status == 200
+    async def answer_once_it_has_raised(request: EngineRequest) -> None:
+        next_one_came.set()
+        await until(lambda: len(running) == 1)
+        await answer_ok(request)
+
+    stack.engine.script = answer_then_raise
+    async with stack.post() as response:
+        assert response.status == {400: 400, 500: 502}[status]
+    stack.engine.script = answer_once_it_has_raised
+    async with stack.post() as response:
+        assert response.status == 200
 
 
 async def test_an_engines_error_may_arrive_in_pieces(stack: Stack) -> None:
