@@ -181,10 +181,10 @@ def _start_detached(paths: StatePaths, arguments: Sequence[str]) -> None:
             tell(step or "starting")
             time.sleep(_POLL_S)
     if child.returncode is not None:
-        _report_end(child.returncode, log_path)
+        report_end(child.returncode, log_path)
 
 
-def _report_end(returncode: int, log_path: Path) -> NoReturn:
+def report_end(returncode: int, log_path: Path) -> NoReturn:
     """Pass on what a background run has said at its end.
 
     Raises:
