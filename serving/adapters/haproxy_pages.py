@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-_SERVER_ERROR = "server_error"
 _CLIENT_ERROR = "invalid_request_error"
+_UNAVAILABLE = "overloaded_error"
+_TIMEOUT = "timeout_error"
 
 
 class _Page(NamedTuple):
     """One error answer of HAProxy itself, in the shape of OpenAI's API.
 
+    Types and codes are those of `serving.gateway.error_table`, which this file cannot import.
     `sent_status` is what clients see instead of HAProxy's own status.
     """
 
@@ -36,22 +38,22 @@ class _Page(NamedTuple):
 # configured: https://github.com/haproxy/haproxy/issues/3032. A later HAProxy obeys the pages here.
 _PAGES: Mapping[int, _Page] = {
     400: _Page("Bad Request", _CLIENT_ERROR, "malformed_request", "The request is not valid HTTP."),
-    404: _Page("Not Found", _CLIENT_ERROR, "not_found", "There is nothing at this path."),
+    404: _Page("Not Found", "not_found_error", "unknown_path", "There is nothing at this path."),
     405: _Page(
         "Method Not Allowed",
         _CLIENT_ERROR,
         "method_not_allowed",
         "Method not allowed.",
-        allow="GET, POST",
+        allow="GET, HEAD, POST",
     ),
-    408: _Page(
-        "Request Timeout", _CLIENT_ERROR, "request_timeout", "The request head came too slowly."
+    408: _Page("Request Timeout", _TIMEOUT, "request_timeout", "The request head came too slowly."),
+    413: _Page(
+        "Payload Too Large", "request_too_large", "body_too_large", "The body is too large."
     ),
-    413: _Page("Payload Too Large", _CLIENT_ERROR, "request_too_large", "The request is too big."),
     422: _Page(
         "Unprocessable Content", _CLIENT_ERROR, "malformed_request", "The request is ambiguous."
     ),
-    500: _Page("Internal Server Error", _SERVER_ERROR, "internal_error", "Internal error."),
+    500: _Page("Internal Server Error", "api_error", "internal_error", "Internal error."),
     501: _Page(
         "Not Implemented", _CLIENT_ERROR, "not_implemented", "This HTTP feature is not supported."
     ),
@@ -59,7 +61,7 @@ _PAGES: Mapping[int, _Page] = {
     # with the request, and another gateway or moment may serve it.
     502: _Page(
         "Service Unavailable",
-        "service_unavailable",
+        _UNAVAILABLE,
         "bad_gateway",
         "The gateway broke off; retry.",
         retry_after_s=1,
@@ -67,13 +69,13 @@ _PAGES: Mapping[int, _Page] = {
     ),
     503: _Page(
         "Service Unavailable",
-        "service_unavailable",
+        _UNAVAILABLE,
         "gateway_unavailable",
         "No gateway is available; retry shortly.",
         retry_after_s=1,
     ),
     504: _Page(
-        "Gateway Timeout", _SERVER_ERROR, "gateway_timeout", "The gateway did not answer in time."
+        "Gateway Timeout", _TIMEOUT, "gateway_timeout", "The gateway did not answer in time."
     ),
 }
 

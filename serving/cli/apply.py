@@ -13,7 +13,7 @@ from serving.adapters.settings_loader import load_settings, override_settings
 from serving.adapters.state_paths import StatePaths
 from serving.cli.console import err, progress
 from serving.cli.options import ConfigOption, PresetOption, SetOption
-from serving.cli.platform import check_weights
+from serving.cli.platform import check_extra_options, check_weights
 from serving.errors import ConfigError
 from serving.settings import Settings
 
@@ -33,6 +33,7 @@ def apply(
     paths = StatePaths.from_environment()
     settings = _wanted(paths, preset, config, overrides or ())
     check_weights(settings, paths)
+    check_extra_options(settings)
     control_client.ask(paths, "/settings", settings.model_dump(mode="json"))
     with progress("rolling out") as tell:
         steps = _steps(lambda: control_client.ask(paths, "/rollout"))

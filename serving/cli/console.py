@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,9 @@ out = Console(highlight=False)
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+
+_STEP_LINE = re.compile(r"(?!error |hint  )(.+) \d+ s")
+"""A line of `progress` where there is no terminal."""
 
 
 def print_json(value: Any) -> None:
@@ -40,7 +44,7 @@ def say(line: str) -> None:
     A detached platform says it to a log file, and a full disk must not be what stops it.
     """
     with suppress(OSError):
-        err.print(line)
+        err.print(line, soft_wrap=True)
 
 
 @contextmanager
@@ -65,3 +69,14 @@ def progress(step: str) -> Iterator[Any]:
             say(text(current))
 
     yield tell
+
+
+def read_steps(log: str) -> tuple[str, str]:
+    """The last step of `progress` in a log, or nothing, and what has been said since."""
+    step, said = "", list[str]()
+    for line in log.splitlines():
+        if found := _STEP_LINE.fullmatch(line):
+            step, said = found[1], []
+        else:
+            said.append(line)
+    return step, "\n".join(said)

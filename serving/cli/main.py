@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from serving import __version__
 from serving.cli import apply, config, down, keys, metrics, model, platform, route, sim
 
 app = typer.Typer(
@@ -13,6 +16,26 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"galerne {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    del version
+
+
 app.command(
     epilog="Examples: `galerne up` · `galerne up --preset gpu --port 8080 --detach` · "
     "`galerne up --set models.demo.engine.max_num_seqs=32`"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -25,8 +25,10 @@ from serving.adapters.run_record import RunRecord
 from serving.adapters.secrets_file import make_private_folder
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import check_adapters, resolve_weights
-from serving.cli.console import err, out, print_json, progress, say
+from serving.cli.console import err, out, print_json, progress, read_steps, say
 from serving.cli.options import ConfigOption, PresetOption, SetOption, read_settings
+from serving.engine.option_check import check_options
+from serving.errors import ConfigError
 from serving.settings import DEMO_SOURCE, GatewaySettings, Settings
 from serving.supervisor import Ready, Supervisor, endpoint_url
 
@@ -61,6 +63,8 @@ def up(  # noqa: PLR0913 (one parameter per command-line option)
     supervisor = Supervisor(settings, paths)
     supervisor.check(say)
     check_weights(settings, paths)
+    if not background:  # its starter has
+        check_extra_options(settings)
     if remark := descriptor_remark(settings.gateway, descriptor_limit()):
         err.print(remark)
     ready = Ready(endpoint_url(settings), tuple(settings.models))
@@ -119,6 +123,22 @@ def check_weights(settings: Settings, paths: StatePaths) -> None:
             resolve_weights(model.weights, paths)
 
 
+def check_extra_options(settings: Settings) -> None:
+    """Ask vLLM about options that Galerne does not know, where vLLM runs on this machine.
+
+    Raises:
+        ConfigError: it refuses one.
+    """
+    models = {
+        model_id: model
+        for model_id, model in settings.models.items()
+        if model.engine.extra_args and model.simulator is None
+    }
+    if models and settings.cluster.address is None:
+        with progress("checking the engine options"):
+            check_options(models)
+
+
 async def _run(supervisor: Supervisor, announce: Callable[[], None]) -> None:
     stopped = asyncio.create_task(supervisor.stop_requested.wait())
     try:
@@ -141,7 +161,8 @@ def _start_detached(paths: StatePaths, arguments: Sequence[str]) -> None:
     """Run the same command in a session of its own and return when it is ready.
 
     Raises:
-        ConfigError: it ended before it was ready.
+        ConfigError: it ended before it was ready, without a word.
+        typer.Exit: it ended with an error, which has been printed.
     """
     make_private_folder(paths.log_dir)
     log_path = paths.log_dir / "up.log"
@@ -155,12 +176,29 @@ def _start_detached(paths: StatePaths, arguments: Sequence[str]) -> None:
             start_new_session=True,
         )
     with progress("starting") as tell:
-        while not ((record := RunRecord.read(paths)) and record.ready):
-            if child.poll() is not None:
-                sys.stderr.write(log_path.read_text())
-                raise typer.Exit(child.returncode or 1)
-            tell(_last_step(log_path))
+        while child.poll() is None and not ((run := RunRecord.read(paths)) and run.ready):
+            step, _ = read_steps(log_path.read_text())
+            tell(step or "starting")
             time.sleep(_POLL_S)
+    if child.returncode is not None:
+        report_end(child.returncode, log_path)
+
+
+def report_end(returncode: int, log_path: Path) -> NoReturn:
+    """Pass on what a background run has said at its end.
+
+    Raises:
+        ConfigError: it has said nothing.
+    """
+    _, said = read_steps(log_path.read_text())
+    if not said:
+        raise ConfigError(
+            f"the platform ended before it was ready (exit status {returncode})",
+            code="start_failed",
+            hint=f"see {log_path}",
+        )
+    err.print(escape(said), soft_wrap=True)
+    raise typer.Exit(max(returncode, 1))
 
 
 def _nothing() -> None:
@@ -201,11 +239,6 @@ def _example(model: str) -> dict[str, Any]:
         "model": model,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
     }
-
-
-def _last_step(log_path: Path) -> str:
-    lines = log_path.read_text().splitlines()
-    return lines[-1].rpartition(" ")[0].rpartition(" ")[0] if lines else "starting"
 
 
 def _print_status(document: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def engine_arguments(
         "distributed-executor-backend": placement.executor,
     }
     options |= _memory_options(model) | _tool_options(engine.tool_call_parser)
-    options |= _adapter_options(model.adapters) | _extra_options(engine.extra_args)
+    options |= _adapter_options(model.adapters) | _extra_options(model_id, engine.extra_args)
     return _command_line(options)
 
 
@@ -116,16 +116,16 @@ def _adapter_options(adapters: Mapping[str, Path]) -> dict[str, object]:
     return {"enable-lora": True, "lora-modules": modules}
 
 
-def _extra_options(extra: Mapping[str, object]) -> dict[str, object]:
+def _extra_options(model_id: str, extra: Mapping[str, object]) -> dict[str, object]:
     options: dict[str, object] = {}
     for name, value in extra.items():
         option = name.replace("_", "-")
-        _check_extra(option, value)
+        _check_extra(option, value, param=f"models.{model_id}.engine.extra_args.{name}")
         options |= {f"no-{option}": True} if value is False else {option: value}
     return options
 
 
-def _check_extra(name: str, value: object) -> None:
+def _check_extra(name: str, value: object, *, param: str) -> None:
     """Refuse what vLLM's parser would read as an option that Galerne owns.
 
     Raises:
@@ -136,7 +136,7 @@ def _check_extra(name: str, value: object) -> None:
         raise ConfigError(
             f"extra_args.{name} is not an option with a value",
             code="engine_option_invalid",
-            param=f"engine.extra_args.{name}",
+            param=param,
             hint="write the name without dashes in front, and the value apart: {seed: 1}",
         )
     # argparse completes abbreviations, so a beginning of an owned name is that name.
@@ -144,7 +144,7 @@ def _check_extra(name: str, value: object) -> None:
         raise ConfigError(
             f"extra_args may not set {owned[0]}: Galerne sets it itself",
             code="engine_option_owned",
-            param=f"engine.extra_args.{name}",
+            param=param,
             hint="remove it, or use the named setting in `galerne config schema`",
         )
 

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving.core.prefill_rate import PrefillRate
 from serving.core.progress import ProgressWatch
@@ -136,7 +136,7 @@ async def start_engine(arguments: list[str], *, hang_timeout_s: float) -> VllmEn
         ConfigError: vLLM is unusable, or refuses the options.
     """
     import_vllm()
-    args = _parse(arguments)
+    args = parse_options(arguments)
     watch = ProgressWatch(hang_timeout_s)
     llm, loads = _start_llm(args, watch)
     await llm.reset_mm_cache()
@@ -145,11 +145,22 @@ async def start_engine(arguments: list[str], *, hang_timeout_s: float) -> VllmEn
     return VllmEngine(app, _describe(llm.vllm_config, tasks), llm, loads, watch)
 
 
-def _parse(arguments: list[str]) -> Namespace:
+def parse_options(arguments: list[str]) -> Namespace:
+    """The options as vLLM's server reads them; vLLM must have been imported.
+
+    Raises:
+        ConfigError: vLLM refuses one.
+    """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = make_arg_parser(FlexibleArgumentParser(exit_on_error=False))
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM is not read by mypy
+        """Says what is wrong instead of printing it and ending the process."""
+
+        def error(self, message: str) -> NoReturn:
+            raise ValueError(message)
+
+    parser = make_arg_parser(Parser(exit_on_error=False))
     try:
         args: Namespace = parser.parse_args(arguments)
         validate_parsed_serve_args(args)

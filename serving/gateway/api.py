@@ -149,7 +149,7 @@ class Gateway:
             raise RequestError(
                 f"Nothing is served at {exchange.path[:128]}", code="unknown_path", param=None
             )
-        if exchange.method != route.method:
+        if exchange.method not in route.methods:
             raise RequestError(
                 f"{exchange.path[:128]} takes {route.method}", code="method_not_allowed"
             )
@@ -162,13 +162,14 @@ class Gateway:
                 check_room(is_draining=self._is_draining, has_room=self._parts.has_room)
                 self._num_running += 1
                 try:
-                    await self._relay(exchange, route, trace)
+                    await self._relay(exchange, trace)
                 finally:
                     self._num_running -= 1
             case Action.LIST_MODELS:
-                await exchange.respond(200, catalog.list())
+                await exchange.respond(200, catalog.list(for_anthropic=exchange.anthropic))
             case Action.SHOW_MODEL:
-                await exchange.respond(200, catalog.show(exchange.path[len(MODEL_PREFIX) :]))
+                name = exchange.path[len(MODEL_PREFIX) :]
+                await exchange.respond(200, catalog.show(name, for_anthropic=exchange.anthropic))
             case Action.OPENAPI:
                 await exchange.respond(200, await catalog.openapi())
             case Action.HEALTH:
@@ -180,7 +181,7 @@ class Gateway:
             case Action.METRIC_TARGETS:
                 await exchange.respond(200, await self._parts.metric_targets())
 
-    async def _relay(self, exchange: Exchange, route: Route, trace: Trace) -> None:
+    async def _relay(self, exchange: Exchange, trace: Trace) -> None:
         check_media_type(exchange)
         body = await exchange.read_body(self._parts.settings.limits)
         session = (exchange.header(SESSION_ID) or b"").decode("latin-1")
@@ -188,7 +189,7 @@ class Gateway:
         trace.model = admitted.model
         with self._parts.fleet.ticket(admitted.model, admitted.profile) as ticket:
             exchange.on_first_byte = ticket.answered
-            await self._relay_with(ticket, exchange, route, admitted.body, trace)
+            await self._relay_with(ticket, exchange, admitted.body, trace)
 
     async def _admit(self, body: bytes, path: str, *, tenant: TenantId, session: str) -> _Admitted:
         """Which model a request is for, the body that goes to it, and what speaks for whom.
@@ -216,7 +217,7 @@ class Gateway:
         await exchange.respond(200, explanation(decision, admitted.profile))
 
     async def _relay_with(
-        self, ticket: Ticket, exchange: Exchange, route: Route, body: bytes, trace: Trace
+        self, ticket: Ticket, exchange: Exchange, body: bytes, trace: Trace
     ) -> None:
         """Try replicas until one answers.
 
@@ -233,9 +234,7 @@ class Gateway:
                 trace.queued_s += monotonic() - begun
             trace.replica = replica.id
             try:
-                await self._parts.relay.forward(
-                    exchange, replica.url, body=body, anthropic=route.anthropic
-                )
+                await self._parts.relay.forward(exchange, replica.url, body=body)
             except ReplicaUnavailableError as error:
                 ticket.give_back(is_full=error.is_full)
                 num_lost += error.may_have_run
@@ -267,8 +266,8 @@ async def _respond_error(exchange: Exchange, error: ServingError, route: Route |
         return
     headers = headers_of(error)
     if error.code == "method_not_allowed" and route is not None:
-        headers.append((b"allow", route.method.encode()))
-    body = body_of(error, anthropic=route is not None and route.anthropic)
+        headers.append((b"allow", ", ".join(route.methods).encode()))
+    body = body_of(error, anthropic=exchange.anthropic)
     await exchange.respond(status_of(error), body, *headers)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.core.types import ModelId
 from serving.errors import RequestError
+from serving.protocol import anthropic
 from serving.protocol.openai import model_entry, model_list
 from serving.settings import ModelSettings
 
@@ -30,11 +31,13 @@ class Catalog:
     ) -> None:
         self._model_of: dict[str, ModelId] = {}
         self._entries: dict[str, dict[str, Any]] = {}
+        self._anthropic_entries: dict[str, dict[str, Any]] = {}
         for model_id, model in models.items():
             for name in (model_id, *model.adapters):
                 parent = None if name == model_id else model_id
                 self._model_of[name] = ModelId(model_id)
                 self._entries[name] = model_entry(name, created=created, parent=parent)
+                self._anthropic_entries[name] = anthropic.model_entry(name, created=created)
         self._load_openapi = load_openapi
         self._openapi: dict[str, Any] | None = None
 
@@ -54,18 +57,20 @@ class Catalog:
             param="model",
         )
 
-    def list(self) -> dict[str, Any]:
-        """All served names, as `GET /v1/models` answers."""
+    def list(self, *, for_anthropic: bool = False) -> dict[str, Any]:
+        """All served names, as `GET /v1/models` answers in OpenAI's dialect or Anthropic's."""
+        if for_anthropic:
+            return anthropic.model_list(tuple(self._anthropic_entries.values()))
         return model_list(self._entries.values())
 
-    def show(self, name: str) -> dict[str, Any]:
+    def show(self, name: str, *, for_anthropic: bool = False) -> dict[str, Any]:
         """One entry of the list.
 
         Raises:
             RequestError: `model_not_found`.
         """
         self.resolve(name)
-        return self._entries[name]
+        return (self._anthropic_entries if for_anthropic else self._entries)[name]
 
     async def openapi(self) -> dict[str, Any]:
         """The description of every path that is served."""

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 from starlette.middleware import Middleware
 
 from serving.core.wire import REQUEST_ID
+from serving.gateway.routes import speaks_anthropic
+from serving.protocol.anthropic import REQUEST_ID as ANTHROPIC_ID
+from serving.protocol.anthropic import VERSION, error_envelope
 from serving.protocol.openai import error_body
 
 if TYPE_CHECKING:
@@ -67,22 +70,34 @@ class Edge:
             (REQUEST_ID, request_id),
             _OWN_DISCONNECT_WATCH,
         ]
-        await self._app(scope, receive, _Translator(send, handled))
+        anthropic = speaks_anthropic(
+            scope["path"], has_version=any(name == VERSION for name, _ in scope["headers"])
+        )
+        await self._app(
+            scope, receive, _Translator(send, handled, request_id if anthropic else None)
+        )
 
 
 class _Translator:
-    """Replaces an error answer that Serve wrote itself with one in the API's shape."""
+    """Replaces an error answer that Serve wrote itself with one in the API's shape, and tells
+    Anthropic's SDKs the request's id, which Serve's header does not."""
 
-    def __init__(self, send: Send, handled: list[bool]) -> None:
+    def __init__(self, send: Send, handled: list[bool], anthropic_id: bytes | None) -> None:
         self._send = send
         self._handled = handled
+        self._anthropic_id = anthropic_id
         self._replaced = False
 
     async def __call__(self, message: Message) -> None:
         if self._replaced:
             return
-        foreign = message["type"] == "http.response.start" and not self._handled
-        if not foreign or message["status"] < 400:
+        if message["type"] != "http.response.start":
+            await self._send(message)
+            return
+        if self._anthropic_id is not None:
+            told = (ANTHROPIC_ID, self._anthropic_id)
+            message = {**message, "headers": [*message["headers"], told]}
+        if self._handled or message["status"] < 400:
             await self._send(message)
             return
         self._replaced = True
@@ -95,8 +110,11 @@ class _Translator:
             error_type="overloaded_error" if overloaded else "api_error",
             code="gateway_overloaded" if overloaded else "internal_error",
         )
+        if self._anthropic_id is not None:
+            content = error_envelope(content)
         body = json.dumps(content).encode()
-        kept = [header for header in message["headers"] if header[0].lower() == REQUEST_ID]
+        ids = (REQUEST_ID, ANTHROPIC_ID)
+        kept = [header for header in message["headers"] if header[0].lower() in ids]
         headers = [
             *kept,
             (b"content-type", b"application/json"),

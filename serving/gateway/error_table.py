@@ -15,6 +15,7 @@ from serving.errors import (
     RequestError,
     ServingError,
 )
+from serving.protocol.anthropic import error_envelope
 from serving.protocol.openai import error_body
 
 _STATUS_BY_CODE = {
@@ -25,6 +26,8 @@ _STATUS_BY_CODE = {
     "body_too_large": 413,
     "headers_too_large": 431,
     "unsupported_media_type": 415,
+    "unsupported_content_encoding": 415,
+    "previous_response_not_found": 404,
     "engine_overloaded": 429,
     "engine_timeout": 504,
     "unsupported_by_model": 404,
@@ -79,23 +82,32 @@ def status_of(error: ServingError) -> int:
     return next((status for kind, status in _STATUS_BY_CLASS if isinstance(error, kind)), 500)
 
 
-def body_of(error: ServingError, *, anthropic: bool = False) -> dict[str, Any]:
-    """The JSON body of an error; for Anthropic's dialect with the envelope its SDK expects.
+def type_of(status: int) -> str:
+    """The `type` of an error with this status.
 
-    Source: Anthropic API reference, "Errors" (2026-10).
+    >>> type_of(503), type_of(500)
+    ('overloaded_error', 'api_error')
     """
-    error_type = _TYPE_BY_STATUS.get(status_of(error), "api_error")
+    return _TYPE_BY_STATUS.get(status, "api_error")
+
+
+def body_of(error: ServingError, *, anthropic: bool = False) -> dict[str, Any]:
+    """The JSON body of an error, in OpenAI's dialect or Anthropic's."""
+    error_type = type_of(status_of(error))
     body = error_body(error.message, error_type=error_type, code=error.code, param=error.param)
-    return {"type": "error", **body} if anthropic else body
+    return error_envelope(body) if anthropic else body
 
 
 def headers_of(error: ServingError) -> list[tuple[bytes, bytes]]:
-    """Extra response headers of an error: when to try again, and how to authenticate."""
+    """Extra response headers of an error: when to try again, how to authenticate, and which
+    encoding of a body is taken (RFC 9110, section 15.5.16)."""
     headers = []
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if isinstance(error, AccessError):
         headers.append((b"www-authenticate", b"Bearer"))
+    if error.code == "unsupported_content_encoding":
+        headers.append((b"accept-encoding", b"identity"))
     return headers
 
 
@@ -118,6 +130,8 @@ def from_engine(status: int, body: bytes) -> ServingError:
     if status < 400 or (status >= 500 and status != 501):
         return EngineError("The engine failed on this request", code="engine_error", retryable=True)
     message, param = _read_engine_error(body)
+    if (known := _known_refusal(message, param)) is not None:
+        return known
     code = _ENGINE_CODE_BY_STATUS.get(status, "invalid_request")
     if message in ("Not Found", "Method Not Allowed"):
         message = "The model does not support this API"
@@ -125,6 +139,29 @@ def from_engine(status: int, body: bytes) -> ServingError:
     if param in _PROMPT_PARAMS or (param in _COMPLETION_PARAMS and too_long):
         code = "context_length_exceeded"
     return RequestError(message, code=code, param=param)
+
+
+def _known_refusal(message: str, param: str | None) -> RequestError | None:
+    """A refusal that vLLM words for whoever started it, in words for whoever calls it.
+
+    Source: `_make_not_found_error` in vllm/entrypoints/openai/responses/serving.py, and
+        vllm/renderers/online_renderer.py, vLLM 0.32.
+    """
+    if param == "response_id":
+        return RequestError(
+            "Responses are not stored here, so `previous_response_id` finds none; send the whole "
+            "conversation as `input`",
+            code="previous_response_not_found",
+            param="previous_response_id",
+        )
+    if "--tool-call-parser" in message:
+        return RequestError(
+            "This model calls no tools: its setting models.NAME.engine.tool_call_parser is not "
+            "set; leave out `tools`, or send `tool_choice: none`",
+            code="tool_parser_missing",
+            param="tools",
+        )
+    return None
 
 
 def _read_engine_error(body: bytes) -> tuple[str, str | None]:

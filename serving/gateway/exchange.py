@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from serving.core.wire import REQUEST_ID
 from serving.errors import RequestError
 from serving.gateway.edge import DIRECT_SEND
+from serving.gateway.routes import speaks_anthropic
+from serving.protocol.anthropic import VERSION as ANTHROPIC_VERSION
 from serving.settings import LimitSettings
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class ClientGoneError(Exception):
 class Exchange:
     """A request and its answer.
 
+    `anthropic` marks Anthropic's dialect, whose errors and model list look different.
     `status` and `bytes_sent` are what the access log reports; `sending_since` is the loop time at
     which a write began that the client has not yet taken, else `None`. `first_byte_s` is the time
     from the request's head to the first byte of the answer's body, in seconds; `on_first_byte` is
@@ -41,6 +44,9 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: Headers = scope["headers"]
+        self.anthropic = speaks_anthropic(
+            self.path, has_version=self.header(ANTHROPIC_VERSION) is not None
+        )
         self.request_id = (self.header(REQUEST_ID) or b"").decode("latin-1")
         self.status: int | None = None
         self.bytes_sent = 0
@@ -131,7 +137,7 @@ class Exchange:
     async def respond(
         self, status: int, content: Mapping[str, Any] | Sequence[Any], *headers: Any
     ) -> None:
-        """Send a whole JSON answer."""
+        """Send a whole JSON answer; to a HEAD request its head alone."""
         body = json.dumps(content).encode()
         head = [
             (b"content-type", b"application/json"),
@@ -141,6 +147,8 @@ class Exchange:
         if not self._body_complete and await self._swallow_upload():
             head.append((b"connection", b"close"))
         await self.start(status, head)
+        if self.method == "HEAD":
+            body = b""
         self.bytes_sent += len(body)
         await self._write({"type": "http.response.body", "body": body})
 

@@ -79,11 +79,17 @@ def check_room(*, is_draining: bool, has_room: Callable[[], bool]) -> None:
 
 
 def check_media_type(exchange: Exchange) -> None:
-    """The body is declared as JSON, or not at all.
+    """The body is declared as plain JSON, or not at all.
 
     Raises:
-        RequestError: it is declared as something else.
+        RequestError: it is declared as something else, or as compressed.
     """
+    encoding = (exchange.header(b"content-encoding") or b"identity").strip().lower()
+    if encoding != b"identity":
+        raise RequestError(
+            "The body must be sent uncompressed, without Content-Encoding",
+            code="unsupported_content_encoding",
+        )
     media_type = (exchange.header(b"content-type") or b"application/json").split(b";")[0].strip()
     if media_type.lower() != b"application/json":
         raise RequestError(

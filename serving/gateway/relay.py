@@ -12,13 +12,15 @@ from serving.gateway.connections import Answer, Connections, Request
 from serving.gateway.error_table import body_of, from_engine
 from serving.gateway.exchange import ClientGoneError, Exchange, Headers
 from serving.gateway.upstream import UpstreamError
+from serving.protocol.anthropic import REQUEST_ID as ANTHROPIC_REQUEST_ID
+from serving.protocol.anthropic import VERSION as ANTHROPIC_VERSION
 from serving.protocol.openai import error_event
 from serving.settings import GatewaySettings
 
 FORWARDED_HEADERS = frozenset(
     {
         b"accept", b"content-type", b"user-agent", b"traceparent", b"tracestate",
-        b"anthropic-version", b"anthropic-beta", b"openai-beta",
+        ANTHROPIC_VERSION, b"anthropic-beta", b"openai-beta",
     }
 )  # fmt: skip
 """Request headers an engine gets to see. Everything else stays here: credentials, hop-by-hop and
@@ -27,7 +29,8 @@ Serve-control headers, and those vLLM would act on, such as `x-data-parallel-ran
 _WITHHELD_RESPONSE_HEADERS = frozenset(
     {
         b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te",
-        b"trailer", b"transfer-encoding", b"upgrade", b"server", b"date", b"x-request-id",
+        b"trailer", b"transfer-encoding", b"upgrade", b"server", b"date", REQUEST_ID,
+        ANTHROPIC_REQUEST_ID,
     }
 )  # fmt: skip
 """Hop-by-hop (RFC 9110, section 7.6.1), and what the gateway sets itself."""
@@ -71,9 +74,7 @@ class Relay:
         self._token = token.encode()
         self._settings = settings
 
-    async def forward(
-        self, exchange: Exchange, url: str, *, body: bytes, anthropic: bool = False
-    ) -> None:
+    async def forward(self, exchange: Exchange, url: str, *, body: bytes) -> None:
         """Answer the exchange from the replica at `url`.
 
         Returns once the answer is complete. One that fails after its first byte ends with an error
@@ -92,7 +93,7 @@ class Relay:
             await work
         except EngineError as error:
             if exchange.started:
-                await self._fail_midway(exchange, error, anthropic=anthropic)
+                await self._fail_midway(exchange, error)
             raise
         finally:
             gone.cancel()
@@ -157,13 +158,11 @@ class Relay:
         headers.append((REQUEST_ID, exchange.request_id.encode()))
         return headers
 
-    async def _fail_midway(
-        self, exchange: Exchange, error: EngineError, *, anthropic: bool
-    ) -> None:
+    async def _fail_midway(self, exchange: Exchange, error: EngineError) -> None:
         """Tell a client that reads a stream; whoever reads anything else is cut off."""
         if not exchange.is_event_stream:
             return
-        event = error_event(body_of(error, anthropic=anthropic), named=anthropic)
+        event = error_event(body_of(error, anthropic=exchange.anthropic), named=exchange.anthropic)
         try:
             async with asyncio.timeout(self._settings.limits.stalled_read_timeout_s):
                 await exchange.write(event)

@@ -36,25 +36,30 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row of the table. `anthropic` marks Anthropic's dialect, whose errors look different."""
+    """One row of the table."""
 
     method: str
     action: Action
     access: Access = Access.API_KEY
-    anthropic: bool = False
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What it takes; HEAD wherever GET (RFC 9110, section 9.3.2): probes use it."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
 
-MODEL_PREFIX = "/v1/models/"
+MODELS_PATH = "/v1/models"
+MODEL_PREFIX = f"{MODELS_PATH}/"
+_MESSAGES_PATH = "/v1/messages"
 
 _RELAY = Route("POST", Action.RELAY)
-_ANTHROPIC = Route("POST", Action.RELAY, anthropic=True)
 
 ROUTES: dict[str, Route] = {
     "/v1/chat/completions": _RELAY,
     "/v1/completions": _RELAY,
     "/v1/responses": _RELAY,
-    "/v1/messages": _ANTHROPIC,
-    "/v1/messages/count_tokens": _ANTHROPIC,
+    _MESSAGES_PATH: _RELAY,
+    f"{_MESSAGES_PATH}/count_tokens": _RELAY,
     "/v1/embeddings": _RELAY,
     "/v1/score": _RELAY,
     "/score": _RELAY,
@@ -65,7 +70,7 @@ ROUTES: dict[str, Route] = {
     "/classify": _RELAY,
     "/tokenize": _RELAY,
     "/detokenize": _RELAY,
-    "/v1/models": Route("GET", Action.LIST_MODELS),
+    MODELS_PATH: Route("GET", Action.LIST_MODELS),
     "/openapi.json": Route("GET", Action.OPENAPI, Access.PUBLIC),
     "/health": Route("GET", Action.HEALTH, Access.PUBLIC),
     FLEET_PATH: Route("GET", Action.FLEET, Access.INTERNAL),
@@ -87,3 +92,20 @@ def find_route(path: str) -> Route | None:
     if path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
         return _SHOW_MODEL
     return ROUTES.get(path)
+
+
+def speaks_anthropic(path: str, *, has_version: bool) -> bool:
+    """Whether the caller expects Anthropic's dialect, also where nothing is served.
+
+    Args:
+        has_version: whether the request names a version of Anthropic's API; it tells who asks for
+            the models, which have the same path in both APIs.
+
+    >>> speaks_anthropic("/v1/messages/batches", has_version=False)
+    True
+    >>> speaks_anthropic("/v1/models", has_version=False)
+    False
+    """
+    if path == _MESSAGES_PATH or path.startswith(f"{_MESSAGES_PATH}/"):
+        return True
+    return has_version and (path == MODELS_PATH or path.startswith(MODEL_PREFIX))

@@ -14,6 +14,10 @@ from serving.errors import RequestError
 # Possessive, and closed by the end of the text as well: each byte is looked at once, whatever the
 # body holds. Unterminated strings are the decoder's to refuse.
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_LONE_SURROGATE = re.compile(
+    rb"(?:[^\\]++|\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)*+\\u", re.DOTALL
+)
+"""Everything before an escape of half a pair, and its beginning."""
 _AS_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """+1 and -1 as signed bytes."""
 _SLICE_BYTES = 65_536
@@ -56,6 +60,12 @@ def read_envelope(body: bytes, *, max_depth: int) -> Envelope:
     except msgspec.ValidationError as error:
         raise _explain(body, error) from error
     except (msgspec.DecodeError, RecursionError) as error:
+        if _LONE_SURROGATE.match(body):
+            raise RequestError(
+                "The body is not valid JSON: an escape from \\ud800 to \\udfff stands alone; such "
+                "escapes make a character in pairs only",
+                code="invalid_json",
+            ) from error
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 

@@ -152,6 +152,25 @@ def test_messages(claude: anthropic.Anthropic) -> None:
     assert "Paris" in answer.content[0].text
     assert answer.stop_reason == "end_turn"
     assert answer.usage.output_tokens > 0
+    assert answer._request_id
+
+
+def test_anthropics_models(claude: anthropic.Anthropic, sdk: openai.OpenAI) -> None:
+    assert [row.id for row in claude.models.list()] == [row.id for row in sdk.models.list()]
+
+
+def test_an_earlier_response_is_not_found(sdk: openai.OpenAI) -> None:
+    first = sdk.responses.create(model=MODEL, input=QUESTION, max_output_tokens=5, store=True)
+    with pytest.raises(openai.NotFoundError) as refused:
+        sdk.responses.create(model=MODEL, input=QUESTION, previous_response_id=first.id)
+    assert refused.value.code == "previous_response_not_found"
+
+
+def test_tools_need_a_tool_parser(sdk: openai.OpenAI) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.chat.completions.create(model=MODEL, messages=MESSAGES, tools=[tool])
+    assert refused.value.code == "tool_parser_missing"
 
 
 def test_messages_stream(claude: anthropic.Anthropic) -> None:
@@ -172,7 +191,7 @@ def test_messages_error_classes(claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as caught:
         claude.messages.create(model="nope", max_tokens=5, messages=MESSAGES)
     assert caught.value.body["error"]["type"] == "not_found_error"
-    assert caught.value.request_id or caught.value.response.headers["x-request-id"]
+    assert caught.value.request_id
     with pytest.raises(anthropic.AuthenticationError):
         claude.with_options(api_key="nonsense").models.list()
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from serving.engine.arguments import OWNED_OPTIONS, engine_arguments
+from serving.engine.option_check import check_options
+from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
 from serving.settings import ModelSettings
 
@@ -106,3 +108,28 @@ def test_gpu_forms_reach_the_engine(result: dict[str, Any]) -> None:
 
 def test_every_owned_option_is_one_of_vllms(result: dict[str, Any]) -> None:
     assert result["owned_unknown"] == []
+
+
+def with_extra(extra: dict[str, Any]) -> ModelSettings:
+    return ModelSettings.model_validate(
+        {"weights": {"source": "demo"}, "engine": {"extra_args": extra}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"foo_bar": 1}, "unrecognized arguments: --foo-bar"),
+        ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
+    ],
+)
+def test_the_option_that_vllm_refuses_is_named_before_anything_starts(
+    extra: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_options({"good": with_extra({"seed": 1}), "bad": with_extra(extra)})
+
+    assert said in caught.value.message
+    assert "usage:" not in caught.value.message
+    assert caught.value.code == "engine_options"
+    assert caught.value.param == f"models.bad.engine.extra_args.{next(iter(extra))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from test_gateway_stack import (
     until,
 )
 
+from serving.adapters.key_store import KeyFile
 from serving.gateway.routes import ROUTES, Action
 
 LINGER_S = 2.0
@@ -101,6 +103,15 @@ async def test_another_media_type_is_a_415(stack: Stack, media_type: str) -> Non
         assert await error_of(response) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
+async def test_a_compressed_body_is_a_415_that_says_so(stack: Stack, encoding: str) -> None:
+    async with stack.post(body=b"\x1f\x8b", headers={"content-encoding": encoding}) as response:
+        assert await error_of(response) == (415, "unsupported_content_encoding")
+        assert response.headers["accept-encoding"] == "identity"
+    async with stack.post(headers={"content-encoding": "identity"}) as response:
+        assert response.status == 200
+
+
 async def test_a_large_head_is_a_431(stack: Stack) -> None:
     status, _, body = await raw_exchange(
         stack, stack.raw_post(b"{}", "X-Big: " + "a" * LIMITS.max_header_bytes)
@@ -163,6 +174,43 @@ async def test_models_are_listed_and_shown(stack: Stack) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/models/demo"])
+async def test_head_is_answered_as_get_without_a_body(stack: Stack, path: str) -> None:
+    async with stack.get(path) as response:
+        length = len(await response.read())
+
+    status, headers, rest = await raw_head(stack, path)
+
+    assert (status, rest) == (200, b"")
+    assert int(headers["content-length"]) == length
+    assert headers["content-type"] == "application/json"
+    await until(lambda: len(stack.log) == 2)
+    assert stack.log[1]["bytes_sent"] == 0
+
+
+async def test_a_refusal_of_head_has_no_body(stack: Stack) -> None:
+    for path, expected in [(CHAT, 405), ("/nothing", 404)]:
+        status, _, rest = await raw_head(stack, path)
+        assert (status, rest) == (expected, b"")
+
+
+async def raw_head(stack: Stack, path: str) -> tuple[int, dict[str, str], bytes]:
+    """The answer to HEAD, and whatever comes after its head until the server hangs up."""
+    request = stack.raw_head("Connection: close", path=path, method="HEAD")
+    async with asyncio.timeout(DEADLINE_S), connection(stack) as (reader, writer):
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        rest = await reader.read()
+    headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+    return int(head[0].split()[1]), headers, rest
+
+
+async def test_a_get_route_names_both_of_its_methods(stack: Stack) -> None:
+    async with stack.post("/v1/models") as response:
+        assert await error_of(response) == (405, "method_not_allowed")
+        assert response.headers["allow"] == "GET, HEAD"
+
+
 async def test_health_needs_no_key(stack: Stack) -> None:
     async with stack.get("/health", headers={}) as response:
         assert (response.status, await response.json()) == (200, {"status": "ok"})
@@ -215,6 +263,16 @@ async def test_a_revoked_key_stops_working(stack: Stack) -> None:
             pass
     async with stack.get("/v1/models") as response:
         assert await error_of(response) == (401, "revoked_api_key")
+
+
+async def test_an_expired_key_is_refused_and_told_so(stack: Stack, tmp_path: Path) -> None:
+    made = datetime.now(UTC) - timedelta(days=1)
+    keys = KeyFile(tmp_path / "keys.json", now=lambda: made)
+    key, _ = keys.create("old", expires_at=made + timedelta(hours=1))
+
+    async with stack.get("/v1/models", headers={"authorization": f"Bearer {key}"}) as response:
+        assert await error_of(response) == (401, "expired_api_key")
+        assert "expired" in (await response.json())["error"]["message"]
 
 
 async def test_a_revoked_key_does_not_cut_a_running_answer(stack: Stack) -> None:

@@ -188,7 +188,7 @@ def test_no_gateway_is_a_retryable_json_503(edge: Edge) -> None:
 def test_unknown_paths_and_the_route_list_are_json_404(edge: Edge, path: str) -> None:
     answer = _get(edge.port, path)
     assert answer.status == 404
-    assert answer.error["code"] == "not_found"
+    assert (answer.error["type"], answer.error["code"]) == ("not_found_error", "unknown_path")
     assert b"galerne" not in answer.body
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from serving.adapters.haproxy_pages import error_pages
+from serving.gateway.error_table import type_of
 
 
 def test_error_pages_are_whole_openai_errors() -> None:
@@ -21,4 +22,5 @@ def test_error_pages_are_whole_openai_errors() -> None:
         error = json.loads(body)["error"]
         assert set(error) == {"message", "type", "param", "code"}
         assert error["param"] is None
+        assert error["type"] == type_of(400 if sent in (422, 501) else sent)
         assert ("Retry-After" in headers) == (sent == 503)

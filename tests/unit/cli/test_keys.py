@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from serving.adapters.key_store import KeyFile
 from serving.cli.console import report
 from serving.cli.keys import app
-from serving.errors import ConfigError
+from serving.errors import AccessError, ConfigError
 from serving.tenancy.access import authenticate
 
 
@@ -68,6 +68,18 @@ def test_expires_in_sets_the_expiry(text: str, life: timedelta) -> None:
 
     begin, end = (datetime.fromisoformat(created[at]) for at in ("created_at", "expires_at"))
     assert abs(end - begin - life) < timedelta(minutes=1)
+
+
+def test_a_key_opens_nothing_once_it_has_expired(key_file: KeyFile) -> None:
+    created = run_json("create", "--name", "ci", "--expires-in", "30m")
+    records = {record.id: record for record in key_file.list()}
+    end = datetime.fromisoformat(created["expires_at"])
+
+    assert authenticate(created["key"], records.get, end - timedelta(seconds=1))
+    with pytest.raises(AccessError) as refused:
+        authenticate(created["key"], records.get, end)
+    assert refused.value.code == "expired_api_key"
+    assert "expired" in refused.value.message
 
 
 @pytest.mark.parametrize(

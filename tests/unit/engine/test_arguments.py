@@ -139,6 +139,7 @@ def test_owned_options_are_refused(name: str, spelling: Any) -> None:
     with pytest.raises(ConfigError, match=name) as caught:
         arguments(engine={"extra_args": {spelling(name): "x"}})
     assert caught.value.code == "engine_option_owned"
+    assert caught.value.param == f"models.demo.engine.extra_args.{spelling(name)}"
     assert caught.value.hint
 
 

@@ -53,6 +53,15 @@ def test_the_list_holds_models_and_adapters() -> None:
     assert {entry["created"] for entry in entries} == {7}
 
 
+def test_anthropics_list_holds_the_same_names() -> None:
+    page = catalog().list(for_anthropic=True)
+
+    names = [entry["id"] for entry in page["data"]]
+    assert names == [entry["id"] for entry in catalog().list()["data"]]
+    assert [catalog().show(name, for_anthropic=True) for name in names] == page["data"]
+    assert {entry["created_at"] for entry in page["data"]} == {"1970-01-01T00:00:07Z"}
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("mistral-7B", "did you mean `mistral-7b`?"), ("gpt-9", "GET /v1/models"), ("", "GET /v1/")],

@@ -122,6 +122,24 @@ async def test_serves_own_error_pages_are_translated(
     assert values(headers, b"retry-after")
 
 
+@pytest.mark.parametrize("by_gateway", [True, False])
+@pytest.mark.parametrize("status", [200, 503])
+async def test_anthropics_sdks_are_told_the_request_id(status: int, by_gateway: bool) -> None:
+    asked: Head = [(b"x-request-id", b"mine"), (b"request-id", b"theirs")]
+    app = App(status, by_gateway=by_gateway)
+
+    _, headers, body = await answer(app, headers=asked, path="/v1/messages")
+
+    assert values(headers, b"request-id") == [b"mine"]
+    if status == 503 and not by_gateway:
+        assert json.loads(body)["type"] == "error"
+
+
+async def test_nobody_else_is() -> None:
+    _, headers, _ = await answer(App(), path="/v1/chat/completions")
+    assert values(headers, b"request-id") == []
+
+
 @pytest.mark.parametrize("status", [200, 400, 401, 500, 502, 503])
 async def test_the_gateways_own_answers_pass(status: int) -> None:
     assert (await answer(App(status)))[::2] == (status, b"Traceback of Serve")

@@ -40,6 +40,7 @@ patient = settings(deadline=None, max_examples=50, suppress_health_check=[Health
         (RequestError("m", code="upload_timeout"), 408, "timeout_error"),
         (RequestError("m", code="body_too_large"), 413, "request_too_large"),
         (RequestError("m", code="unsupported_media_type"), 415, "invalid_request_error"),
+        (RequestError("m", code="unsupported_content_encoding"), 415, "invalid_request_error"),
         (RequestError("m", code="headers_too_large"), 431, "invalid_request_error"),
         (EngineError("m", code="engine_timeout"), 504, "timeout_error"),
         (EngineError("m", code="engine_failed"), 502, "api_error"),
@@ -127,6 +128,30 @@ def test_an_api_that_the_model_lacks_is_not_an_unknown_model(status: int) -> Non
     error = from_engine(status, b'{"detail": "Not Found"}')
     assert (error.code, status_of(error)) == ("unsupported_by_model", 404)
     assert error.message == "The model does not support this API"
+
+
+def test_a_response_that_is_not_stored_has_its_own_code() -> None:
+    told = {"message": "Response with id 'resp_1' not found.", "param": "response_id"}
+    error = from_engine(404, json.dumps({"error": told}).encode())
+
+    assert (error.code, status_of(error)) == ("previous_response_not_found", 404)
+    assert error.param == "previous_response_id"
+    assert "not stored" in error.message
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+        'tool_choice="required" requires --tool-call-parser to be set',
+    ],
+)
+def test_a_missing_tool_parser_is_told_by_our_setting(told: str) -> None:
+    error = from_engine(400, json.dumps({"error": {"message": told, "param": None}}).encode())
+
+    assert (error.code, status_of(error)) == ("tool_parser_missing", 400)
+    assert "engine.tool_call_parser" in error.message
+    assert "--" not in error.message
 
 
 @pytest.mark.parametrize("param", ["input_tokens", "input_text", "max_tokens"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.gateway.routes import ROUTES, Access, Action, find_route
+from serving.gateway.routes import ROUTES, Access, Action, find_route, speaks_anthropic
 
 
 def test_nothing_but_health_and_the_description_is_public() -> None:
@@ -17,10 +17,22 @@ def test_engines_are_reached_by_post_with_a_key_only() -> None:
     assert {(route.method, route.access) for route in relayed} == {("POST", Access.API_KEY)}
 
 
-def test_only_messages_speak_anthropics_dialect() -> None:
-    assert {path for path, route in ROUTES.items() if route.anthropic} == {
-        "/v1/messages", "/v1/messages/count_tokens"
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "always", "with_version"),
+    [
+        ("/v1/messages", True, True),
+        ("/v1/messages/count_tokens", True, True),
+        ("/v1/messages/batches", True, True),
+        ("/v1/models", False, True),
+        ("/v1/models/demo", False, True),
+        ("/v1/messagesx", False, False),
+        ("/v1/modelsx", False, False),
+        ("/v1/chat/completions", False, False),
+    ],
+)
+def test_who_is_answered_in_anthropics_dialect(path: str, always: bool, with_version: bool) -> None:
+    assert speaks_anthropic(path, has_version=False) is always
+    assert speaks_anthropic(path, has_version=True) is with_version
 
 
 @pytest.mark.parametrize("path", ROUTES)

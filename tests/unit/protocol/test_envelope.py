@@ -154,3 +154,24 @@ def test_a_hostile_body_costs_bounded_time(body: bytes) -> None:
     with contextlib.suppress(RequestError):
         read_envelope(body, max_depth=64)
     assert time.process_time() - started < CPU_S
+
+
+@pytest.mark.parametrize(
+    ("text", "is_alone"),
+    [
+        (rb"\ud800", True),
+        (rb"\udc00", True),
+        (rb"\uDBFF\u0041", True),
+        (rb"\ud83c\udf0a\ud83c", True),
+        (rb"\\\ud800", True),
+        (rb"\ud83c\udf0a \x", False),
+        (rb"\\ud800 \x", False),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_called_what_it_is(text: bytes, is_alone: bool) -> None:
+    with pytest.raises(RequestError) as refused:
+        read_envelope(b'{"model": "demo", "x": "' + text + b'"}', max_depth=MAX_DEPTH)
+
+    assert refused.value.code == "invalid_json"
+    assert ("stands alone" in refused.value.message) is is_alone
+    assert "truncated" not in refused.value.message

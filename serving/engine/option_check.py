@@ -1,0 +1,89 @@
+"""Asks vLLM about a model's options before anything is started.
+
+Importing vLLM takes about 10 s and changes its process for good, so it happens in a process of its
+own: `python -m serving.engine.option_check`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.engine.arguments import engine_arguments
+from serving.engine.vllm_shim import import_vllm, parse_options
+from serving.errors import ConfigError
+from serving.planner.placement import plan_placement
+from serving.settings import ModelSettings
+
+_OPTION = re.compile(r"--([a-z0-9-]+)")
+_WEIGHTS = Path("weights")
+"""In the place of the model folder, at which the check does not look."""
+
+
+def check_options(models: Mapping[str, ModelSettings]) -> None:
+    """Return if vLLM, as it is installed here, takes the options of these models.
+
+    A check that fails itself says nothing: the replicas will.
+
+    Raises:
+        ConfigError: vLLM is unusable or refuses an option, which `param` names where it can.
+    """
+    lists = {
+        model_id: engine_arguments(
+            model_id,
+            model,
+            weights=_WEIGHTS,
+            placement=plan_placement(model.engine, resources=model.resources),
+        )
+        for model_id, model in models.items()
+    }
+    check = subprocess.run(  # noqa: S603 (our own module)
+        [sys.executable, "-m", __name__],
+        input=json.dumps(lists),  # options may be secrets, which a command line would show
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refusals = json.loads(check.stdout) if check.returncode == 0 else {}
+    for model_id, refusal in refusals.items():
+        param = _setting_at_fault(model_id, models[model_id], refusal["message"])
+        raise ConfigError(**refusal, param=param)
+
+
+def _setting_at_fault(model_id: str, model: ModelSettings, message: str) -> str | None:
+    """The setting behind the option that vLLM speaks of."""
+    named = {option.removeprefix("no-") for option in _OPTION.findall(message)}
+    return next(
+        (
+            f"models.{model_id}.engine.extra_args.{name}"
+            for name in model.engine.extra_args
+            if name.replace("_", "-").removeprefix("no-") in named
+        ),
+        None,
+    )
+
+
+def _refusal(arguments: list[str]) -> dict[str, str] | None:
+    """What vLLM says against the options, if anything."""
+    try:
+        import_vllm()
+        parse_options(arguments)
+    except ConfigError as error:
+        return {"message": error.message, "code": error.code, "hint": error.hint}
+    return None
+
+
+def _main() -> None:
+    lists = json.load(sys.stdin)
+    with contextlib.redirect_stdout(sys.stderr):  # vLLM logs to stdout
+        refusals = {model_id: _refusal(arguments) for model_id, arguments in lists.items()}
+    print(json.dumps({name: refusal for name, refusal in refusals.items() if refusal}))
+
+
+if __name__ == "__main__":
+    _main()
