@@ -66,6 +66,14 @@ async def raw_exchange(stack: Stack, request: bytes) -> tuple[int, dict[str, str
         (b'{"model": "demo", "x": ' + b"[" * 65 + b"]" * 65 + b"}", (400, "json_too_deep")),
         (b"[" * 1_000_000, (400, "json_too_deep")),
         (b'{"model":"demo"}garbage', (400, "invalid_json")),
+        (b'{"model": "demo", "n": 1000}', (400, "too_many_choices")),
+        (b'{"model": "demo", "messages": [{"role": "user", "content": 5}]}', (400, "invalid_type")),
+        (b'{"model": "demo", "tools": [{"x": "\\ud800"}]}', (400, "invalid_json")),
+        (
+            b'{"model": "demo", "structured_outputs": {"json": {"minItems": 1000000000}}}',
+            (400, "schema_too_large"),
+        ),
+        (b'{"model": "demo", "stop": [' + b"5," * 200_000 + b"5]}", (400, "too_many_values")),
         (
             b'{"model": "demo", "x": "' + b"x" * LIMITS.max_body_bytes + b'"}',
             (413, "body_too_large"),
