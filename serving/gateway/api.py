@@ -32,7 +32,7 @@ from serving.gateway.relay import Relay, ReplicaUnavailableError
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
 from serving.gateway.trace import Trace
 from serving.protocol.envelope import Envelope, read_envelope, with_cache_salt
-from serving.protocol.request_bounds import check_bounds
+from serving.protocol.request_bounds import asks_for_grammar, check_bounds
 from serving.rendering.reading import has_prompt
 from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings, LimitSettings
@@ -189,7 +189,12 @@ class Gateway:
         trace.model = admitted.model
         with self._parts.fleet.ticket(admitted.model, admitted.profile) as ticket:
             exchange.on_first_byte = ticket.answered
-            await self._relay_with(ticket, exchange, route, admitted.body, trace)
+            try:
+                await self._relay_with(ticket, exchange, route, admitted.body, trace)
+            except EngineError as error:
+                if error.code == "generation_failed" and asks_for_grammar(admitted.body):
+                    raise _grammar_failed() from error
+                raise
 
     async def _admit(self, body: bytes, path: str, *, tenant: TenantId, session: str) -> _Admitted:
         """Which model a request is for, the body that goes to it, and what speaks for whom.
@@ -268,6 +273,15 @@ def _read_bounded(body: bytes, path: str, limits: LimitSettings) -> Envelope:
     envelope = read_envelope(body, max_depth=limits.max_json_depth)
     check_bounds(path, body, limits)
     return envelope
+
+
+def _grammar_failed() -> RequestError:
+    """To repeat such a request would be useless, which is what a client fault says."""
+    return RequestError(
+        "The engine cannot answer within the schema or grammar of this request: it has no finite "
+        "answer, or uses what the engine does not support; simplify it",
+        code="grammar_failed",
+    )
 
 
 async def _respond_error(exchange: Exchange, error: ServingError, route: Route | None) -> None:

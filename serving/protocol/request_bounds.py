@@ -30,6 +30,7 @@ _INPUTS = frozenset(
 """Fields whose entries are one engine request each, on paths of `_POOLING`."""
 _TOKEN_IDS = frozenset({"prompt", "input", "tokens"})
 _COMPILED = frozenset({"response_format", "structured_outputs", "text", "output_config"})
+_UNCONSTRAINED = (b"null", b'"auto"', b'"none"')
 _OPERATORS_OWN = frozenset({"vllm_xargs", "kv_transfer_params", "ec_transfer_params"})
 """Fields that reach into how engines move KV blocks between each other, or into plug-ins."""
 _MAX_BIASED_TOKENS = 1024
@@ -115,6 +116,19 @@ def check_bounds(path: str, body: bytes, limits: LimitSettings) -> None:
         _check_fields(path, body, limits)
     except msgspec.DecodeError as error:
         raise RequestError(f"The body is not valid JSON: {error}", code="invalid_json") from error
+
+
+def asks_for_grammar(body: bytes) -> bool:
+    """Whether the answer shall follow a schema or grammar of the client's.
+
+    >>> asks_for_grammar(b'{"structured_outputs": {"grammar": "root ::= root"}}')
+    True
+    >>> asks_for_grammar(b'{"response_format": null}')
+    False
+    """
+    fields = _fields_decoder.decode(body)
+    given = [bytes(fields[name]) for name in (_COMPILED | {"tool_choice"}) & fields.keys()]
+    return any(raw not in _UNCONSTRAINED for raw in given)
 
 
 def _check_fields(path: str, body: bytes, limits: LimitSettings) -> None:

@@ -296,6 +296,25 @@ async def test_a_connection_is_used_again_after_an_error(stack: Stack) -> None:
             assert "connection" not in response.headers
 
 
+@pytest.mark.parametrize(
+    ("fields", "message", "expected"),
+    [
+        (b', "structured_outputs": {}', "Internal server error", (400, "grammar_failed")),
+        (b', "structured_outputs": {}', "EngineCore died", (502, "engine_error")),
+        (b"", "Internal server error", (502, "generation_failed")),
+    ],
+)
+async def test_a_grammar_that_the_engine_fails_on_is_not_worth_a_retry(
+    stack: Stack, fields: bytes, message: str, expected: tuple[int, str]
+) -> None:
+    async def fail(request: EngineRequest) -> None:
+        await request.respond(500, json.dumps({"error": {"message": message}}).encode())
+
+    stack.engine.script = fail
+    async with stack.post(body=b'{"model": "demo"%b}' % fields) as response:
+        assert await error_of(response) == expected
+
+
 async def test_requests_on_one_connection_are_answered_in_order(stack: Stack) -> None:
     async def answer(request: EngineRequest) -> None:
         await request.respond(200, request.body)
