@@ -69,6 +69,24 @@ class LimitSettings(_Section):
     """Time a client has to send its request head, enforced by HAProxy."""
     stalled_read_timeout_s: float = Field(60.0, gt=0)
     """A client that accepts no bytes for this long is disconnected and its generation aborted."""
+    max_values: int = Field(8192, ge=64)
+    """Values in the lists and objects of a body, token ids apart: 800 turns of an agent with tool
+    calls. An engine checks values on its event loop, which stands still 0.3 ms for each message
+    made to hurt it."""
+    max_choices: int = Field(64, ge=1)
+    """Answers one request may ask for: `n` times its prompts. Each is a sequence of its own but all
+    count as one request, so this is a quarter of what an engine decodes together by default."""
+    max_inputs: int = Field(2048, ge=1)
+    """Texts that one request may have embedded, scored or ranked. OpenAI accepts as many."""
+    max_schema_bytes: int = Field(64 * 1024, ge=1024)
+    """Longest JSON schema, grammar, regular expression or list of choices, and description of one
+    tool."""
+    max_schema_repeat: int = Field(10_000, ge=1)
+    """Repetitions in such a schema, summed over minItems, maxItems and the {n,m} of patterns. Some
+    compilers write each one out: 10,000 cost 2 MB and 50 ms, a billion all memory there is."""
+    max_tokenize_bytes: int = Field(1024 * 1024, ge=1024)
+    """Largest body of `/tokenize` and `/detokenize`, 250k tokens: engines tokenize without looking
+    at the context length first, 1.6 s of CPU per MiB beside the requests they serve."""
 
 
 class GatewaySettings(_Section):

@@ -32,9 +32,10 @@ from serving.gateway.relay import Relay, ReplicaUnavailableError
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
 from serving.gateway.trace import Trace
 from serving.protocol.envelope import Envelope, read_envelope, with_cache_salt
+from serving.protocol.request_bounds import asks_for_grammar, check_bounds
 from serving.rendering.reading import has_prompt
 from serving.routing.snapshots import RequestProfile
-from serving.settings import GatewaySettings
+from serving.settings import GatewaySettings, LimitSettings
 from serving.tenancy.cache_salt import CacheSalts
 
 if TYPE_CHECKING:
@@ -189,16 +190,21 @@ class Gateway:
         trace.model = admitted.model
         with self._parts.fleet.ticket(admitted.model, admitted.profile) as ticket:
             exchange.on_first_byte = ticket.answered
-            await self._relay_with(ticket, exchange, admitted.body, trace)
+            try:
+                await self._relay_with(ticket, exchange, admitted.body, trace)
+            except EngineError as error:
+                if error.code == "generation_failed" and asks_for_grammar(admitted.body):
+                    raise _grammar_failed() from error
+                raise
 
     async def _admit(self, body: bytes, path: str, *, tenant: TenantId, session: str) -> _Admitted:
         """Which model a request is for, the body that goes to it, and what speaks for whom.
 
         Raises:
-            RequestError: the body is none, or names no model.
+            RequestError: the body is none, names no model, or asks an engine for too much.
         """
         parts = self._parts
-        envelope = await _envelope_of(body, max_depth=parts.settings.limits.max_json_depth)
+        envelope = await _envelope_of(body, path, parts.settings.limits)
         model = parts.catalog.resolve(envelope.model)
         salt = None
         if has_prompt(path):
@@ -254,11 +260,27 @@ class Gateway:
         self._parts.access_log(trace.to_access_record(exchange, duration_s=duration_s))
 
 
-async def _envelope_of(body: bytes, *, max_depth: int) -> Envelope:
-    """`read_envelope`, beside the event loop where a hostile body could hold it up."""
+async def _envelope_of(body: bytes, path: str, limits: LimitSettings) -> Envelope:
+    """The envelope of a body within bounds, read beside the event loop where a hostile body could
+    hold it up."""
     if len(body) <= _LARGE_BODY_BYTES:
-        return read_envelope(body, max_depth=max_depth)
-    return await asyncio.to_thread(read_envelope, body, max_depth=max_depth)
+        return _read_bounded(body, path, limits)
+    return await asyncio.to_thread(_read_bounded, body, path, limits)
+
+
+def _read_bounded(body: bytes, path: str, limits: LimitSettings) -> Envelope:
+    envelope = read_envelope(body, max_depth=limits.max_json_depth)
+    check_bounds(path, body, limits)
+    return envelope
+
+
+def _grammar_failed() -> RequestError:
+    """To repeat such a request would be useless, which is what a client fault says."""
+    return RequestError(
+        "The engine cannot answer within the schema or grammar of this request: it has no finite "
+        "answer, or uses what the engine does not support; simplify it",
+        code="grammar_failed",
+    )
 
 
 async def _respond_error(exchange: Exchange, error: ServingError, route: Route | None) -> None:

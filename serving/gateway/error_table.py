@@ -62,6 +62,10 @@ _ENGINE_CODE_BY_STATUS = {
     422: "invalid_request",
     501: "unsupported_by_model",
 }
+_GENERATION_FAILED = "Internal server error"
+"""What vLLM says when one request failed and the engine lives on: most often its grammar cannot be
+compiled, or leads nowhere. Source: `GenerationError` raised in
+vllm/entrypoints/generate/base/serving.py, vLLM 0.32."""
 _NAMED_PARAM = re.compile(r" \(parameter=([\w.]+)(?:, value=.*)?\)$", re.DOTALL)
 _PROMPT_PARAMS = frozenset({"input_tokens", "input_text"})
 _COMPLETION_PARAMS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
@@ -127,9 +131,11 @@ def from_engine(status: int, body: bytes) -> ServingError:
         return Overloaded(
             "The engine is at its limit", code="engine_overloaded", retryable=True, retry_after_s=1
         )
-    if status < 400 or (status >= 500 and status != 501):
-        return EngineError("The engine failed on this request", code="engine_error", retryable=True)
     message, param = _read_engine_error(body)
+    if status < 400 or (status >= 500 and status != 501):
+        is_alone = status == 500 and message == _GENERATION_FAILED
+        code = "generation_failed" if is_alone else "engine_error"
+        return EngineError("The engine failed on this request", code=code, retryable=True)
     if (known := _known_refusal(message, param)) is not None:
         return known
     code = _ENGINE_CODE_BY_STATUS.get(status, "invalid_request")

@@ -68,6 +68,14 @@ async def raw_exchange(stack: Stack, request: bytes) -> tuple[int, dict[str, str
         (b'{"model": "demo", "x": ' + b"[" * 65 + b"]" * 65 + b"}", (400, "json_too_deep")),
         (b"[" * 1_000_000, (400, "json_too_deep")),
         (b'{"model":"demo"}garbage', (400, "invalid_json")),
+        (b'{"model": "demo", "n": 1000}', (400, "too_many_choices")),
+        (b'{"model": "demo", "messages": [{"role": "user", "content": 5}]}', (400, "invalid_type")),
+        (b'{"model": "demo", "tools": [{"x": "\\ud800"}]}', (400, "invalid_json")),
+        (
+            b'{"model": "demo", "structured_outputs": {"json": {"minItems": 1000000000}}}',
+            (400, "schema_too_large"),
+        ),
+        (b'{"model": "demo", "stop": [' + b"5," * 200_000 + b"5]}", (400, "too_many_values")),
         (
             b'{"model": "demo", "x": "' + b"x" * LIMITS.max_body_bytes + b'"}',
             (413, "body_too_large"),
@@ -344,6 +352,25 @@ async def test_a_connection_is_used_again_after_an_error(stack: Stack) -> None:
             response = await client.post(stack.url + CHAT, content=body, headers=headers)
             assert response.status_code == status
             assert "connection" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "expected"),
+    [
+        (b', "structured_outputs": {}', "Internal server error", (400, "grammar_failed")),
+        (b', "structured_outputs": {}', "EngineCore died", (502, "engine_error")),
+        (b"", "Internal server error", (502, "generation_failed")),
+    ],
+)
+async def test_a_grammar_that_the_engine_fails_on_is_not_worth_a_retry(
+    stack: Stack, fields: bytes, message: str, expected: tuple[int, str]
+) -> None:
+    async def fail(request: EngineRequest) -> None:
+        await request.respond(500, json.dumps({"error": {"message": message}}).encode())
+
+    stack.engine.script = fail
+    async with stack.post(body=b'{"model": "demo"%b}' % fields) as response:
+        assert await error_of(response) == expected
 
 
 async def test_requests_on_one_connection_are_answered_in_order(stack: Stack) -> None:
