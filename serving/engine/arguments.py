@@ -3,6 +3,7 @@ without a GPU."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ OWNED_OPTIONS = frozenset(
         "ssl-keyfile", "ssl-certfile", "lora-modules", "enable-lora", "tensor-parallel-size",
         "pipeline-parallel-size", "distributed-executor-backend", "trust-request-chat-template",
         "enable-log-requests", "enable-log-outputs", "log-error-stack", "trust-remote-code",
-        "config",
+        "config", "kv-events-config",
     }
 )  # fmt: skip
 """vLLM options that Galerne sets itself, or that would log prompts, run foreign code or open a way
@@ -28,9 +29,11 @@ around the gateway."""
 
 
 def engine_arguments(
-    model_id: str, model: ModelSettings, *, weights: Path, placement: Placement
+    model_id: str, model: ModelSettings, *, weights: Path, placement: Placement, kv_events: str
 ) -> list[str]:
     """vLLM server options for one replica, as for its command line.
+
+    `kv_events` is the address, one of ZeroMQ, at which the engine tells what it caches.
 
     Prefix caching, chunked prefill and the hybrid KV-cache manager are asked for by name, so that a
     model that cannot have them fails loudly instead of losing them in silence.
@@ -63,6 +66,9 @@ def engine_arguments(
         "tensor-parallel-size": engine.tensor_parallel_size,
         "pipeline-parallel-size": engine.pipeline_parallel_size,
         "distributed-executor-backend": placement.executor,
+        "kv-events-config": json.dumps(
+            {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": kv_events}
+        ),
     }
     options |= _memory_options(model) | _tool_options(engine.tool_call_parser)
     options |= _adapter_options(model.adapters) | _extra_options(model_id, engine.extra_args)
@@ -87,12 +93,18 @@ def engine_environment(resources: ResourceSettings, *, num_cores: int) -> dict[s
     >>> engine_environment(cpu, num_cores=8)["OMP_NUM_THREADS"]
     '7'
     >>> engine_environment(ResourceSettings(device="gpu"), num_cores=8)
-    {}
+    {'VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES': '0'}
     """
+    # Whole hashes: those of following blocks cannot be made of a part of one.
+    environment = {"VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES": "0"}
     if resources.device == "gpu":
-        return {}
+        return environment
     num_threads = int(resources.num_cpus) or max(num_cores - 1, 1)
-    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(num_threads)}
+    return {
+        **environment,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": str(num_threads),
+    }
 
 
 def _memory_options(model: ModelSettings) -> dict[str, object]:

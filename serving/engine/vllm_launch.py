@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import ray
 
 from serving.core.types import ModelId
 from serving.engine.arguments import engine_arguments, engine_environment
-from serving.engine.vllm_shim import VllmEngine, start_engine
+from serving.engine.vllm_shim import KvEventSource, VllmEngine, start_engine
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement, tensor_group_spans_nodes
 from serving.settings import ModelSettings
@@ -23,22 +24,32 @@ async def launch_vllm(
 
     Args:
         resolve_weights: gives the verified model folder; runs in this process, on its node.
-        secret: of the names of its blocks, which this engine does not tell yet.
+        secret: of the names of its blocks.
 
     Raises:
         ConfigError: the weights, the options or the placement cannot be used.
     """
-    del secret
     _refuse_split_tensor_group(model)
+    # A folder that is nobody else's, and a short path: sockets have 107 characters.
+    kv_events = f"ipc://{tempfile.mkdtemp(prefix='galerne-kv-')}/events"
     arguments = engine_arguments(
         model_id,
         model,
         weights=resolve_weights(),
         placement=plan_placement(model.engine, resources=model.resources),
+        kv_events=kv_events,
     )
     num_cores = len(os.sched_getaffinity(0))
     os.environ.update(engine_environment(model.resources, num_cores=num_cores))
-    return await start_engine(arguments, hang_timeout_s=model.engine.hang_timeout_s)
+    return await start_engine(
+        arguments,
+        hang_timeout_s=model.engine.hang_timeout_s,
+        events=KvEventSource(kv_events, secret, _adapter_paths(model)),
+    )
+
+
+def _adapter_paths(model: ModelSettings) -> dict[str, str]:
+    return {name: str(path.expanduser()) for name, path in model.adapters.items()}
 
 
 def _refuse_split_tensor_group(model: ModelSettings) -> None:

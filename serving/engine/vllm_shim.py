@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving.core.prefill_rate import PrefillRate
 from serving.core.progress import ProgressWatch
 from serving.core.types import EngineDescription, EngineLoad
+from serving.engine.kv_event_feed import KvEventFeed
 from serving.errors import ConfigError, EngineError
 from serving.protocol.state_frames import CacheLayout
-from serving.routing.block_namer import NO_CHANGE, CacheChange, GroupedNames
+from serving.routing.block_hashing import BlockHasher
+from serving.routing.block_namer import NO_CHANGE, BlockNamer, CacheChange, GroupedNames
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -76,26 +79,23 @@ class VllmEngine:
 
     app: ASGIApp
     description: EngineDescription
+    layout: CacheLayout
     _llm: AsyncLLM
     _loads: _LoadRecorder
     _watch: ProgressWatch
-
-    @property
-    def layout(self) -> CacheLayout:
-        """How its KV cache is made; what it holds is not told."""
-        return CacheLayout(self.description.block_size, self.description.kv_blocks_total)
+    _events: KvEventFeed | None
 
     def load(self) -> EngineLoad:
         """Scheduler figures of the latest engine step, and the prompts that wait now."""
         return replace(self._loads.latest, waiting_tokens=self._loads.queued_tokens())
 
     def cache_change(self) -> CacheChange:
-        """Nothing."""
-        return NO_CHANGE
+        """What has changed in the prefix cache since the last call."""
+        return self._events.changes() if self._events else NO_CHANGE
 
     def cached_blocks(self) -> GroupedNames:
-        """Nothing."""
-        return {}
+        """What the prefix cache holds, if its layout says that it is told."""
+        return self._events.held() if self._events else {}
 
     async def check_health(self) -> None:
         """Return if the engine process is alive and does its work.
@@ -123,13 +123,28 @@ class VllmEngine:
     def shutdown(self) -> None:
         """Stop the engine process; running generations are lost."""
         self._llm.shutdown(timeout=0)
+        if self._events:
+            self._events.close()
 
 
-async def start_engine(arguments: list[str], *, hang_timeout_s: float) -> VllmEngine:
+@dataclass(frozen=True, slots=True)
+class KvEventSource:
+    """Where the engine tells what it caches, the secret of the names that blocks are given, and the
+    paths of LoRA adapters by name."""
+
+    endpoint: str
+    secret: bytes
+    adapters: Mapping[str, str]
+
+
+async def start_engine(
+    arguments: list[str], *, hang_timeout_s: float, events: KvEventSource
+) -> VllmEngine:
     """Load the weights and build vLLM's HTTP application on the running event loop.
 
     Args:
         arguments: vLLM server options, from `serving.engine.arguments`.
+        events: of its KV cache.
         hang_timeout_s: the longest a single engine step may take.
 
     Raises:
@@ -142,7 +157,60 @@ async def start_engine(arguments: list[str], *, hang_timeout_s: float) -> VllmEn
     await llm.reset_mm_cache()
     tasks = await llm.get_supported_tasks()
     app = await _build_app(llm, args, tasks)
-    return VllmEngine(app, _describe(llm.vllm_config, tasks), llm, loads, watch)
+    description = _describe(llm.vllm_config, tasks)
+    window_blocks = await _window_blocks(llm, description.block_size)
+    layout = CacheLayout(description.block_size, description.kv_blocks_total, window_blocks)
+    feed = _feed(llm, events, layout) if window_blocks else None
+    return VllmEngine(app, description, layout, llm, loads, watch, feed)
+
+
+async def _window_blocks(llm: AsyncLLM, block_size: int) -> tuple[int | None, ...]:
+    """For each KV-cache group the blocks that its attention reaches back, `None` for all of them;
+    nothing for models with a group of another kind, whose hits nobody here foretells."""
+    groups = await llm.engine_core.call_utility_async("get_kv_cache_group_metadata")
+    found: list[int | None] = []
+    for group in groups:
+        match group:
+            case {"kind": "full_attention", "block_size": size} if size == block_size:
+                found.append(None)
+            case {"kind": "sliding_window", "block_size": size, "sliding_window": int(window)} if (
+                size == block_size
+            ):
+                found.append(-(-(window - 1) // block_size))
+            case _:
+                return ()
+    return tuple(found)
+
+
+def _feed(llm: AsyncLLM, events: KvEventSource, layout: CacheLayout) -> KvEventFeed:
+    from vllm.utils.hashing import get_hash_fn_by_name
+    from vllm.v1.core.kv_cache_utils import hash_block_tokens, init_none_hash
+
+    hash_function = get_hash_fn_by_name(llm.vllm_config.cache_config.prefix_caching_hash_algo)
+    init_none_hash(hash_function)
+    _tell_salts(llm)
+    namer = BlockNamer(
+        BlockHasher(events.secret, block_size=layout.block_size),
+        max_expected=2 * layout.total_blocks,
+    )
+    hash_block: Any = partial(hash_block_tokens, hash_function)
+    return KvEventFeed(events.endpoint, namer, hash_block, events.adapters)
+
+
+def _tell_salts(llm: AsyncLLM) -> None:
+    """Let each request's events carry its salt, and let no client choose what they repeat.
+
+    `kv_cache_report_mode: full` would tell cached blocks again, as if there were more copies.
+    """
+    add_request = llm.add_request
+
+    async def add_salted(request_id: str, prompt: Any, params: Any, **options: Any) -> Any:
+        options["session_id"] = prompt.get("cache_salt") if isinstance(prompt, dict) else None
+        if extra := getattr(params, "extra_args", None):
+            extra.pop("kv_cache_report_mode", None)
+        return await add_request(request_id, prompt, params, **options)
+
+    llm.add_request = add_salted  # generate() asks the instance
 
 
 def parse_options(arguments: list[str]) -> Namespace:

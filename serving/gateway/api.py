@@ -197,7 +197,9 @@ class Gateway:
                     raise _grammar_failed() from error
                 raise
 
-    async def _admit(self, body: bytes, path: str, *, tenant: TenantId, session: str) -> _Admitted:
+    async def _admit(
+        self, body: bytes, path: str, *, tenant: TenantId, session: str, is_asked: bool = False
+    ) -> _Admitted:
         """Which model a request is for, the body that goes to it, and what speaks for whom.
 
         Raises:
@@ -212,12 +214,17 @@ class Gateway:
             body = with_cache_salt(body, salt)
         scope = PromptScope(None if envelope.model == model else envelope.model, salt)
         inquiry = Inquiry(path, body, scope, session or envelope.session)
-        return _Admitted(model, body, await parts.profilers[model].profile(inquiry))
+        profile = await parts.profilers[model].profile(inquiry, is_asked=is_asked)
+        return _Admitted(model, body, profile)
 
     async def _explain(self, exchange: Exchange) -> None:
         question = read_question(await exchange.read_body(self._parts.settings.limits))
         admitted = await self._admit(
-            bytes(question.request), question.path, tenant=TenantId(question.tenant), session=""
+            bytes(question.request),
+            question.path,
+            tenant=TenantId(question.tenant),
+            session="",
+            is_asked=True,
         )
         decision = self._parts.fleet.decide(admitted.model, admitted.profile)
         await exchange.respond(200, explanation(decision, admitted.profile))

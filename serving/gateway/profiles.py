@@ -47,11 +47,17 @@ class Profiler:
         self._secret = secret
         self._reader: PromptReader | None = None
 
-    async def profile(self, inquiry: Inquiry) -> RequestProfile:
-        """What is known of the request now; at most a quarter of a second is spent on it."""
+    async def profile(self, inquiry: Inquiry, *, is_asked: bool = False) -> RequestProfile:
+        """What is known of the request now; at most a quarter of a second is spent on it.
+
+        Args:
+            is_asked: somebody wants to know; else prompts are not read while there is no choice to
+                make.
+        """
         prompt_tokens = max(len(inquiry.body) // _BYTES_PER_TOKEN, 1)
         hit_tokens: dict[ReplicaId, int] = {}
-        if (reader := self._reader_now()) is not None:
+        reader = self._reader_now() if is_asked or self._states.num_followed > 1 else None
+        if reader is not None:
             blocks = await reader.read(inquiry.path, inquiry.body, inquiry.scope)
             if blocks is not None:
                 prompt_tokens = blocks.num_tokens
@@ -70,9 +76,8 @@ class Profiler:
             self._reader.close()
 
     def _reader_now(self) -> PromptReader | None:
-        """The reader, once a replica has told how long a block is; none while there is no choice to
-        make."""
-        if self._tokenizer is None or self._states.num_followed < 2:
+        """The reader, once a replica has told how long a block is."""
+        if self._tokenizer is None:
             return None
         if self._reader is None and (block_size := self._states.block_size) is not None:
             hasher = BlockHasher(self._secret, block_size=block_size)

@@ -139,24 +139,32 @@ class BlockNamer:
         """A name for each hash, as far as it can be told."""
         expected = [self._expected.get(engine_hash) for engine_hash in event.block_hashes]
         num_blocks = len(event.token_ids) // self.hasher.block_size
-        parent = self._parent_of(event)
+        parent = self.parent_of(event, cache_salt=_salt_of(event))
         if None not in expected or parent is None or len(expected) != num_blocks:
             return list(expected)
         chain: list[int | None] = []
         chain.extend(self.hasher.names(np.array(event.token_ids), parent=parent).tolist())
         return chain
 
-    def _parent_of(self, event: BlockStored) -> int | None:
+    def parent_of(self, event: BlockStored, *, cache_salt: str | None) -> int | None:
+        """The name of the block before the event's first one, `None` where it cannot be told.
+
+        Args:
+            cache_salt: of the request that the event is about.
+        """
         if any(_holds_more_than_tokens(keys, event.lora_name) for keys in event.extra_keys):
             return None  # images are not part of a name
         if event.parent_hash is None:
-            keys = event.extra_keys[0] if event.extra_keys else None
-            salt = next((key for key in keys or () if key != event.lora_name), None)
-            return self.hasher.root(
-                lora_name=event.lora_name, cache_salt=None if salt is None else str(salt)
-            )
+            return self.hasher.root(lora_name=event.lora_name, cache_salt=cache_salt)
         block = self._held.get(event.group, {}).get(event.parent_hash)
         return block.name if block else self._expected.get(event.parent_hash)
+
+
+def _salt_of(event: BlockStored) -> str | None:
+    """The salt, which is among the keys of a prompt's first block if that block is kept."""
+    keys = event.extra_keys[0] if event.extra_keys else None
+    salt = next((key for key in keys or () if key != event.lora_name), None)
+    return None if salt is None else str(salt)
 
 
 def _holds_more_than_tokens(keys: tuple[object, ...] | None, lora_name: str | None) -> bool:

@@ -65,7 +65,13 @@ print("RESULT" + json.dumps({"parsed": parsed, "owned_unknown": owned_unknown}))
 def words_of(form: dict[str, Any]) -> list[str]:
     model = ModelSettings.model_validate({"weights": {"source": "demo"}, **form})
     placement = plan_placement(model.engine, resources=model.resources)
-    return engine_arguments("demo", model, weights=Path("/models/demo"), placement=placement)
+    return engine_arguments(
+        "demo",
+        model,
+        weights=Path("/models/demo"),
+        placement=placement,
+        kv_events="ipc:///run/events",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from serving.planner.placement import plan_placement
 from serving.settings import ModelSettings, ResourceSettings
 
 WEIGHTS = Path("/models/demo")
+EVENTS = "ipc:///run/events"
 BARE_FLAGS = {
     "--enable-prefix-caching", "--enable-chunked-prefill", "--enable-prompt-tokens-details",
     "--no-disable-hybrid-kv-cache-manager", "--disable-uvicorn-access-log",
@@ -22,7 +23,9 @@ BARE_FLAGS = {
 def arguments(**model: Any) -> list[str]:
     settings = ModelSettings.model_validate({"weights": {"source": "demo"}, **model})
     placement = plan_placement(settings.engine, resources=settings.resources)
-    return engine_arguments("demo", settings, weights=WEIGHTS, placement=placement)
+    return engine_arguments(
+        "demo", settings, weights=WEIGHTS, placement=placement, kv_events=EVENTS
+    )
 
 
 def option(words: list[str], name: str) -> str:
