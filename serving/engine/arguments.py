@@ -21,11 +21,18 @@ OWNED_OPTIONS = frozenset(
         "ssl-keyfile", "ssl-certfile", "lora-modules", "enable-lora", "tensor-parallel-size",
         "pipeline-parallel-size", "distributed-executor-backend", "trust-request-chat-template",
         "enable-log-requests", "enable-log-outputs", "log-error-stack", "trust-remote-code",
-        "config", "kv-events-config",
+        "config", "kv-events-config", "tool-parser-plugin", "reasoning-parser-plugin", "worker-cls",
+        "worker-extension-cls", "logits-processors", "allowed-local-media-path",
     }
 )  # fmt: skip
 """vLLM options that Galerne sets itself, or that would log prompts, run foreign code or open a way
 around the gateway."""
+
+
+_NO_DOMAIN = "none.invalid"
+"""No host has this name (RFC 2606). Without a list vLLM fetches whatever a client's `image_url`
+names, from inside of the operator's network; an operator who wants that names the domains in
+`extra_args`. Images in `data:` URLs need none."""
 
 
 def engine_arguments(
@@ -63,6 +70,7 @@ def engine_arguments(
         "no-disable-hybrid-kv-cache-manager": True,
         "enable-prompt-tokens-details": True,
         "disable-uvicorn-access-log": True,
+        "allowed-media-domains": [_NO_DOMAIN],
         "tensor-parallel-size": engine.tensor_parallel_size,
         "pipeline-parallel-size": engine.pipeline_parallel_size,
         "distributed-executor-backend": placement.executor,
@@ -93,10 +101,14 @@ def engine_environment(resources: ResourceSettings, *, num_cores: int) -> dict[s
     >>> engine_environment(cpu, num_cores=8)["OMP_NUM_THREADS"]
     '7'
     >>> engine_environment(ResourceSettings(device="gpu"), num_cores=8)
-    {'VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES': '0'}
+    {'VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES': '0', 'VLLM_MEDIA_URL_ALLOW_REDIRECTS': '0'}
     """
     # Whole hashes: those of following blocks cannot be made of a part of one.
-    environment = {"VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES": "0"}
+    environment = {
+        "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES": "0",
+        # An allowed domain must not lead on to one that is not.
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    }
     if resources.device == "gpu":
         return environment
     num_threads = int(resources.num_cpus) or max(num_cores - 1, 1)

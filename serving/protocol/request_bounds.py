@@ -71,6 +71,7 @@ class _Item(msgspec.Struct):
     name: str | None = None
     arguments: str | None = None
     output: Any = None
+    summary: list[_Part] | None = None
     tools: Any = None
 
     @property
@@ -83,9 +84,19 @@ class _Item(msgspec.Struct):
                 return None not in (self.call_id, self.name, self.arguments)
             case "function_call_output":
                 return None not in (self.call_id, self.output)
+            case "reasoning":
+                return self.summary is not None
         return False
 
 
+class _Format(msgspec.Struct):
+    """`response_format`, or the `text` of a Responses request, which holds one."""
+
+    type: Any = None
+    format: _Format | None = None
+
+
+_format_decoder = msgspec.json.Decoder(_Format)
 _fields_decoder = msgspec.json.Decoder(Fields)
 _messages_decoder = msgspec.json.Decoder(list[_Message])
 _conversations_decoder = msgspec.json.Decoder(list[list[_Message]])
@@ -123,12 +134,26 @@ def asks_for_grammar(body: bytes) -> bool:
 
     >>> asks_for_grammar(b'{"structured_outputs": {"grammar": "root ::= root"}}')
     True
-    >>> asks_for_grammar(b'{"response_format": null}')
+    >>> asks_for_grammar(b'{"response_format": {"type": "text"}, "text": {"verbosity": "low"}}')
     False
     """
     fields = _fields_decoder.decode(body)
-    given = [bytes(fields[name]) for name in (_COMPILED | {"tool_choice"}) & fields.keys()]
-    return any(raw not in _UNCONSTRAINED for raw in given)
+    names = (_COMPILED | {"tool_choice"}) & fields.keys()
+    return any(_constrains(name, bytes(fields[name])) for name in names)
+
+
+def _constrains(name: str, raw: bytes) -> bool:
+    """Whether the field asks for more than text as it comes."""
+    if raw in _UNCONSTRAINED:
+        return False
+    if name not in ("text", "response_format"):
+        return True
+    try:
+        given = _format_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return True
+    wanted = given.format if name == "text" else given
+    return wanted is not None and wanted.type != "text"
 
 
 def _check_fields(path: str, body: bytes, limits: LimitSettings) -> None:
@@ -261,8 +286,8 @@ def _check_items(raw: msgspec.Raw) -> list[object]:
     num_other = sum(not item.is_common for item in items)
     if len(items) > _MAX_RESPONSES_ITEMS or num_other > _MAX_OTHER_ITEMS:
         raise RequestError(
-            f"`input` has {len(items)} items, {num_other} of them neither messages nor function "
-            f"calls; send at most {_MAX_RESPONSES_ITEMS}, and {_MAX_OTHER_ITEMS} of those",
+            f"`input` has {len(items)} items, {num_other} of them neither messages, calls nor "
+            f"reasoning; send at most {_MAX_RESPONSES_ITEMS}, and {_MAX_OTHER_ITEMS} of those",
             code="too_many_values",
             param="input",
         )

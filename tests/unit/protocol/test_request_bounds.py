@@ -88,6 +88,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A
         ("/v1/rerank", {"query": "a", "documents": ["a"] * 1000}),
         ("/v1/score", {"text_1": "a", "text_2": ["b", "c"]}),
         ("/v1/responses", {"input": "hello"}),
+        ("/v1/responses", {"input": [{"type": "reasoning", "id": "r", "summary": []}] * 500}),
         (
             "/v1/responses",
             {
