@@ -22,7 +22,8 @@ from serving.settings import ModelSettings
 
 _OPTION = re.compile(r"--([a-z0-9-]+)")
 _WEIGHTS = Path("weights")
-"""In the place of the model folder, at which the check does not look."""
+_KV_EVENTS = "ipc:///events"
+"""In the place of the model folder and a socket, at which the check does not look."""
 
 
 def check_options(models: Mapping[str, ModelSettings]) -> None:
@@ -39,6 +40,7 @@ def check_options(models: Mapping[str, ModelSettings]) -> None:
             model,
             weights=_WEIGHTS,
             placement=plan_placement(model.engine, resources=model.resources),
+            kv_events=_KV_EVENTS,
         )
         for model_id, model in models.items()
     }
