@@ -44,9 +44,9 @@ class Inspector:
 
     async def rollout(self, targets: Mapping[str, DeploymentTarget]) -> dict[str, Any]:
         """Whether the targets are reached: `done`, `message`, `failure`, `remark`."""
-        views, failure = await asyncio.gather(
-            self._views(), asyncio.to_thread(serve_control.application_failure, self._name)
-        )
+        # In this order: the views then tell the cause of a failure.
+        failure = await asyncio.to_thread(serve_control.application_failure, self._name)
+        views = await self._views()
         return compose_rollout(
             views.states,
             targets,

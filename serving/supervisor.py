@@ -208,6 +208,8 @@ class Supervisor:
             ):
                 return
             if failure := await asyncio.to_thread(serve_control.application_failure, APP_NAME):
+                # Asked again: the deployment may have failed since.
+                states = await asyncio.to_thread(serve_control.deployment_states, APP_NAME)
                 raise _start_failure(failure_cause(states, failure), self._paths)
             if time.monotonic() > deadline:
                 raise _start_failure(

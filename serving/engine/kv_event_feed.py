@@ -87,7 +87,8 @@ class KvEventFeed:
         self._adapters = adapters
         self._next_seq = 0
         self.num_gaps = 0
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # bounded by who is asked every 50 ms
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(endpoint)
@@ -110,7 +111,7 @@ class KvEventFeed:
 
     def close(self) -> None:
         """Listen no more."""
-        self._socket.close()
+        self._context.destroy(linger=0)
 
     def _read(self, seq: int, payload: bytes) -> list[KvEvent]:
         missing = seq - self._next_seq

@@ -52,7 +52,8 @@ class Engine:
 
     def __init__(self, endpoint: str) -> None:
         self.seq = 0
-        self._socket = zmq.Context.instance().socket(zmq.XPUB)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.XPUB)
         self._socket.bind(endpoint)
 
     def wait_for_subscriber(self) -> None:
@@ -96,7 +97,7 @@ class Engine:
         return {"type": "BlockRemoved", "block_hashes": list(hashes), "medium": "GPU"}
 
     def close(self) -> None:
-        self._socket.close(linger=0)
+        self._context.destroy(linger=0)
 
 
 @pytest.fixture
