@@ -33,6 +33,11 @@ _BIND = re.compile(r"^\s+bind (\S+)", re.MULTILINE)
 _FALLBACK = re.compile(r"^(?: +#.*\n)? +server \S+ \S+ check backup\n", re.MULTILINE)
 _HEADER_TIMEOUT_MAX_S = 300
 _PR_SET_PDEATHSIG = 1
+_GLOBAL_MAXCONN = re.compile(r"^global\n(?:\s.*\n)*?\s+maxconn (\d+)$", re.MULTILINE)
+_SPARE_CONNECTIONS = 32
+"""HAProxy counts two sockets for each of `maxconn` and hardly any for itself, so that the last
+clients it lets in find none to a gateway and get a 503 at once; behind one such client the whole
+queue of the kernel was refused. With fewer clients than sockets they wait for their turn."""
 _MAX_HEADERS = 1024
 """HAProxy's own 101 would refuse what the gateway takes. Costs 32 bytes of stack each while a head
 is parsed, and nothing per connection."""
@@ -107,13 +112,21 @@ def harden(config_text: str, hardening: Hardening) -> str:
     """
     sections = _SECTION_START.split(config_text)
     has_application = "\n    use_backend " in config_text
-    for edit in _edits(hardening, has_application=has_application):
+    max_clients = max(_max_connections(config_text) - _SPARE_CONNECTIONS, 1)
+    for edit in _edits(hardening, max_clients=max_clients, has_application=has_application):
         sections = _apply(sections, edit)
     _refuse_unknown_listeners(sections, hardening)
     return "".join(map(_without_fallback, sections))
 
 
-def _edits(hardening: Hardening, *, has_application: bool) -> tuple[_Edit, ...]:
+def _max_connections(config_text: str) -> int:
+    found = _GLOBAL_MAXCONN.search(config_text)
+    if found is None:
+        raise _template_changed("expected maxconn in section 'global'")
+    return int(found[1])
+
+
+def _edits(hardening: Hardening, *, max_clients: int, has_application: bool) -> tuple[_Edit, ...]:
     host = hardening.internal_host
     host = f"[{host}]" if ":" in host else host
     # Before Ray has announced the application every path is unmatched: a client should retry.
@@ -156,8 +169,9 @@ def _edits(hardening: Hardening, *, has_application: bool) -> tuple[_Edit, ...]:
         _Edit(
             "frontend rules",
             "frontend http_frontend",
-            rf"(\n +bind \S+\n)(?:{re.escape(_FRONTEND_RULES)})?(?!(?s:.*)\n +bind )",
-            rf"\g<1>{_FRONTEND_RULES}",
+            r"(\n +bind \S+\n)(?: +maxconn \d+\n)?"
+            rf"(?:{re.escape(_FRONTEND_RULES)})?(?!(?s:.*)\n +(?:bind|maxconn) )",
+            rf"\g<1>    maxconn {max_clients}\n{_FRONTEND_RULES}",
         ),
         # It names the application and its routes to everyone.
         _Edit(

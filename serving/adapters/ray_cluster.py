@@ -80,6 +80,10 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_dir / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Else three failed connections, which a burst at the limit of file descriptors makes, take
+        # a gateway out for a second; if it is the only one, everybody is refused meanwhile. A
+        # gateway that is gone refuses connections, and those are made to another at once.
+        "RAY_SERVE_HAPROXY_OBSERVE_MARK_DOWN_ENABLED": "0",
         # Cuts clients that take no bytes, which a gateway cannot: ASGI has no way to reset a
         # connection. Waiting for a slow answer does not count (measured on HAProxy 2.8.25).
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_client_timeout_s(settings.gateway.limits)),
