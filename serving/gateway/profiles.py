@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from serving.core.types import ReplicaId
@@ -15,8 +14,6 @@ from serving.routing.snapshots import RequestProfile
 _BYTES_PER_TOKEN = 4
 """Of text in European languages, JSON around it included, for models of the last years."""
 _EXPECTED_OUTPUT_TOKENS = 256
-
-logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True)
