@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,8 +16,11 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from serving.adapters.local_ports import HeldPorts
+
 _STOP_TIMEOUT_S = 30.0
 _LOG_TAIL_LINES = 15
+_held = HeldPorts()  # until this process ends
 
 
 class StartError(RuntimeError):
@@ -81,14 +83,12 @@ def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM)
 
 
 def free_ports(count: int) -> list[int]:
-    """Different TCP ports of the loopback address that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Different TCP ports of the loopback address, kept from everybody who asks for any port."""
+    return [_held.hold("127.0.0.1", 0) for _ in range(count)]
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that was free a moment ago."""
+    """A TCP port of the loopback address, kept from everybody who asks for any port."""
     return free_ports(1)[0]
 
 

@@ -25,6 +25,7 @@ from serving.adapters.deployment_state import (
     DeploymentState,
     DeploymentTarget,
 )
+from serving.adapters.local_ports import HeldPorts, check_port
 from serving.adapters.run_record import RunRecord, own_record
 from serving.adapters.secrets_file import check_room, ensure_secret, read_secret
 from serving.adapters.settings_loader import override_settings
@@ -66,6 +67,7 @@ class Supervisor:
         self._clocks: asyncio.Task[None] | None = None
         self._control: ControlServer | None = None
         self._control_url = ""
+        self._ports = HeldPorts()
         self._created = int(time.time())
         self._is_ready = False
         self._stop_by = 0.0  # monotonic; when requests that still run are cut
@@ -86,7 +88,7 @@ class Supervisor:
             )
         if num_ended := process_tree.end_leftovers(ray_cluster.run_dir_of(self._paths)):
             report(process_tree.told(num_ended))
-        ray_cluster.check_port(self._settings.endpoint.host, self._settings.endpoint.port)
+        check_port(self._settings.endpoint.host, self._settings.endpoint.port)
         for folder in (self._paths.state_dir, self._paths.log_dir):
             check_room(folder)
 
@@ -171,19 +173,21 @@ class Supervisor:
             await self._control.stop()
         await asyncio.to_thread(ray_cluster.stop_ray)
         await process_tree.end(children)
+        self._ports.release()
         self._paths.run_file.unlink(missing_ok=True)
 
     def _start_cluster(self) -> None:
         if self._settings.cluster.address is not None:
             ray_cluster.connect_ray(self._settings.cluster.address)
             return
+        self._ports.hold(self._settings.endpoint.host, self._settings.endpoint.port)
         run_dir = ray_cluster.make_run_dir(self._paths)
         environment = ray_cluster.cluster_environment(
             self._settings,
             self._paths,
             run_dir=run_dir,
             edge=EDGE,
-            ports=ray_cluster.free_ports(),
+            ports=self._ports.hold_local(),
         )
         ray_cluster.drop_old_sessions(run_dir)
         ray_cluster.start_ray(environment, run_dir)

@@ -8,15 +8,14 @@ import logging
 import math
 import os
 import shutil
-import socket
 import stat
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from serving.adapters.descriptors import descriptor_limit
+from serving.adapters.local_ports import LocalPorts
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
@@ -24,14 +23,6 @@ from serving.settings import LimitSettings, Settings
 
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Serve passes requests over HTTP; the object store only carries deployment definitions."""
-
-
-class LocalPorts(NamedTuple):
-    """Ports that Serve's processes listen on besides the endpoint."""
-
-    haproxy_stats: int
-    haproxy_metrics: int
-    fallback_proxy: int
 
 
 _MAX_RUN_DIR_CHARS = 28
@@ -84,6 +75,9 @@ def cluster_environment(
         # a gateway out for a second; if it is the only one, everybody is refused meanwhile. A
         # gateway that is gone refuses connections, and those are made to another at once.
         "RAY_SERVE_HAPROXY_OBSERVE_MARK_DOWN_ENABLED": "0",
+        # Nobody gets in while the process that watches over HAProxy is gone; Serve asks three times
+        # before it starts another, by default every 10 s.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # Cuts clients that take no bytes, which a gateway cannot: ASGI has no way to reset a
         # connection. Waiting for a slow answer does not count (measured on HAProxy 2.8.25).
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_client_timeout_s(settings.gateway.limits)),
@@ -143,38 +137,6 @@ def _client_timeout_s(limits: LimitSettings) -> int:
     """HAProxy's limit on a client's inactivity: never before the gateway's own answer to it."""
     slowest_refusal_s = limits.upload_timeout_s + _REFUSAL_MARGIN_S
     return math.ceil(max(limits.stalled_read_timeout_s, slowest_refusal_s))
-
-
-def check_port(host: str, port: int) -> None:
-    """Return if the endpoint's port is free.
-
-    Raises:
-        ConfigError: `port_in_use` or `address_unusable`.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except PermissionError as error:
-            raise _address_error(
-                f"this user may not listen on port {port}", "use a port above 1023"
-            ) from error
-        except OSError as error:
-            if error.errno != 98:  # EADDRINUSE
-                raise _address_error(
-                    f"cannot listen on {host}: {error.strerror}", "check endpoint.host"
-                ) from error
-            raise ConfigError(
-                f"port {port} is already in use",
-                code="port_in_use",
-                param="endpoint.port",
-                hint=f"choose another with --port, or see who has it: ss -ltnp 'sport = :{port}'",
-            ) from error
-
-
-def _address_error(message: str, hint: str) -> ConfigError:
-    return ConfigError(message, code="address_unusable", param="endpoint", hint=hint)
 
 
 def run_dir_of(paths: StatePaths) -> Path:
@@ -259,15 +221,6 @@ def stop_ray() -> None:
     import ray
 
     ray.shutdown()
-
-
-def free_ports() -> LocalPorts:
-    """Ports of the loopback address that were free a moment ago, all different."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in LocalPorts._fields]
-    ports = [int(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return LocalPorts(*ports)
 
 
 def check_gpus(settings: Settings) -> None:

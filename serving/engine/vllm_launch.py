@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import ray
 
 from serving.core.types import ModelId
 from serving.engine.arguments import engine_arguments, engine_environment
+from serving.engine.socket_dir import make_socket_dir
 from serving.engine.vllm_shim import KvEventSource, VllmEngine, start_engine
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement, tensor_group_spans_nodes
@@ -30,8 +30,8 @@ async def launch_vllm(
         ConfigError: the weights, the options or the placement cannot be used.
     """
     _refuse_split_tensor_group(model)
-    # A folder that is nobody else's, and a short path: sockets have 107 characters.
-    kv_events = f"ipc://{tempfile.mkdtemp(prefix='galerne-kv-')}/events"
+    sockets = make_socket_dir()
+    kv_events = f"ipc://{sockets}/events"
     arguments = engine_arguments(
         model_id,
         model,
@@ -41,6 +41,7 @@ async def launch_vllm(
     )
     num_cores = len(os.sched_getaffinity(0))
     os.environ.update(engine_environment(model.resources, num_cores=num_cores))
+    os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # not loose in the temporary folder
     return await start_engine(
         arguments,
         hang_timeout_s=model.engine.hang_timeout_s,

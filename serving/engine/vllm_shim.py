@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from serving.core.prefill_rate import PrefillRate
 from serving.core.progress import ProgressWatch
 from serving.core.types import EngineDescription, EngineLoad
 from serving.engine.kv_event_feed import KvEventFeed
+from serving.engine.load_recorder import LoadRecorder
 from serving.errors import ConfigError, EngineError
 from serving.protocol.state_frames import CacheLayout
 from serving.routing.block_hashing import BlockHasher
@@ -81,7 +81,7 @@ class VllmEngine:
     description: EngineDescription
     layout: CacheLayout
     _llm: AsyncLLM
-    _loads: _LoadRecorder
+    _loads: LoadRecorder
     _watch: ProgressWatch
     _events: KvEventFeed | None
 
@@ -241,7 +241,7 @@ def parse_options(arguments: list[str]) -> Namespace:
     return args
 
 
-def _start_llm(args: Namespace, watch: ProgressWatch) -> tuple[AsyncLLM, _LoadRecorder]:
+def _start_llm(args: Namespace, watch: ProgressWatch) -> tuple[AsyncLLM, LoadRecorder]:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -249,7 +249,7 @@ def _start_llm(args: Namespace, watch: ProgressWatch) -> tuple[AsyncLLM, _LoadRe
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
         usage_context=UsageContext.OPENAI_API_SERVER
     )
-    loads = _LoadRecorder(config, watch)
+    loads = LoadRecorder(config, watch)
     llm = AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
@@ -295,68 +295,3 @@ def _describe(config: VllmConfig, tasks: tuple[Any, ...]) -> EngineDescription:
         kv_blocks_total=cache.num_gpu_blocks or 0,
         tasks=tuple(str(task) for task in tasks),
     )
-
-
-class _LoadRecorder:
-    """Keeps vLLM's latest scheduler statistics.
-
-    vLLM calls the instance as a logger factory, then `record` once per engine step on the event
-    loop. Source: `StatLoggerBase` in vllm/v1/metrics/loggers.py, vLLM 0.32.
-    """
-
-    def __init__(self, config: VllmConfig, watch: ProgressWatch) -> None:
-        self._config = config
-        self._watch = watch
-        self.latest = EngineLoad(running=0, waiting=0, kv_blocks_used=0)
-        self.queued_tokens: Callable[[], int] = int
-        """Prompt tokens of the requests that have no output yet."""
-        self._prefill_rate = PrefillRate()
-        self._prefilling_since: float | None = None
-
-    def __call__(self, config: VllmConfig, engine_index: int = 0) -> _LoadRecorder:
-        del engine_index
-        self._config = config
-        return self
-
-    def record(
-        self,
-        scheduler_stats: Any,
-        iteration_stats: Any,
-        mm_cache_stats: Any = None,
-        engine_idx: int = 0,
-    ) -> None:
-        del mm_cache_stats, engine_idx
-        now = monotonic()
-        self._watch.step(now)
-        self._record_prefill(iteration_stats, now)
-        if scheduler_stats is None:
-            return
-        # BlockPool.get_usage() is a share of all blocks but the null block
-        # (vllm/v1/core/block_pool.py, vLLM 0.32).
-        usable = max((self._config.cache_config.num_gpu_blocks or 1) - 1, 0)
-        self.latest = EngineLoad(
-            running=scheduler_stats.num_running_reqs,
-            waiting=scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs,
-            kv_blocks_used=round(scheduler_stats.kv_cache_usage * usable),
-            prefill_tokens_per_s=self._prefill_rate.per_second,
-        )
-
-    def _record_prefill(self, stats: Any, now: float) -> None:
-        """vLLM tells of a prompt when it is computed, so the time since the last one belongs to
-        it, or its own TTFT if nothing was being computed before."""
-        if stats is None:
-            return
-        if computed := stats.prompt_token_stats.computed:
-            since = self._prefilling_since
-            seconds = max(stats.time_to_first_tokens_iter) if since is None else now - since
-            self._prefill_rate.record(num_tokens=computed, seconds=seconds)
-        if not self.queued_tokens():
-            self._prefilling_since = None
-        elif computed or self._prefilling_since is None:
-            self._prefilling_since = now
-
-    def log_engine_initialized(self) -> None: ...
-
-    def log(self) -> None: ...
-
-    def record_sleep_state(self, is_awake: int, level: int) -> None: ...

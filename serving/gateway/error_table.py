@@ -162,8 +162,8 @@ def _known_refusal(message: str, param: str | None) -> RequestError | None:
         )
     if "--tool-call-parser" in message:
         return RequestError(
-            "This model calls no tools: its setting models.NAME.engine.tool_call_parser is not "
-            "set; leave out `tools`, or send `tool_choice: none`",
+            "This model calls no tools, as its setting `engine.tool_call_parser` is not set; leave "
+            "out `tools`, or send `tool_choice: none`",
             code="tool_parser_missing",
             param="tools",
         )

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import httpx
 import psutil
 
 from e2e.lora import ADAPTER, write_adapter
+from loadtest.processes import free_port
 
 T = TypeVar("T")
 
@@ -81,11 +81,6 @@ def galerne(
         timeout=timeout_s,
         check=False,
     )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_until(

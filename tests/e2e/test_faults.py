@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -240,6 +241,28 @@ def is_whole_again(platform: Platform, lost_pid: int) -> bool:
     return len(running) == len(replicas) == NUM_ENGINES and lost_pid not in {
         replica["pid"] for replica in running
     }
+
+
+# --- a proxy whose keeper dies -------------------------------------------------------------------
+
+
+def test_the_endpoint_comes_back_when_haproxys_keeper_has_died(fleet: Platform) -> None:
+    """Ray ends HAProxy with the process that watches over it; Serve must notice by itself."""
+    fleet.note_processes()
+    (keeper,) = (p for p in fleet.processes if is_named(p, "ray::HAProxyManager"))
+    keeper.kill()
+    begun = time.monotonic()
+    keeper.wait(timeout=10)
+    with fleet.client() as client:
+        wait_until(lambda: answers(client), timeout_s=25, what="the endpoint")
+        print(f"reachable again after {time.monotonic() - begun:.1f} s")
+        assert ask(client).status_code == 200
+
+
+def is_named(process: psutil.Process, title: str) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(word.startswith(title) for word in process.cmdline())
+    return False
 
 
 # --- a full disk ---------------------------------------------------------------------------------

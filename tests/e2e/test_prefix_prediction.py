@@ -37,6 +37,7 @@ class Indexed:
 
     def __init__(self, engine: VllmEngine) -> None:
         self.engine = engine
+        self.num_removed = 0
         self.hasher = BlockHasher(SECRET, block_size=engine.layout.block_size)
         groups = [CacheGroup(window) for window in engine.layout.window_blocks]
         self._index = PrefixIndex(groups, max_entries=100_000)
@@ -50,6 +51,7 @@ class Indexed:
             change = self.engine.cache_change()
             for group, names in change.removed.items():
                 self._index.remove(REPLICA, names, group=group)
+                self.num_removed += len(names)
             for group, names in change.stored.items():
                 self._index.store(REPLICA, names, group=group)
             num_quiet = 0 if change else num_quiet + 1
@@ -81,7 +83,7 @@ class Indexed:
 async def indexed(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Indexed]:
-    """The demo model, as it is and with full attention, with room for 70 blocks."""
+    """The demo model, as it is and with full attention, with room for 35 blocks."""
     demo = resolve_weights(WeightSettings(source="demo"), StatePaths.from_environment())
     folder = demo if request.param == "window" else with_full_attention(demo, tmp_path / "full")
     model = ModelSettings.model_validate(
@@ -90,7 +92,7 @@ async def indexed(
             "adapters": {ADAPTER: str(write_adapter(tmp_path / "adapter"))},
             "resources": {"device": "cpu", "num_cpus": 0},
             "engine": {
-                "kv_cache_gib": 0.2, "max_model_len": 4096, "max_num_batched_tokens": 256,
+                "kv_cache_gib": 0.1, "max_model_len": 2048, "max_num_batched_tokens": 256,
                 "enforce_eager": True,
             },
         }
@@ -126,7 +128,7 @@ def with_full_attention(demo: Path, folder: Path) -> Path:
 async def test_every_hit_is_foretold(indexed: Indexed) -> None:
     """Prompts share beginnings, end in the middle of blocks, and push each other out."""
     rng = Random(1)
-    known = [rng.choices(TOKENS, k=length) for length in (40, 300, 700, 1300)]
+    known = [rng.choices(TOKENS, k=length) for length in (150, 300, 700, 1300)]
     wrong, hits = [], 0
     for number in range(NUM_REQUESTS):
         start = rng.choice(known)
@@ -134,11 +136,12 @@ async def test_every_hit_is_foretold(indexed: Indexed) -> None:
         prompt = prompt + rng.choices(TOKENS, k=rng.choice([0, 5, 200]))
         scope: dict[str, Any] = {
             "salt": rng.choice(["one", "one", "two"]),
-            "lora": rng.choice([None, None, ADAPTER]),
+            # The CPU kernels of LoRA read 80 tokens/s.
+            "lora": rng.choice([None, ADAPTER]) if len(prompt) < 400 else None,
         }
         await indexed.follow()
         predicted = indexed.predicted(prompt, **scope)
-        found = await indexed.cached_tokens(prompt, num_tokens=rng.choice([1, 40]), **scope)
+        found = await indexed.cached_tokens(prompt, num_tokens=rng.choice([1, 12]), **scope)
         hits += found > 0
         if found != predicted:
             wrong.append((number, len(prompt), scope, predicted, found))
@@ -146,6 +149,7 @@ async def test_every_hit_is_foretold(indexed: Indexed) -> None:
             known.append(prompt)
     print(f"{hits} of {NUM_REQUESTS} requests had a hit")
     assert not wrong
+    assert indexed.num_removed
     assert 2 < hits < NUM_REQUESTS
 
 

@@ -34,6 +34,7 @@ from test_gateway_stack import (
     until,
 )
 
+from loadtest.processes import free_port
 from serving.gateway.connections import Connections
 from serving.gateway.exchange import ClientGoneError, Exchange
 from serving.gateway.relay import Relay
@@ -65,11 +66,6 @@ async def status_of(stack: Stack) -> int:
     async with stack.post() as response:
         await response.read()
         return int(response.status)
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

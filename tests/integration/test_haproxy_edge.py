@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 from haproxy_template import render
 
+from loadtest.processes import free_ports
+
 HEADER_TIMEOUT_S = 1
 DEADLINE_S = 15.0
 BUFFER_BYTES = 128 * 1024
@@ -46,14 +48,6 @@ class Answer:
         assert int(self.headers["content-length"]) == len(self.body)
         error: dict[str, Any] = json.loads(self.body)["error"]
         return error
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def _until(condition: Callable[[], bool]) -> None:
@@ -94,7 +88,7 @@ def fallback_port() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory, fallback_port: int) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("edge")
-    port, stats_port, metrics_port, dead_port = _free_ports(4)
+    port, stats_port, metrics_port, dead_port = free_ports(4)
     edge = Edge(port, stats_port, metrics_port)
     config = render(
         folder,
@@ -211,7 +205,7 @@ def test_statistics_and_metrics_listen_on_loopback_only(edge: Edge) -> None:
 
 
 def test_haproxy_does_not_outlive_what_started_it(tmp_path: Path) -> None:
-    port, stats_port, metrics_port = _free_ports(3)
+    port, stats_port, metrics_port = free_ports(3)
     config = render(tmp_path, endpoint_port=port, stats_port=stats_port, metrics_port=metrics_port)
     script = Path(sys.executable).with_name("galerne-haproxy")
     start = "import subprocess, sys; subprocess.run(sys.argv[1:])"
@@ -223,7 +217,7 @@ def test_haproxy_does_not_outlive_what_started_it(tmp_path: Path) -> None:
 
 def test_a_gateway_sees_no_upgrade(tmp_path: Path) -> None:
     seen: list[bytes] = []
-    port, stats_port, metrics_port = _free_ports(3)
+    port, stats_port, metrics_port = free_ports(3)
     with socket.create_server(("127.0.0.1", 0)) as gateway:
         config = render(
             tmp_path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
+from loadtest.processes import free_port
 from serving.settings import TimingSettings
 
 TIMING = {
@@ -29,11 +29,6 @@ TIMING = {
 }
 LIMITS = ("--chunk-tokens", "256", "--window", "512")
 GALERNE = (sys.executable, "-m", "serving")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

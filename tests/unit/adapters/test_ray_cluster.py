@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,8 @@ from typing import Any
 
 import pytest
 
-from serving.adapters.ray_cluster import (
-    LocalPorts,
-    check_port,
-    cluster_environment,
-    free_ports,
-    make_run_dir,
-)
+from serving.adapters.local_ports import LocalPorts
+from serving.adapters.ray_cluster import cluster_environment, make_run_dir
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.settings import Settings
@@ -113,53 +107,6 @@ def test_the_hub_is_asked_only_if_a_model_is_there(
     paths: StatePaths, models: dict[str, Any], is_offline: bool
 ) -> None:
     assert ("HF_HUB_OFFLINE" in environment(paths, models=models)) is is_offline
-
-
-# --- ports -------------------------------------------------------------------------------------
-
-
-def test_a_free_port_passes() -> None:
-    port = free_ports()[0]
-    check_port(HOST, port)
-
-
-@pytest.mark.parametrize("address", [HOST, "0.0.0.0"])
-@pytest.mark.parametrize("wanted", [HOST, "0.0.0.0", "localhost"])
-def test_a_busy_port_is_named(address: str, wanted: str) -> None:
-    with socket.create_server((address, 0)) as listener:
-        port = listener.getsockname()[1]
-        with pytest.raises(ConfigError, match=str(port)) as caught:
-            check_port(wanted, port)
-
-    assert (caught.value.code, caught.value.param) == ("port_in_use", "endpoint.port")
-    assert "--port" in caught.value.hint
-
-
-def test_a_port_that_was_just_in_use_passes() -> None:
-    with socket.create_server((HOST, 0)) as listener:
-        port = listener.getsockname()[1]
-        with socket.create_connection((HOST, port)) as client, listener.accept()[0] as accepted:
-            accepted.close()  # the server's side lingers in TIME_WAIT
-            client.recv(1)
-    check_port(HOST, port)
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", ""])
-def test_an_address_of_another_machine_is_unusable(host: str) -> None:
-    port = free_ports()[0]
-    if host == "":
-        check_port(host, port)  # every address, as for bind(2)
-        return
-    with pytest.raises(ConfigError) as caught:
-        check_port(host, port)
-    assert caught.value.code == "address_unusable"
-
-
-def test_free_ports_are_different_and_free() -> None:
-    ports = free_ports()
-    assert len(set(ports)) == len(ports)
-    for port in ports:
-        check_port(HOST, port)
 
 
 # --- the run folder ----------------------------------------------------------------------------
