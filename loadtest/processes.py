@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import signal
@@ -20,7 +21,8 @@ from serving.adapters.local_ports import HeldPorts
 
 _STOP_TIMEOUT_S = 30.0
 _LOG_TAIL_LINES = 15
-_held = HeldPorts()  # until this process ends
+_held = HeldPorts()
+atexit.register(_held.release)
 
 
 class StartError(RuntimeError):

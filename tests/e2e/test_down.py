@@ -29,7 +29,7 @@ SETTINGS = (
     f"models.{MODEL}.simulator.start_s=0",
     f"models.{MODEL}.simulator.timing.step_s={STEP_S}",
 )
-CUT_S = 5.0
+CUT_S = 15.0
 """Bound on the end of a stream that is cut, on a loaded machine."""
 
 
