@@ -1,11 +1,12 @@
 # Every target sets itself up: .venv with the versions of requirements.lock, then the demo model.
 .DEFAULT_GOAL := help
-.PHONY: help serve test bench check format lock clean
+.PHONY: help serve test bench chaos check format lock clean
 
 PORT ?= 8000
 ARGS ?=
 BENCH ?= relay
 PEERS ?=
+FAULTS ?=
 VENV := .venv
 READY := $(VENV)/.galerne-ready
 
@@ -24,6 +25,10 @@ test: $(READY) ## Run every test (ARGS="-k name" picks some)
 bench: $(READY) ## Compare with peers (BENCH=relay|throughput|scaleout|fidelity PEERS=a,b)
 	@$(VENV)/bin/galerne model prepare demo
 	@$(VENV)/bin/python -m loadtest.bench $(BENCH) $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
+chaos: $(READY) ## Break a simulated fleet under load and compare its streams (FAULTS=a,b)
+	@$(VENV)/bin/galerne model prepare demo
+	@$(VENV)/bin/python -m loadtest.chaos $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
 
 check: $(READY) ## Check format, lint, types and layers
 	$(VENV)/bin/ruff format --check .

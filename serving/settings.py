@@ -84,6 +84,9 @@ class LimitSettings(_Section):
     max_schema_repeat: int = Field(10_000, ge=1)
     """Repetitions in such a schema, summed over minItems, maxItems and the {n,m} of patterns. Some
     compilers write each one out: 10,000 cost 2 MB and 50 ms, a billion all memory there is."""
+    max_journal_bytes: int = Field(1024 * 1024, ge=0)
+    """Kept of each stream, so that another replica can go on with it: 15 bytes a token. A longer
+    stream ends with an error if its replica is lost; 0 lets each do so."""
     max_tokenize_bytes: int = Field(1024 * 1024, ge=1024)
     """Largest body of `/tokenize` and `/detokenize`, 250k tokens: engines tokenize without looking
     at the context length first, 1.6 s of CPU per MiB beside the requests they serve."""

@@ -26,7 +26,7 @@ from serving.adapters.ray_cluster import make_run_dir
 from serving.adapters.state_paths import StatePaths
 from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
 
-_SIM_MODEL = "sim"
+SIM_MODEL = "sim"
 _START_TIMEOUT_S = 300
 _DOWN_TIMEOUT_S = 150
 
@@ -57,9 +57,24 @@ class Platform:
             raise UnavailableError(f"galerne {words[0]} took over {timeout_s:.0f} s") from error
         return done.stdout
 
+    def status(self) -> dict[str, Any]:
+        """What `galerne status --json` says."""
+        document: dict[str, Any] = json.loads(self.run("status", "--json", timeout_s=30))
+        return document
+
+    def access_log(self) -> Iterator[dict[str, Any]]:
+        """The requests that the gateways have logged."""
+        for path in (self._state / "logs").glob("gateway-*.jsonl"):
+            yield from map(json.loads, path.read_text().splitlines())
+
+    def descendants(self) -> list[psutil.Process]:
+        """Every process of the platform but the first."""
+        supervisor = json.loads((self._state / "run.json").read_text())["pid"]
+        return _children(psutil.Process(supervisor))
+
     def processes(self) -> Roles:
         """Every process by role: `gateway`, `haproxy`, `engine`, and `ray` for all others."""
-        status = json.loads(self.run("status", "--json", timeout_s=30))
+        status = self.status()
         gateways = {row["pid"] for row in status["gateways"]}
         engines = {row["pid"] for model in status["models"] for row in model["replicas"]}
         supervisor = psutil.Process(json.loads((self._state / "run.json").read_text())["pid"])
@@ -93,7 +108,7 @@ class Platform:
 
 
 @contextmanager
-def platform(model: str, words: Sequence[str]) -> Iterator[Server]:
+def started(model: str, words: Sequence[str]) -> Iterator[tuple[Platform, Server]]:
     """A platform started with these options of `galerne up`; it is down on exit.
 
     Raises:
@@ -108,10 +123,17 @@ def platform(model: str, words: Sequence[str]) -> Iterator[Server]:
             headers = {"Authorization": f"Bearer {json.loads(made)['key']}"}
             url = f"http://127.0.0.1:{port}"
             server = Server(url, model, headers, galerne.processes)
-            yield replace(server, direct=galerne.engine(url, model))
+            yield galerne, replace(server, direct=galerne.engine(url, model))
         finally:
             galerne.run("down", timeout_s=_DOWN_TIMEOUT_S)
             galerne.drop_run_folder()
+
+
+@contextmanager
+def platform(model: str, words: Sequence[str]) -> Iterator[Server]:
+    """As `started`, for whoever only sends requests."""
+    with started(model, words) as (_, server):
+        yield server
 
 
 def simulated(settings: Mapping[str, Any], *, replicas: int = 1) -> AbstractContextManager[Server]:
@@ -120,9 +142,13 @@ def simulated(settings: Mapping[str, Any], *, replicas: int = 1) -> AbstractCont
     Args:
         settings: overrides of the model by path, for example `simulator.timing.step_s`.
     """
-    below = {f"models.{_SIM_MODEL}.{path}": value for path, value in settings.items()}
-    words = ["--preset", "sim", "--replicas", str(replicas), *set_options(below)]
-    return platform(_SIM_MODEL, words)
+    return platform(SIM_MODEL, simulated_words(settings, replicas=replicas))
+
+
+def simulated_words(settings: Mapping[str, Any], *, replicas: int) -> list[str]:
+    """Options of `galerne up` for simulated engines with these settings of the model by path."""
+    below = {f"models.{SIM_MODEL}.{path}": value for path, value in settings.items()}
+    return ["--preset", "sim", "--replicas", str(replicas), *set_options(below)]
 
 
 def install() -> str:

@@ -17,6 +17,12 @@ REQUEST_ID = b"x-request-id"
 SESSION_ID = b"x-session-id"
 """Client header: requests with the same value belong together."""
 
+JOURNAL = b"x-galerne-journal"
+"""In a request: frame a streamed answer and tell what it is made of. In an answer: it is framed."""
+
+RESUME = b"x-galerne-resume"
+"""Bytes before the body that are the journal of an answer another replica began."""
+
 STATE_PATH = "/galerne/state"
 """Where an engine's listener tells a gateway its state."""
 
@@ -39,3 +45,4 @@ class Refusal(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     DRAINING = "draining"
     FULL = "full"
+    BAD_JOURNAL = "bad_journal"

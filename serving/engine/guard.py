@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH, STATE_STREAM_PATH, Refusal
+from serving.engine.journaling import BadJournalError, is_journaled, serve_journaled
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -97,8 +98,14 @@ class EngineGuard:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.in_flight += 1
         self._idle.clear()
+        closing = _CloseAfterFailure(send)
         try:
-            await self._app(scope, receive, _CloseAfterFailure(send))
+            if is_journaled(scope):
+                await serve_journaled(self._app, scope, receive, closing)
+            else:
+                await self._app(scope, receive, closing)
+        except BadJournalError:
+            await self._refuse(send, 400, Refusal.BAD_JOURNAL)
         finally:
             self.in_flight -= 1
             if self.in_flight == 0:

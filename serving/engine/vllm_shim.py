@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -18,7 +18,9 @@ from serving.core.progress import ProgressWatch
 from serving.core.types import EngineDescription, EngineLoad
 from serving.engine.kv_event_feed import KvEventFeed
 from serving.engine.load_recorder import LoadRecorder
+from serving.engine.resuming import journal_generations
 from serving.errors import ConfigError, EngineError
+from serving.protocol.journal import Output
 from serving.protocol.state_frames import CacheLayout
 from serving.routing.block_hashing import BlockHasher
 from serving.routing.block_namer import NO_CHANGE, BlockNamer, CacheChange, GroupedNames
@@ -154,6 +156,7 @@ async def start_engine(
     args = parse_options(arguments)
     watch = ProgressWatch(hang_timeout_s)
     llm, loads = _start_llm(args, watch)
+    _journal(llm)
     await llm.reset_mm_cache()
     tasks = await llm.get_supported_tasks()
     app = await _build_app(llm, args, tasks)
@@ -162,6 +165,34 @@ async def start_engine(
     layout = CacheLayout(description.block_size, description.kv_blocks_total, window_blocks)
     feed = _feed(llm, events, layout) if window_blocks else None
     return VllmEngine(app, description, layout, llm, loads, watch, feed)
+
+
+def _journal(llm: AsyncLLM) -> None:
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    def make_output(request_id: str, prompt_token_ids: Sequence[int], noted: Output) -> Any:
+        answer = CompletionOutput(
+            index=0,
+            text=noted.text,
+            token_ids=noted.token_ids,
+            cumulative_logprob=None,
+            logprobs=None,
+            finish_reason=noted.finish_reason,
+            stop_reason=noted.stop_reason,
+        )
+        return RequestOutput(
+            request_id,
+            prompt=None,
+            prompt_token_ids=list(prompt_token_ids),
+            prompt_logprobs=None,
+            outputs=[answer],
+            finished=noted.finish_reason is not None,
+            num_cached_tokens=noted.num_cached_tokens,
+            num_cache_creation_tokens=noted.num_created_tokens,
+        )
+
+    journal_generations(llm, make_output, EngineDeadError)
 
 
 async def _window_blocks(llm: AsyncLLM, block_size: int) -> tuple[int | None, ...]:

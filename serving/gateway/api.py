@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -28,10 +29,11 @@ from serving.gateway.guards import (
 from serving.gateway.metrics import RequestOutcome
 from serving.gateway.profiles import Inquiry, Profiler
 from serving.gateway.prompt_reader import Scope as PromptScope
-from serving.gateway.relay import Relay, ReplicaUnavailableError
+from serving.gateway.relay import AnswerBrokenError, Relay, ReplicaUnavailableError
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
 from serving.gateway.trace import Trace
 from serving.protocol.envelope import Envelope, read_envelope, with_cache_salt
+from serving.protocol.journal import RESUMED_PATHS, JournalReader
 from serving.protocol.request_bounds import asks_for_grammar, check_bounds
 from serving.rendering.reading import has_prompt
 from serving.routing.snapshots import RequestProfile
@@ -52,6 +54,10 @@ MAX_ATTEMPTS = 3
 MAX_LOST = 1
 """Replicas that may vanish while they hold one request: a request that kills engines must not be
 handed from one to the next."""
+
+MAX_RESUMES = 3
+"""Times a stream may be continued elsewhere, which bounds what a request that kills engines costs
+in the middle of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,7 @@ class _Admitted:
     model: ModelId
     body: bytes
     profile: RequestProfile
+    is_stream: bool
 
 
 class Gateway:
@@ -129,12 +136,24 @@ class Gateway:
             trace.code = "client_gone"
         except ServingError as error:
             trace.code = error.code
-            await _respond_error(exchange, error, route)
+            await self._tell(exchange, error, route)
         except Exception:
             trace.code = "internal_error"
             logger.exception("request %s failed", exchange.request_id)
             fault = EngineError("The gateway failed on this request", code="internal_error")
-            await _respond_error(exchange, fault, route)
+            await self._tell(exchange, fault, route)
+
+    async def _tell(self, exchange: Exchange, error: ServingError, route: Route | None) -> None:
+        """Answer with an error, or end an answer that has begun with it."""
+        if exchange.started:
+            with contextlib.suppress(ClientGoneError):
+                await self._parts.relay.fail_midway(exchange, error)
+            return
+        headers = headers_of(error)
+        if error.code == "method_not_allowed" and route is not None:
+            headers.append((b"allow", ", ".join(route.methods).encode()))
+        body = body_of(error, anthropic=exchange.anthropic)
+        await exchange.respond(status_of(error), body, *headers)
 
     async def _serve(self, exchange: Exchange, route: Route | None, trace: Trace) -> None:
         parts = self._parts
@@ -191,7 +210,7 @@ class Gateway:
         with self._parts.fleet.ticket(admitted.model, admitted.profile) as ticket:
             exchange.on_first_byte = ticket.answered
             try:
-                await self._relay_with(ticket, exchange, admitted.body, trace)
+                await self._relay_with(ticket, exchange, admitted, trace)
             except EngineError as error:
                 if error.code == "generation_failed" and asks_for_grammar(admitted.body):
                     raise _grammar_failed() from error
@@ -215,7 +234,7 @@ class Gateway:
         scope = PromptScope(None if envelope.model == model else envelope.model, salt)
         inquiry = Inquiry(path, body, scope, session or envelope.session)
         profile = await parts.profilers[model].profile(inquiry, is_asked=is_asked)
-        return _Admitted(model, body, profile)
+        return _Admitted(model, body, profile, envelope.stream is True)
 
     async def _explain(self, exchange: Exchange) -> None:
         question = read_question(await exchange.read_body(self._parts.settings.limits))
@@ -230,14 +249,18 @@ class Gateway:
         await exchange.respond(200, explanation(decision, admitted.profile))
 
     async def _relay_with(
-        self, ticket: Ticket, exchange: Exchange, body: bytes, trace: Trace
+        self, ticket: Ticket, exchange: Exchange, admitted: _Admitted, trace: Trace
     ) -> None:
-        """Try replicas until one answers.
+        """Try replicas until one answers; a stream that breaks is continued by another.
 
         Raises:
             EngineError: enough replicas were tried, or lost while they held the request.
             Overloaded: there is none, or all are at their limit and the queue is too long.
         """
+        journal = None
+        max_bytes = self._parts.settings.limits.max_journal_bytes
+        if max_bytes and admitted.is_stream and exchange.path in RESUMED_PATHS:
+            journal = JournalReader(max_bytes=max_bytes)
         num_lost = 0
         while True:
             replica = ticket.take()
@@ -247,7 +270,9 @@ class Gateway:
                 trace.queued_s += monotonic() - begun
             trace.replica = replica.id
             try:
-                await self._parts.relay.forward(exchange, replica.url, body=body)
+                await self._parts.relay.forward(
+                    exchange, replica.url, body=admitted.body, journal=journal
+                )
             except ReplicaUnavailableError as error:
                 ticket.give_back(is_full=error.is_full)
                 num_lost += error.may_have_run
@@ -258,6 +283,11 @@ class Gateway:
                         code="engine_unavailable",
                         retryable=True,
                     ) from error
+            except AnswerBrokenError as error:
+                ticket.give_back(is_full=False)
+                trace.num_resumes += 1
+                if trace.num_resumes > MAX_RESUMES:
+                    raise error.cause from error
             else:
                 return
 
@@ -288,16 +318,6 @@ def _grammar_failed() -> RequestError:
         "answer, or uses what the engine does not support; simplify it",
         code="grammar_failed",
     )
-
-
-async def _respond_error(exchange: Exchange, error: ServingError, route: Route | None) -> None:
-    if exchange.started:
-        return
-    headers = headers_of(error)
-    if error.code == "method_not_allowed" and route is not None:
-        headers.append((b"allow", ", ".join(route.methods).encode()))
-    body = body_of(error, anthropic=exchange.anthropic)
-    await exchange.respond(status_of(error), body, *headers)
 
 
 async def _accept_lifespan(receive: Receive, send: Send) -> None:

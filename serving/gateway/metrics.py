@@ -31,6 +31,7 @@ class RequestOutcome:
     ttft_s: float | None
     queued_s: float
     num_retries: int
+    num_resumes: int
     bytes_sent: int
 
 
@@ -85,6 +86,12 @@ class GatewayMetrics:
             ["model"],
             registry=registry,
         )
+        self._resumes = Counter(
+            "galerne_gateway_resumes",
+            "Streams handed to another replica after theirs was lost in the middle of the answer.",
+            ["model"],
+            registry=registry,
+        )
         self._bytes = Counter(
             "galerne_gateway_sent_bytes",
             "Bytes of answer bodies sent to clients.",
@@ -122,6 +129,7 @@ class GatewayMetrics:
             return
         self._queue_wait.labels(model).observe(outcome.queued_s)
         self._retries.labels(model).inc(outcome.num_retries)
+        self._resumes.labels(model).inc(outcome.num_resumes)
         if outcome.ttft_s is not None and outcome.status < 300:
             self._ttft.labels(model).observe(outcome.ttft_s)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
-from serving.core.wire import INTERNAL_TOKEN, REFUSED, REQUEST_ID, Refusal
-from serving.errors import EngineError
+from serving.core.wire import INTERNAL_TOKEN, JOURNAL, REFUSED, REQUEST_ID, RESUME, Refusal
+from serving.errors import EngineError, ServingError
 from serving.gateway.connections import Answer, Connections, Request
 from serving.gateway.error_table import body_of, from_engine
 from serving.gateway.exchange import ClientGoneError, Exchange, Headers
-from serving.gateway.upstream import UpstreamError
+from serving.gateway.upstream import Sink, UpstreamError
 from serving.protocol.anthropic import REQUEST_ID as ANTHROPIC_REQUEST_ID
 from serving.protocol.anthropic import VERSION as ANTHROPIC_VERSION
+from serving.protocol.journal import HEARTBEAT_S, JournalReader
 from serving.protocol.openai import error_event
 from serving.settings import GatewaySettings
 
@@ -39,6 +41,8 @@ _INTERNAL_PREFIX = b"x-galerne-"
 _MAX_ERROR_BYTES = 64 * 1024
 _STALL_CHECK_S = 2.0
 """Every stream wakes up this often to look for a stall."""
+_MAX_QUIET = math.ceil(3 * HEARTBEAT_S / _STALL_CHECK_S)
+"""Looks at a journaled stream that has brought no byte, after which it is lost."""
 
 
 class ReplicaUnavailableError(Exception):
@@ -53,11 +57,24 @@ class ReplicaUnavailableError(Exception):
         self.may_have_run = may_have_run
 
 
+class AnswerBrokenError(Exception):
+    """The replica was lost in the middle of a stream that another one can go on with.
+
+    `cause` is what to tell the client if none does.
+    """
+
+    def __init__(self, cause: EngineError) -> None:
+        super().__init__()
+        self.cause = cause
+
+
 @dataclass(slots=True)
 class _Progress:
-    """Loop time at which the engine last sent something."""
+    """Loop time at which the engine last sent something, and whether it has promised to send
+    something every `HEARTBEAT_S`."""
 
     last_byte_at: float
+    has_heartbeat: bool = False
 
 
 class Relay:
@@ -74,26 +91,31 @@ class Relay:
         self._token = token.encode()
         self._settings = settings
 
-    async def forward(self, exchange: Exchange, url: str, *, body: bytes) -> None:
-        """Answer the exchange from the replica at `url`.
+    async def forward(
+        self, exchange: Exchange, url: str, *, body: bytes, journal: JournalReader | None
+    ) -> None:
+        """Answer the exchange from the replica at `url`, or go on with an answer that has begun.
 
-        Returns once the answer is complete. One that fails after its first byte ends with an error
-        event if it is a stream, else with a broken connection.
+        Returns once the answer is complete.
+
+        Args:
+            journal: of the answer, if it may be continued.
 
         Raises:
-            ReplicaUnavailableError: nothing has been sent to the client and nothing lost.
+            ReplicaUnavailableError: nothing more has been sent to the client and nothing lost.
+            AnswerBrokenError: the answer can be continued elsewhere.
             ServingError: the engine's refusal, silence or end.
             ClientGoneError: the client left, or stopped reading; the generation was aborted.
         """
         progress = _Progress(asyncio.get_running_loop().time())
-        work = asyncio.create_task(self._transfer(exchange, url, body, progress))
+        work = asyncio.create_task(self._transfer(exchange, url, body, journal, progress))
         gone = asyncio.create_task(exchange.wait_for_disconnect())
         try:
             await self._supervise(exchange, work, gone, progress)
             await work
         except EngineError as error:
-            if exchange.started:
-                await self._fail_midway(exchange, error)
+            if exchange.started and journal is not None and journal.can_resume:
+                raise AnswerBrokenError(error) from error
             raise
         finally:
             gone.cancel()
@@ -111,6 +133,7 @@ class Relay:
         """Return when the transfer has ended; raise when it has to be given up."""
         now = asyncio.get_running_loop().time
         limits = self._settings.limits
+        num_quiet, seen_at = 0, progress.last_byte_at
         while not work.done():
             await asyncio.wait(
                 {work, gone}, timeout=_STALL_CHECK_S, return_when=asyncio.FIRST_COMPLETED
@@ -123,28 +146,43 @@ class Relay:
                 if now() - exchange.sending_since > limits.stalled_read_timeout_s:
                     raise ClientGoneError
                 progress.last_byte_at = now()  # a client's pause is not the engine's silence
-            elif now() - progress.last_byte_at > self._settings.engine_silence_timeout_s:
+            # Counted in looks: a gateway that was stopped itself has not heard for as long.
+            num_quiet = num_quiet + 1 if progress.last_byte_at == seen_at else 0
+            seen_at = progress.last_byte_at
+            is_lost = progress.has_heartbeat and num_quiet >= _MAX_QUIET
+            if is_lost or now() - seen_at > self._settings.engine_silence_timeout_s:
                 raise EngineError(
                     "The engine stopped answering", code="engine_timeout", retryable=True
                 )
 
     async def _transfer(
-        self, exchange: Exchange, url: str, body: bytes, progress: _Progress
+        self,
+        exchange: Exchange,
+        url: str,
+        body: bytes,
+        journal: JournalReader | None,
+        progress: _Progress,
     ) -> None:
-        now = asyncio.get_running_loop().time
-
-        def take(chunk: bytes) -> Awaitable[None] | None:
-            progress.last_byte_at = now()
-            return exchange.push(chunk)
-
-        request = Request("POST", exchange.path, self._request_headers(exchange), body)
+        headers = self._request_headers(exchange)
+        if journal is not None:
+            headers.append((JOURNAL, b"1"))
+            if journal.records:
+                headers.append((RESUME, b"%d" % len(journal.records)))
+                body = bytes(journal.records) + body
+        is_answering = False
         try:
+            request = Request("POST", exchange.path, headers, body)
             async with self._connections.request(url, request) as answer:
-                await _start(exchange, answer)
-                await answer.stream(take)
+                await _start(exchange, answer, journal)
+                is_answering = True
+                if journal is not None and answer.head.header(JOURNAL) is None:
+                    journal.give_up()
+                    journal = None
+                progress.has_heartbeat = journal is not None
+                await answer.stream(_taker(exchange, journal, progress))
                 await exchange.finish()
         except UpstreamError as error:
-            if not exchange.started:
+            if not is_answering:
                 raise ReplicaUnavailableError(may_have_run=error.may_have_run) from error
             raise EngineError(
                 "The engine failed during this answer", code="engine_failed", retryable=True
@@ -158,8 +196,12 @@ class Relay:
         headers.append((REQUEST_ID, exchange.request_id.encode()))
         return headers
 
-    async def _fail_midway(self, exchange: Exchange, error: EngineError) -> None:
-        """Tell a client that reads a stream; whoever reads anything else is cut off."""
+    async def fail_midway(self, exchange: Exchange, error: ServingError) -> None:
+        """Tell a client that reads a stream; whoever reads anything else is cut off.
+
+        Raises:
+            ClientGoneError: the client does not read.
+        """
         if not exchange.is_event_stream:
             return
         event = error_event(body_of(error, anthropic=exchange.anthropic), named=exchange.anthropic)
@@ -171,13 +213,39 @@ class Relay:
             raise ClientGoneError from stalled
 
 
-async def _start(exchange: Exchange, answer: Answer) -> None:
+async def _start(exchange: Exchange, answer: Answer, journal: JournalReader | None) -> None:
+    """Pass on the head of an answer, or see that this one goes on with the client's."""
     head = answer.head
     if (reason := head.header(REFUSED)) is not None:
         raise ReplicaUnavailableError(is_full=reason.decode() == Refusal.FULL)
     if head.status >= 300:
         raise from_engine(head.status, await _beginning(answer))
-    await exchange.start(head.status, _response_headers(head.headers))
+    if not exchange.started:
+        await exchange.start(head.status, _response_headers(head.headers))
+    elif journal is not None and head.header(JOURNAL) is not None:
+        journal.resume()
+        exchange.on_first_byte()
+    else:
+        raise ReplicaUnavailableError
+
+
+def _taker(exchange: Exchange, journal: JournalReader | None, progress: _Progress) -> Sink:
+    """What is done with each part of the answer as it arrives."""
+    now = asyncio.get_running_loop().time
+
+    def take(part: bytes) -> Awaitable[None] | None:
+        progress.last_byte_at = now()
+        return exchange.push(part)
+
+    def take_framed(part: bytes) -> Awaitable[None] | None:
+        progress.last_byte_at = now()
+        payload = feed(part)
+        return exchange.push(payload) if payload else None
+
+    if journal is None:
+        return take
+    feed = journal.feed
+    return take_framed
 
 
 async def _beginning(answer: Answer) -> bytes:

@@ -29,6 +29,7 @@ class Trace:
     code: str | None = None
     queued_s: float = 0.0
     num_retries: int = 0
+    num_resumes: int = 0
 
     def to_outcome(self, exchange: Exchange, *, duration_s: float) -> RequestOutcome:
         """What the metrics count of the finished request."""
@@ -40,6 +41,7 @@ class Trace:
             ttft_s=exchange.first_byte_s,
             queued_s=self.queued_s,
             num_retries=self.num_retries,
+            num_resumes=self.num_resumes,
             bytes_sent=exchange.bytes_sent,
         )
 
@@ -54,6 +56,7 @@ class Trace:
             "key_id": self.key_id,
             "model": self.model,
             "replica": self.replica,
+            "resumes": self.num_resumes,
             "bytes_sent": exchange.bytes_sent,
             "duration_ms": round(duration_s * 1000, 1),
         }

@@ -16,6 +16,7 @@ from msgspec.json import encode
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
 
+from serving.protocol.journal import current_journal
 from serving.rendering.bodies import DetokenizeBody, TokenizeBody
 from serving.rendering.messages_body import CountTokensBody, MessagesBody
 from serving.rendering.openai_bodies import ChatBody, CompletionBody
@@ -33,6 +34,7 @@ from serving.simulator.asgi import (
     respond_bytes,
 )
 from serving.simulator.generation import TokenStream
+from serving.simulator.journaled_stream import JournaledStream
 from serving.simulator.openapi import describe
 from serving.simulator.reading import read_body
 from serving.simulator.service import Generation, Service
@@ -153,7 +155,7 @@ class SimulatorApi:
         Raises:
             RequestRefused: the prompt cannot be answered, or the engine died.
         """
-        stream, reply = generation.start()
+        stream, reply = generation.start(0)
         watch = _watch(receive, stream)
         try:
             deltas = await stream.read_all()
@@ -167,8 +169,9 @@ class SimulatorApi:
     async def _stream(self, generation: Generation, receive: Receive, send: Send) -> None:
         """Tokens as they come, until the last or until the client leaves."""
         await send(head(200, EVENTS))
+        journaled = JournaledStream(current_journal.get())
         try:
-            stream, reply = generation.start()
+            stream, reply = journaled.start(generation)
         except RequestRefused as error:
             await send({"type": "http.response.body", "body": generation.failure(error)})
             return
@@ -176,13 +179,15 @@ class SimulatorApi:
         try:
             if opening := reply.opening():
                 await send({"type": "http.response.body", "body": opening, "more_body": True})
-            while not stream.is_finished:
-                chunks = reply.chunks(await stream.read())
+            async for deltas in journaled.read(stream):
+                chunks = reply.chunks(deltas)
                 await send({"type": "http.response.body", "body": chunks, "more_body": True})
             await send({"type": "http.response.body", "body": reply.closing()})
         except _ClientLeft:
             return
         except RequestRefused as error:
+            if self._service.engine.is_dead:
+                journaled.give_up()
             await send({"type": "http.response.body", "body": generation.failure(error)})
         finally:
             watch.cancel()

@@ -132,8 +132,14 @@ class EngineLoop:
         namer = self.parts.namer
         return namer.apply(self._scheduler.kv_cache.drain_events()) if namer else NO_CHANGE
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> TokenStream:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, num_emitted: int = 0
+    ) -> TokenStream:
         """The answers to some prompts, which enter the queue when their overhead has passed.
+
+        Args:
+            num_emitted: tokens of each answer that another engine has generated, below
+                `max_tokens`; the answers go on behind them.
 
         Raises:
             RequestRefused: a prompt cannot be answered, or the engine is dead.
@@ -155,6 +161,7 @@ class EngineLoop:
                 source=self.parts.answers,
                 request_numbers=self._request_numbers,
                 first_choice=len(batch),
+                num_emitted=num_emitted,
             )
         stream = TokenStream(
             [running.request.request_id for running in batch],
@@ -254,7 +261,7 @@ class EngineLoop:
         for request, token_id in generated:
             running = self._running[request.request_id]
             times, answer = running.times, running.answer
-            if answer.num_tokens == 1:
+            if answer.num_tokens == running.num_emitted + 1:
                 self._note_first_token(running, step, now)
             else:
                 gap = now - times.last_token_at
@@ -277,9 +284,10 @@ class EngineLoop:
         times.first_token_at = now
         step.num_prompt_tokens += request.num_prompt_tokens
         step.num_cached_tokens += request.num_cached_tokens
-        running.stream.cache_uses[running.choice] = CacheUse(
-            request.num_cached_tokens, request.num_created_tokens
-        )
+        if not running.num_emitted:
+            running.stream.cache_uses[running.choice] = CacheUse(
+                request.num_cached_tokens, request.num_created_tokens
+            )
         self._metrics.histograms["time_to_first_token_seconds"].observe(now - times.arrived_at)
 
     def _finish(self, running: InFlight, reason: str, now: float) -> None:

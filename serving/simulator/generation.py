@@ -137,6 +137,14 @@ class Answer:
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
 
+    def repeat(self, num_tokens: int) -> list[int]:
+        """The first tokens, which another engine has generated and sent."""
+        token_ids = []
+        for _ in range(num_tokens):
+            token_ids.append(self.sample())
+            self.take(is_stopped=False, is_capped=False)
+        return token_ids
+
     def sample(self) -> int:
         """The next token id."""
         num_tokens = self.num_tokens

@@ -21,7 +21,9 @@ class Siblings:
 class InFlight:
     """One answer in the engine. `stream` and `times` are set when it enters."""
 
-    __slots__ = ("answer", "choice", "request", "sampling", "siblings", "stream", "times")
+    __slots__ = (
+        "answer", "choice", "num_emitted", "request", "sampling", "siblings", "stream", "times"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -31,7 +33,9 @@ class InFlight:
         *,
         choice: int,
         siblings: Siblings,
+        num_emitted: int,
     ) -> None:
+        self.num_emitted = num_emitted
         self.request = request
         self.answer = answer
         self.sampling = sampling
@@ -48,12 +52,14 @@ def answers_to(
     source: AnswerSource,
     request_numbers: Iterator[int],
     first_choice: int,
+    num_emitted: int = 0,
 ) -> list[InFlight]:
-    """The `n` answers to a prompt, none of them begun.
+    """The `n` answers to a prompt, none of them begun here.
 
     Args:
         request_numbers: never the same one twice.
         first_choice: index of the first answer in its HTTP request.
+        num_emitted: tokens of each that another engine has generated.
     """
     stop_ids = sampling.stop_token_ids
     if not sampling.ignore_eos:
@@ -61,14 +67,24 @@ def answers_to(
     siblings = Siblings(sampling.n)
     answers = []
     for choice, rng in enumerate(source.rngs(prompt, sampling.n), first_choice):
+        answer = Answer(source, rng, sampling, is_chat=prompt.is_chat)
+        emitted = answer.repeat(num_emitted)
         request = Request(
             str(next(request_numbers)),
-            prompt.token_ids,
-            max_tokens=sampling.max_tokens,
+            [*prompt.token_ids, *emitted] if emitted else prompt.token_ids,
+            max_tokens=sampling.max_tokens - num_emitted,
             stop_token_ids=stop_ids,
             lora_name=prompt.lora_name,
             cache_salt=prompt.cache_salt,
         )
-        answer = Answer(source, rng, sampling, is_chat=prompt.is_chat)
-        answers.append(InFlight(request, answer, sampling, choice=choice, siblings=siblings))
+        answers.append(
+            InFlight(
+                request,
+                answer,
+                sampling,
+                choice=choice,
+                siblings=siblings,
+                num_emitted=num_emitted,
+            )
+        )
     return answers

@@ -44,7 +44,8 @@ class Generation:
     refuses ends up inside the stream, as it does there.
     """
 
-    start: Callable[[], tuple[TokenStream, Reply]]
+    start: Callable[[int], tuple[TokenStream, Reply]]
+    """Takes the number of tokens that another engine has generated."""
     is_streamed: bool
     failure: Callable[[RequestRefused], bytes]
     """Events for an error once the answer has begun."""
@@ -135,8 +136,8 @@ class Service:
         sampling = sampling_of(body, max_tokens=max_tokens)
         envelope = self._envelope(name, body.model)
 
-        def start() -> tuple[TokenStream, Reply]:
-            stream = self.engine.generate([prompt], sampling)
+        def start(num_emitted: int) -> tuple[TokenStream, Reply]:
+            stream = self.engine.generate([prompt], sampling, num_emitted=num_emitted)
             return stream, ResponsesReply(envelope, stream, body, max_tokens=max_tokens)
 
         return Generation(start, bool(body.stream), openai_failure)
@@ -160,8 +161,8 @@ class Service:
         name = f"chatcmpl-{request_id or uuid4().hex}"
         envelope = self._envelope(name, body.model)
 
-        def start() -> tuple[TokenStream, Reply]:
-            stream = self.engine.generate([prompt], sampling)
+        def start(num_emitted: int) -> tuple[TokenStream, Reply]:
+            stream = self.engine.generate([prompt], sampling, num_emitted=num_emitted)
             return stream, MessagesReply(envelope, stream)
 
         return Generation(start, bool(body.stream), messages_failure)
@@ -229,8 +230,8 @@ class Service:
         )
         envelope = self._envelope(name, body.model)
 
-        def start() -> tuple[TokenStream, Reply]:
-            stream = self.engine.generate(prompts, sampling)
+        def start(num_emitted: int) -> tuple[TokenStream, Reply]:
+            stream = self.engine.generate(prompts, sampling, num_emitted=num_emitted)
             return stream, OpenAIReply(shapes, envelope, stream, options)
 
         return Generation(start, bool(body.stream), openai_failure)

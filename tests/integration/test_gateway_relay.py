@@ -35,6 +35,7 @@ from test_gateway_stack import (
 )
 
 from loadtest.processes import free_port
+from serving.errors import EngineError
 from serving.gateway.connections import Connections
 from serving.gateway.exchange import ClientGoneError, Exchange
 from serving.gateway.relay import Relay
@@ -690,8 +691,10 @@ async def test_a_stalled_client_of_a_broken_stream_is_let_go(stack: Stack) -> No
     exchange = Exchange({"method": "POST", "path": CHAT, "headers": []}, receive, send)
     relay = Relay(Connections(1.0), token=TOKEN, settings=GATEWAY)
     async with asyncio.timeout(LIMITS.stalled_read_timeout_s + 3):
-        with contextlib.suppress(ClientGoneError):
-            await relay.forward(exchange, stack.listeners[0].url, body=b"{}")
+        with pytest.raises(EngineError) as broken:
+            await relay.forward(exchange, stack.listeners[0].url, body=b"{}", journal=None)
+        with pytest.raises(ClientGoneError):
+            await relay.fail_midway(exchange, broken.value)
 
 
 async def test_a_paused_client_that_comes_back_gets_everything(stack: Stack) -> None:

@@ -1,0 +1,1 @@
+"""What happens to streams when a part of the fleet fails: `make chaos`."""

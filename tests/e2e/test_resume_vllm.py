@@ -1,0 +1,133 @@
+"""On real vLLM an answer goes on behind its first tokens as if it had never been broken off."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from journaled_call import JournaledCall
+
+from e2e.harness import MODEL
+from serving.adapters.state_paths import StatePaths
+from serving.adapters.weights import resolve_weights
+from serving.engine.arguments import engine_arguments, engine_environment
+from serving.engine.vllm_shim import KvEventSource, VllmEngine, start_engine
+from serving.planner.placement import plan_placement
+from serving.protocol.journal import Journal
+from serving.settings import ModelSettings, WeightSettings
+
+pytestmark = pytest.mark.filterwarnings("default")  # of vLLM, in this process
+NUM_TOKENS = 24
+PROMPTS = (
+    "What is the capital of France?",
+    "Écris une phrase sur l'été à Besançon.",
+    "Repeat exactly: 😀😃😄😁😆😅😂🤣",
+    "Count from one to twenty in words.",
+)
+
+
+@pytest.fixture
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+    with pytest.MonkeyPatch.context() as patch:
+        demo = resolve_weights(WeightSettings(source="demo"), StatePaths.from_environment())
+        model = ModelSettings.model_validate(
+            {
+                "weights": {"source": str(demo)},
+                "resources": {"device": "cpu", "num_cpus": 0},
+                "engine": {"kv_cache_gib": 0.2, "max_model_len": 2048, "enforce_eager": True},
+            }
+        )
+        for name, value in engine_environment(model.resources, num_cores=2).items():
+            patch.setenv(name, value)
+        endpoint = f"ipc://{tmp_path_factory.mktemp('resume')}/events"
+        arguments = engine_arguments(
+            MODEL,
+            model,
+            weights=demo,
+            placement=plan_placement(model.engine, resources=model.resources),
+            kv_events=endpoint,
+        )
+        source = KvEventSource(endpoint, b"secret", {})
+        running = await start_engine(arguments, hang_timeout_s=120, events=source)
+        yield running
+        running.shutdown()
+
+
+def requests() -> list[tuple[str, dict[str, Any]]]:
+    common = {
+        "model": MODEL, "stream": True, "max_tokens": NUM_TOKENS, "temperature": 0
+    }  # fmt: skip
+    usage = {"stream_options": {"include_usage": True}}
+    found = [
+        ("/v1/chat/completions", {**common, **usage, "messages": [{"role": "user", "content": p}]})
+        for p in PROMPTS
+    ]
+    found.append(("/v1/completions", {**common, **usage, "prompt": PROMPTS[2]}))
+    found.append(
+        ("/v1/messages", {**common, "messages": [{"role": "user", "content": PROMPTS[1]}]})
+    )
+    found.append(
+        (
+            "/v1/chat/completions",
+            {
+                **common,
+                "messages": [{"role": "user", "content": PROMPTS[3]}],
+                "stop": [" four, five"],
+            },
+        )
+    )
+    return found
+
+
+@pytest.mark.timeout(600)
+async def test_answers_continue_exactly(engine: VllmEngine) -> None:
+    """Greedy answers at several cuts. Each goes on with what an idle engine generates from prompt
+    and tokens so far, and is otherwise the undisturbed one byte for byte, unless prefill and decode
+    arithmetic differ at a near-tie of two tokens, the share of which is shown."""
+    num_cuts, num_ties = 0, 0
+    for number, (path, body) in enumerate(requests()):
+        whole = JournaledCall(path, {**body, "cache_salt": f"whole-{number}"})
+        await whole.run(engine.app)
+        assert whole.is_whole
+        assert whole.reader.can_resume
+        for cut in sorted({1, whole.num_frames // 2, whole.num_frames - 2}):
+            call = JournaledCall(path, {**body, "cache_salt": f"cut-{number}-{cut}"})
+            await call.run(engine.app, max_frames=cut)
+            emitted = tokens(call)
+            await call.run(engine.app)
+            assert call.is_whole
+            rest = tokens(call)[len(emitted) :]
+            assert rest == (await generated(engine, path, body, emitted))[: len(rest)], cut
+            num_cuts += 1
+            if tokens(call) == tokens(whole):
+                assert call.undated == whole.undated, cut
+            else:
+                num_ties += 1
+    print(f"{num_ties} of {num_cuts} continued answers differ by a near-tie")
+    assert num_ties < num_cuts
+
+
+def tokens(call: JournaledCall) -> list[int]:
+    """All that the engines have generated."""
+    return Journal(bytes(call.reader.records)).token_ids
+
+
+async def generated(
+    engine: VllmEngine, path: str, body: dict[str, Any], emitted: list[int]
+) -> list[int]:
+    """What the idle engine generates behind a prompt and some tokens."""
+    transport = httpx.ASGITransport(engine.app)  # type: ignore[arg-type]  # as starlette has it
+    async with httpx.AsyncClient(transport=transport, base_url="http://e", timeout=120) as client:
+        asked = "prompt" if path == "/v1/completions" else "messages"
+        answer = await client.post("/tokenize", json={"model": MODEL, asked: body[asked]})
+        plain = {
+            "model": MODEL, "prompt": answer.json()["tokens"] + emitted, "temperature": 0,
+            "max_tokens": max(NUM_TOKENS - len(emitted), 1), "return_token_ids": True,
+            "cache_salt": f"idle {len(emitted)}",
+        }  # fmt: skip
+        answer = await client.post("/v1/completions", json=plain)
+    assert answer.status_code == 200, answer.text
+    found: list[int] = answer.json()["choices"][0]["token_ids"]
+    return found
