@@ -13,6 +13,7 @@ from serving.protocol.journal import JournalReader
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+VERSION = "v1"
 _CREATED = re.compile(rb'"created":\d+')
 
 
@@ -43,7 +44,7 @@ class JournaledCall:
         """Let the application answer, or go on, up to a number of frames."""
         headers = [
             (b"content-type", b"application/json"),
-            (b"x-galerne-journal", b"1"),
+            (b"x-galerne-journal", VERSION.encode()),
             (b"x-request-id", b"resume"),
         ]
         told = bytes(self.reader.records)
@@ -74,7 +75,7 @@ class JournaledCall:
             "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "root_path": "",
         }  # fmt: skip
         try:
-            await serve_journaled(app, scope, receive, send)
+            await serve_journaled(app, scope, receive, send, version=VERSION)
         except (LostError, ExceptionGroup) as error:
             if not _is_lost(error):
                 raise

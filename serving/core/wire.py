@@ -18,7 +18,8 @@ SESSION_ID = b"x-session-id"
 """Client header: requests with the same value belong together."""
 
 JOURNAL = b"x-galerne-journal"
-"""In a request: frame a streamed answer and tell what it is made of. In an answer: it is framed."""
+"""In a request: frame a streamed answer and tell what it is made of. In an answer: it is framed,
+by a replica of this version, which stands in the request that goes on with it."""
 
 RESUME = b"x-galerne-resume"
 """Bytes before the body that are the journal of an answer another replica began."""

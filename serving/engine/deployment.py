@@ -104,6 +104,7 @@ class EngineReplica:
             self._engine.app,
             token=token,
             max_in_flight=spec.model.max_concurrent_requests,
+            version=spec.version,
             state=self._state,
             stream=self._stream.serve,
         )

@@ -29,6 +29,7 @@ class EngineGuard:
         app: the engine's application.
         token: the cluster's internal token.
         max_in_flight: requests accepted at once.
+        version: of the replica; answers go on only where they would be the same.
         state: gives this replica's state for `STATE_PATH`.
         stream: answers `STATE_STREAM_PATH`, until the caller leaves.
 
@@ -41,12 +42,14 @@ class EngineGuard:
         *,
         token: str,
         max_in_flight: int,
+        version: str,
         state: Callable[[], Mapping[str, Any]],
         stream: Callable[[Receive, Send], Awaitable[None]],
     ) -> None:
         self._app = app
         self._token = token.encode()
         self._max_in_flight = max_in_flight
+        self._version = version
         self._state = state
         self._stream = stream
         self.is_draining = False
@@ -101,7 +104,7 @@ class EngineGuard:
         closing = _CloseAfterFailure(send)
         try:
             if is_journaled(scope):
-                await serve_journaled(self._app, scope, receive, closing)
+                await serve_journaled(self._app, scope, receive, closing, version=self._version)
             else:
                 await self._app(scope, receive, closing)
         except BadJournalError:

@@ -24,27 +24,32 @@ def is_journaled(scope: Scope) -> bool:
     return any(name == JOURNAL for name, _ in scope["headers"])
 
 
-async def serve_journaled(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def serve_journaled(
+    app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, version: str
+) -> None:
     """Let the application answer, in frames if the answer is a stream.
 
-    The journal of what another replica began stands before the body; `RESUME` tells its length.
+    The journal of what another replica began stands before the body; `RESUME` tells its length, and
+    `JOURNAL` the version of that replica: another template or parser would make other bytes.
 
     Raises:
         BadJournalError: nothing was sent.
     """
     told = b""
-    size = next((value for name, value in scope["headers"] if name == RESUME), None)
-    if size is not None:
+    headers = dict(scope["headers"])
+    if (size := headers.get(RESUME)) is not None:
+        if headers[JOURNAL] != version.encode():
+            raise BadJournalError
         body = _Body(receive)
         told = await body.take(int(size))
-        headers = [header for header in scope["headers"] if header[0] != b"content-length"]
-        scope, receive = {**scope, "headers": headers}, body.receive
+        kept = [header for header in scope["headers"] if header[0] != b"content-length"]
+        scope, receive = {**scope, "headers": kept}, body.receive
     try:
         journal = Journal(told)
     except ValueError as error:
         raise BadJournalError from error
     token = current_journal.set(journal)
-    journaled = _JournaledSend(send, journal)
+    journaled = _JournaledSend(send, journal, version.encode())
     beating = asyncio.create_task(journaled.beat())
     try:
         await app(scope, receive, journaled)
@@ -90,9 +95,10 @@ class _JournaledSend:
     connection, which tells the gateway to go on elsewhere.
     """
 
-    def __init__(self, send: Send, journal: Journal) -> None:
+    def __init__(self, send: Send, journal: Journal, version: bytes) -> None:
         self._send = send
         self._journal = journal
+        self._version = version
         self._is_framed = False
         self._has_sent = False
 
@@ -109,7 +115,7 @@ class _JournaledSend:
         if message["type"] == "http.response.start":
             self._is_framed = message["status"] == 200 and _is_event_stream(message)
             if self._is_framed:
-                message = {**message, "headers": [*message["headers"], (JOURNAL, b"1")]}
+                message = {**message, "headers": [*message["headers"], (JOURNAL, self._version)]}
         elif self._is_framed:
             if journal.is_lost:
                 return
@@ -119,6 +125,8 @@ class _JournaledSend:
                 return
             message = {**message, "body": framed}
         self._has_sent = True
+        if self._is_framed and not message.get("more_body", True):
+            self._is_framed = False  # nothing may follow
         await self._send(message)
 
 

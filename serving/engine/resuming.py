@@ -10,14 +10,14 @@ just been generated, which puts it right in the middle of a character, or of a s
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from serving.protocol.journal import Journal, Output, current_journal
 
-MakeOutput = Callable[[str, Sequence[int], Output], Any]
-"""vLLM's `RequestOutput` of a request's id, its prompt's tokens and what was noted."""
+MakeOutput = Callable[[str, Mapping[str, Any], Output], Any]
+"""vLLM's `RequestOutput` of a request's id, its prompt and what was noted."""
 
 
 def journal_generations(llm: Any, make_output: MakeOutput, dead: type[Exception]) -> None:
@@ -41,7 +41,7 @@ def journal_generations(llm: Any, make_output: MakeOutput, dead: type[Exception]
                 can_resume=_can_resume(prompt, sampling_params)
             ):
                 for noted in journal.replay():
-                    yield make_output(request_id, prompt["prompt_token_ids"], noted)
+                    yield make_output(request_id, prompt, noted)
                 outputs = _noting(outputs, journal, dead)
             async for output in outputs:
                 yield output

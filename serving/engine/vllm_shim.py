@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -171,7 +171,7 @@ def _journal(llm: AsyncLLM) -> None:
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    def make_output(request_id: str, prompt_token_ids: Sequence[int], noted: Output) -> Any:
+    def make_output(request_id: str, prompt: Mapping[str, Any], noted: Output) -> Any:
         answer = CompletionOutput(
             index=0,
             text=noted.text,
@@ -183,8 +183,8 @@ def _journal(llm: AsyncLLM) -> None:
         )
         return RequestOutput(
             request_id,
-            prompt=None,
-            prompt_token_ids=list(prompt_token_ids),
+            prompt=prompt.get("prompt"),
+            prompt_token_ids=prompt["prompt_token_ids"],
             prompt_logprobs=None,
             outputs=[answer],
             finished=noted.finish_reason is not None,

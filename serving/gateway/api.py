@@ -284,7 +284,7 @@ class Gateway:
                         retryable=True,
                     ) from error
             except AnswerBrokenError as error:
-                ticket.give_back(is_full=False)
+                ticket.lose()
                 trace.num_resumes += 1
                 if trace.num_resumes > MAX_RESUMES:
                     raise error.cause from error

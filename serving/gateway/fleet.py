@@ -81,6 +81,7 @@ class Ticket:
         self.request = request
         self._deadline = pool.now() + pool.limits.queue_timeout_s
         self._arrival: asyncio.Future[None] | None = None
+        self._has_begun = False
         self.number = number
         self.excluded: set[ReplicaId] = set()
         """Replicas that have failed this request."""
@@ -117,7 +118,7 @@ class Ticket:
                 `model_not_ready` when there is no replica to wait for.
         """
         pool = self._pool
-        is_new = self._arrival is None
+        is_new = self._arrival is None and not self._has_begun
         if is_new and len(pool.waiting) >= pool.limits.max_queued:
             raise pool.overloaded()
         self._arrival = asyncio.get_running_loop().create_future()
@@ -146,6 +147,16 @@ class Ticket:
     def answered(self) -> None:
         """The first byte of the answer has come."""
         self._pool.count_as_answered(self)
+
+    def lose(self) -> None:
+        """The held replica was lost in the middle of the answer, and another one is to go on.
+
+        It may wait for that as long as a new request, and before all newer ones, even where the
+        queue is full: its client has a part of the answer.
+        """
+        self._has_begun = True
+        self._deadline = self._pool.now() + self._pool.limits.queue_timeout_s
+        self.give_back(is_full=False)
 
     def give_back(self, *, is_full: bool) -> None:
         """The held replica did not take the request: for want of room, or because it failed."""

@@ -165,7 +165,7 @@ class Relay:
     ) -> None:
         headers = self._request_headers(exchange)
         if journal is not None:
-            headers.append((JOURNAL, b"1"))
+            headers.append((JOURNAL, journal.version or b"new"))
             if journal.records:
                 headers.append((RESUME, b"%d" % len(journal.records)))
                 body = bytes(journal.records) + body
@@ -220,9 +220,12 @@ async def _start(exchange: Exchange, answer: Answer, journal: JournalReader | No
         raise ReplicaUnavailableError(is_full=reason.decode() == Refusal.FULL)
     if head.status >= 300:
         raise from_engine(head.status, await _beginning(answer))
+    version = head.header(JOURNAL)
     if not exchange.started:
+        if journal is not None and version is not None:
+            journal.version = version
         await exchange.start(head.status, _response_headers(head.headers))
-    elif journal is not None and head.header(JOURNAL) is not None:
+    elif journal is not None and version == journal.version:
         journal.resume()
         exchange.on_first_byte()
     else:

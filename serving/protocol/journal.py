@@ -179,6 +179,8 @@ class JournalReader:
         self._num_seen = 0  # of the last record's bytes, from this replica
         self._num_passed = 0  # of them, from any
         self.records = bytearray()
+        self.version = b""
+        """Of the replica that began the answer."""
         self.can_resume = True
 
     def resume(self) -> None:

@@ -64,7 +64,7 @@ def requests() -> list[tuple[str, dict[str, Any]]]:
         ("/v1/chat/completions", {**common, **usage, "messages": [{"role": "user", "content": p}]})
         for p in PROMPTS
     ]
-    found.append(("/v1/completions", {**common, **usage, "prompt": PROMPTS[2]}))
+    found.append(("/v1/completions", {**common, **usage, "prompt": PROMPTS[2], "echo": True}))
     found.append(
         ("/v1/messages", {**common, "messages": [{"role": "user", "content": PROMPTS[1]}]})
     )

@@ -159,6 +159,7 @@ class Simulator:
             self._engine.app,
             token=TOKEN,
             max_in_flight=1024,
+            version="v1",
             state=self._state,
             stream=_no_stream,
         )

@@ -271,6 +271,7 @@ async def running_stack(
             engine,
             token=TOKEN,
             max_in_flight=max_in_flight,
+            version="v1",
             state=lambda: {"model": MODEL},
             stream=no_stream,
         )

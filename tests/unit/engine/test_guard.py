@@ -78,6 +78,7 @@ async def guard(engine: Engine) -> EngineGuard:
         engine,
         token=TOKEN,
         max_in_flight=MAX_IN_FLIGHT,
+        version="v1",
         state=lambda: {"model": "demo"},
         stream=tell_once,
     )
@@ -153,7 +154,7 @@ async def test_an_engines_failure_costs_its_connection(status: int, closes: bool
         await send({"type": "http.response.body", "body": b"told"})
 
     guard = EngineGuard(
-        answer, token=TOKEN, max_in_flight=MAX_IN_FLIGHT, state=dict, stream=tell_once
+        answer, token=TOKEN, max_in_flight=MAX_IN_FLIGHT, version="v1", state=dict, stream=tell_once
     )
     call = Call(guard)
     await call.task

@@ -61,7 +61,8 @@ async def call(
     async def send(message: Any) -> None:
         sent.append(dict(message))
 
-    await serve_journaled(app, {"headers": [*headers]}, receive, send)
+    scope = {"headers": [(b"x-galerne-journal", b"v1"), *headers]}
+    await serve_journaled(app, scope, receive, send, version="v1")
     assert current_journal.get() is None
     return sent, JournalReader(max_bytes=10**6)
 
@@ -77,7 +78,7 @@ def test_only_who_asks_gets_a_journal() -> None:
 
 async def test_a_stream_is_framed() -> None:
     sent, reader = await call(Application(), b"hello")
-    assert (b"x-galerne-journal", b"1") in sent[0]["headers"]
+    assert (b"x-galerne-journal", b"v1") in sent[0]["headers"]
     assert seen(sent, reader) == b"chunkchunkchunkend"
     assert reader.records
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
@@ -129,6 +130,15 @@ async def test_a_quiet_answer_shows_that_it_lives(monkeypatch: pytest.MonkeyPatc
     sent, reader = await call(quiet, b"")  # type: ignore[arg-type]  # as good as the class
     assert EMPTY_FRAME in [message["body"] for message in sent[1:-1]]
     assert seen(sent, reader) == b"end"
+
+
+async def test_another_version_does_not_go_on() -> None:
+    sent, reader = await call(Application(), b"hello")
+    reader.feed(sent[1]["body"])
+    told = bytes(reader.records)
+    other = [(b"x-galerne-journal", b"v2"), (b"x-galerne-resume", b"%d" % len(told))]
+    with pytest.raises(BadJournalError):
+        await call(Application(), told + b"hello", headers=other)
 
 
 async def test_nothing_follows_when_the_engine_is_lost() -> None:

@@ -100,7 +100,7 @@ def output(token_ids: list[int], finish_reason: str | None, *, cached: int | Non
 
 
 def remade(_request_id: str, prompt: Any, noted: Output) -> Any:
-    assert list(prompt) == PROMPT["prompt_token_ids"]
+    assert prompt == PROMPT
     return output(list(noted.token_ids), noted.finish_reason, cached=noted.num_cached_tokens)
 
 

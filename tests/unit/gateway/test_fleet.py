@@ -418,6 +418,31 @@ def test_an_old_report_does_not_keep_a_replica_full() -> None:
     assert held_by(fleet)[1] == A.id
 
 
+# --- streams that lose their replica -------------------------------------------------------------
+
+
+async def test_a_stream_waits_for_another_replica_however_long_it_has_run() -> None:
+    """Before newer requests, and where the queue takes no more of those."""
+    clock = [0.0]
+    fleet = Fleet(
+        {MODEL: PoolSettings(1, LeastTokens(), 0.0, Told())},
+        limits=QueueLimits(max_queued=0, queue_timeout_s=30.0, no_replica_wait_s=0.0),
+        rng=Random(0),
+        now=lambda: clock[0],
+    )
+    fleet.update(MODEL, [A, B])
+    stream, other = take(fleet), take(fleet)
+    lost = stream.held
+    clock[0] = 3600.0
+    stream.lose()
+    waiting = asyncio.create_task(stream.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    with other:
+        pass
+    assert await waiting not in (None, lost)
+
+
 # --- replicas that fall silent -------------------------------------------------------------------
 
 
