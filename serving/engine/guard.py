@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH, STATE_STREAM_PATH, Refusal
 from serving.engine.journaling import BadJournalError, is_journaled, serve_journaled
+from serving.protocol.journal import current_journal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -106,6 +107,8 @@ class EngineGuard:
             if is_journaled(scope):
                 await serve_journaled(self._app, scope, receive, closing, version=self._version)
             else:
+                # A server may call this in the context of an earlier request of the connection.
+                current_journal.set(None)
                 await self._app(scope, receive, closing)
         except BadJournalError:
             await self._refuse(send, 400, Refusal.BAD_JOURNAL)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from serving.core.wire import JOURNAL, RESUME
-from serving.protocol.journal import EMPTY_FRAME, HEARTBEAT_S, Journal, current_journal
+from serving.protocol.journal import HEARTBEAT_S, Journal, current_journal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,7 +38,7 @@ async def serve_journaled(
     told = b""
     headers = dict(scope["headers"])
     if (size := headers.get(RESUME)) is not None:
-        if headers[JOURNAL] != version.encode():
+        if headers[JOURNAL] != version.encode() or not size.isdigit():
             raise BadJournalError
         body = _Body(receive)
         told = await body.take(int(size))
@@ -100,15 +100,18 @@ class _JournaledSend:
         self._journal = journal
         self._version = version
         self._is_framed = False
-        self._has_sent = False
+        self._now = asyncio.get_running_loop().time
+        self._sent_at = self._now()
 
     async def beat(self) -> None:
         """Show that the connection is alive while there is nothing to send."""
         while True:
-            self._has_sent = False
-            await asyncio.sleep(HEARTBEAT_S)
-            if self._is_framed and not self._has_sent and not self._journal.is_lost:
-                await self._send({**_PART, "body": EMPTY_FRAME})
+            await asyncio.sleep(self._sent_at + HEARTBEAT_S - self._now())
+            if self._now() - self._sent_at < HEARTBEAT_S:
+                continue
+            self._sent_at = self._now()
+            if self._is_framed and not self._journal.is_lost:
+                await self._send({**_PART, "body": self._journal.heartbeat()})
 
     async def __call__(self, message: Message) -> None:
         journal = self._journal
@@ -124,7 +127,7 @@ class _JournaledSend:
             if journal.is_silent or not (framed or not message.get("more_body", False)):
                 return
             message = {**message, "body": framed}
-        self._has_sent = True
+        self._sent_at = self._now()
         if self._is_framed and not message.get("more_body", True):
             self._is_framed = False  # nothing may follow
         await self._send(message)

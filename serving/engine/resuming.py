@@ -9,12 +9,17 @@ just been generated, which puts it right in the middle of a character, or of a s
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from serving.protocol.journal import Journal, Output, current_journal
+
+_REPLAYED_AT_ONCE = 32
+_TOLD_AT_ONCE = 1024
+"""So that other streams, and their heartbeats, go on meanwhile."""
 
 MakeOutput = Callable[[str, Mapping[str, Any], Output], Any]
 """vLLM's `RequestOutput` of a request's id, its prompt and what was noted."""
@@ -31,17 +36,20 @@ def journal_generations(llm: Any, make_output: MakeOutput, dead: type[Exception]
         0.32.
     """
     generate, add_request = llm.generate, llm.engine_core.add_request_async
+    has_watermark = llm.vllm_config.watermark_config is not None
 
     async def journaled(
         prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncIterator[Any]:
+        is_marked = has_watermark and sampling_params.watermarking is not False
+        can_resume = not is_marked and _can_resume(prompt, sampling_params)
         async with aclosing(generate(prompt, sampling_params, request_id, **options)) as outputs:
             journal = current_journal.get()
-            if journal is not None and journal.begin(
-                can_resume=_can_resume(prompt, sampling_params)
-            ):
-                for noted in journal.replay():
+            if journal is not None and journal.begin(can_resume=can_resume):
+                for number, noted in enumerate(journal.replay(), 1):
                     yield make_output(request_id, prompt, noted)
+                    if number % _REPLAYED_AT_ONCE == 0:
+                        await asyncio.sleep(0)
                 outputs = _noting(outputs, journal, dead)
             async for output in outputs:
                 yield output
@@ -50,14 +58,30 @@ def journal_generations(llm: Any, make_output: MakeOutput, dead: type[Exception]
         journal = current_journal.get()
         emitted = journal.token_ids if journal is not None else []
         if emitted:
-            state = llm.output_processor.request_states[request.request_id]
-            state.detokenizer.update(emitted, False)
-            state.detokenizer.get_next_output_text(False, True)
+            try:
+                state = llm.output_processor.request_states[request.request_id]
+                await _tell_emitted(state, emitted)
+            except BaseException:
+                # It is registered already, and nobody else would end it.
+                await llm.abort(request.request_id, internal=True)
+                raise
             request = _continued(request, emitted)
         await add_request(request)
 
     llm.generate = journaled
     llm.engine_core.add_request_async = add_continued
+
+
+async def _tell_emitted(state: Any, emitted: list[int]) -> None:
+    """Bring a request's state to where these tokens have been generated and sent.
+
+    Source: `RequestState.make_request_output` in vllm/v1/engine/output_processor.py, vLLM 0.32.
+    """
+    for start in range(0, len(emitted), _TOLD_AT_ONCE):
+        state.detokenizer.update(emitted[start : start + _TOLD_AT_ONCE], False)
+        await asyncio.sleep(0)
+    state.detokenizer.get_next_output_text(False, True)
+    state.sent_tokens_offset = state.detokenizer.num_output_tokens()
 
 
 async def _noting(
@@ -91,12 +115,11 @@ def _can_resume(prompt: Any, params: Any) -> bool:
         or bool(params.bad_words)
         or params.thinking_token_budget is not None
         or params.repetition_detection is not None
-        or bool(params.watermarking)
     )
     return (
         not has_state
         and params.n == 1
-        and params.logprobs is None
+        and params.num_logprobs is None
         and params.prompt_logprobs is None
         and params.output_kind.name == "DELTA"
         and isinstance(prompt, dict)

@@ -261,7 +261,7 @@ class Gateway:
         max_bytes = self._parts.settings.limits.max_journal_bytes
         if max_bytes and admitted.is_stream and exchange.path in RESUMED_PATHS:
             journal = JournalReader(max_bytes=max_bytes)
-        num_lost = 0
+        num_lost = num_failed = 0
         while True:
             replica = ticket.take()
             if replica is None:
@@ -275,9 +275,12 @@ class Gateway:
                 )
             except ReplicaUnavailableError as error:
                 ticket.give_back(is_full=error.is_full)
-                num_lost += error.may_have_run
                 trace.num_retries += 1
-                if num_lost > MAX_LOST or len(ticket.excluded) >= MAX_ATTEMPTS:
+                if exchange.started:
+                    continue  # until no replica is left: the client has a part of the answer
+                num_lost += error.may_have_run
+                num_failed += not error.is_full
+                if num_lost > MAX_LOST or num_failed >= MAX_ATTEMPTS:
                     raise EngineError(
                         "No replica could take this request",
                         code="engine_unavailable",
@@ -286,7 +289,9 @@ class Gateway:
             except AnswerBrokenError as error:
                 ticket.lose()
                 trace.num_resumes += 1
-                if trace.num_resumes > MAX_RESUMES:
+                # One of which nothing came may be a request that kills engines.
+                num_lost += not (journal and journal.records)
+                if num_lost > MAX_LOST or trace.num_resumes > MAX_RESUMES:
                     raise error.cause from error
             else:
                 return

@@ -42,7 +42,7 @@ _MAX_ERROR_BYTES = 64 * 1024
 _STALL_CHECK_S = 2.0
 """Every stream wakes up this often to look for a stall."""
 _MAX_QUIET = math.ceil(3 * HEARTBEAT_S / _STALL_CHECK_S)
-"""Looks at a journaled stream that has brought no byte, after which it is lost."""
+"""Looks at a journaled stream that has shown no sign of life, after which it is lost."""
 
 
 class ReplicaUnavailableError(Exception):
@@ -70,11 +70,16 @@ class AnswerBrokenError(Exception):
 
 @dataclass(slots=True)
 class _Progress:
-    """Loop time at which the engine last sent something, and whether it has promised to send
-    something every `HEARTBEAT_S`."""
+    """Loop times of the last byte for the client and of the replica's last sign of life, which may
+    be a heartbeat, and whether it has promised those."""
 
     last_byte_at: float
+    heard_at: float
     has_heartbeat: bool = False
+
+    def client_waits(self, now: float) -> None:
+        """From now on it is the replica that is waited for."""
+        self.last_byte_at = self.heard_at = now
 
 
 class Relay:
@@ -107,7 +112,8 @@ class Relay:
             ServingError: the engine's refusal, silence or end.
             ClientGoneError: the client left, or stopped reading; the generation was aborted.
         """
-        progress = _Progress(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        progress = _Progress(now, now)
         work = asyncio.create_task(self._transfer(exchange, url, body, journal, progress))
         gone = asyncio.create_task(exchange.wait_for_disconnect())
         try:
@@ -133,7 +139,7 @@ class Relay:
         """Return when the transfer has ended; raise when it has to be given up."""
         now = asyncio.get_running_loop().time
         limits = self._settings.limits
-        num_quiet, seen_at = 0, progress.last_byte_at
+        num_quiet, heard_at = 0, progress.heard_at
         while not work.done():
             await asyncio.wait(
                 {work, gone}, timeout=_STALL_CHECK_S, return_when=asyncio.FIRST_COMPLETED
@@ -145,12 +151,13 @@ class Relay:
             if exchange.sending_since is not None:
                 if now() - exchange.sending_since > limits.stalled_read_timeout_s:
                     raise ClientGoneError
-                progress.last_byte_at = now()  # a client's pause is not the engine's silence
+                progress.client_waits(now())  # its pause is not the engine's silence
             # Counted in looks: a gateway that was stopped itself has not heard for as long.
-            num_quiet = num_quiet + 1 if progress.last_byte_at == seen_at else 0
-            seen_at = progress.last_byte_at
-            is_lost = progress.has_heartbeat and num_quiet >= _MAX_QUIET
-            if is_lost or now() - seen_at > self._settings.engine_silence_timeout_s:
+            is_quiet = progress.has_heartbeat and progress.heard_at == heard_at
+            num_quiet = num_quiet + 1 if is_quiet else 0
+            heard_at = progress.heard_at
+            silence_s = now() - progress.last_byte_at
+            if num_quiet >= _MAX_QUIET or silence_s > self._settings.engine_silence_timeout_s:
                 raise EngineError(
                     "The engine stopped answering", code="engine_timeout", retryable=True
                 )
@@ -178,6 +185,7 @@ class Relay:
                 if journal is not None and answer.head.header(JOURNAL) is None:
                     journal.give_up()
                     journal = None
+                progress.client_waits(asyncio.get_running_loop().time())
                 progress.has_heartbeat = journal is not None
                 await answer.stream(_taker(exchange, journal, progress))
                 await exchange.finish()
@@ -241,9 +249,11 @@ def _taker(exchange: Exchange, journal: JournalReader | None, progress: _Progres
         return exchange.push(part)
 
     def take_framed(part: bytes) -> Awaitable[None] | None:
-        progress.last_byte_at = now()
-        payload = feed(part)
-        return exchange.push(payload) if payload else None
+        progress.heard_at = now()
+        if payload := feed(part):
+            progress.last_byte_at = progress.heard_at
+            return exchange.push(payload)
+        return None
 
     if journal is None:
         return take

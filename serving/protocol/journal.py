@@ -24,10 +24,10 @@ RESUMED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/messa
 """Not `/v1/responses`: engines give the items of such an answer names at random, which another one
 cannot know."""
 
-_HEAD = struct.Struct(">IH")
+_HEAD = struct.Struct(">II")
 """Number of bytes, then the length of the record before them."""
-_RECORD_HEAD = struct.Struct(">H")
-_NO_MORE_RECORDS = 0xFFFF
+_RECORD_HEAD = struct.Struct(">I")
+_NO_MORE_RECORDS = 0xFFFF_FFFF
 """In the place of a record's length: this answer cannot be continued."""
 EMPTY_FRAME = _HEAD.pack(0, 0)
 HEARTBEAT_S = 5.0
@@ -123,7 +123,13 @@ class Journal:
 
     def note(self, output: Output) -> None:
         """The application gets this output of the engine next."""
-        self._noted.append(output)
+        if self._is_possible:
+            self._noted.append(output)
+
+    def heartbeat(self) -> bytes:
+        """A frame without bytes. It tells outputs of which the application has made none so far: it
+        may hold a long thought back."""
+        return self.frame(b"") if self._noted else EMPTY_FRAME
 
     def frame(self, payload: bytes) -> bytes:
         """What the application has made of the outputs noted since the last frame.
@@ -144,9 +150,6 @@ class Journal:
         self._is_created_told |= created is not None
         record = _encode(_Record(self._noted, created))
         self._noted = []
-        if len(record) >= _NO_MORE_RECORDS:
-            self._is_possible = False
-            return _HEAD.pack(len(payload), _NO_MORE_RECORDS) + payload
         return b"".join((_HEAD.pack(len(payload), len(record)), record, payload))
 
     def _dated_as_before(self, payload: bytes) -> bytes:

@@ -35,7 +35,9 @@ from test_gateway_stack import (
 )
 
 from loadtest.processes import free_port
+from serving.engine import journaling
 from serving.errors import EngineError
+from serving.gateway import relay as relay_module
 from serving.gateway.connections import Connections
 from serving.gateway.exchange import ClientGoneError, Exchange
 from serving.gateway.relay import Relay
@@ -710,6 +712,56 @@ async def test_a_paused_client_that_comes_back_gets_everything(stack: Stack) -> 
     async with stack.post() as response:
         await asyncio.sleep(0.3)  # less than the limit: the pause itself is under test
         assert await response.read() == chunk * 64
+
+
+# --- signs of life ----------------------------------------------------------------------------
+
+STREAMED = {"model": MODEL, "stream": True}
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway looks every 50 ms, and takes four looks without a sign of life for a loss."""
+    monkeypatch.setattr(relay_module, "_STALL_CHECK_S", 0.05)
+    monkeypatch.setattr(relay_module, "_MAX_QUIET", 4)
+
+
+@pytest.mark.usefixtures("often")
+async def test_a_late_head_is_no_loss(stack: Stack) -> None:
+    """A long prompt is read before it. The pauses themselves are under test."""
+
+    async def answer(request: EngineRequest) -> None:
+        await asyncio.sleep(0.5)
+        await request.start(200, EVENT_STREAM)
+        await asyncio.sleep(0.1)
+        await request.write(b"data: 1\n\n")
+        await request.finish()
+
+    stack.engine.script = answer
+    async with stack.post(body=STREAMED) as response:
+        assert await response.read() == b"data: 1\n\n"
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("heartbeat_s", [0.05, 60.0])
+async def test_a_quiet_stream_lives_as_long_as_it_says_so(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, heartbeat_s: float
+) -> None:
+    monkeypatch.setattr(journaling, "HEARTBEAT_S", heartbeat_s)
+
+    async def answer(request: EngineRequest) -> None:
+        await request.start(200, EVENT_STREAM)
+        await request.write(b"data: 1\n\n")
+        await asyncio.sleep(0.8)
+        await request.write(b"data: 2\n\n")
+        await request.finish()
+
+    stack.engine.script = answer
+    async with stack.post(body=STREAMED) as response:
+        text = (await response.read()).decode()
+    assert ("data: 2" in text) == (heartbeat_s < 1)
+    assert ("engine_timeout" in text) == (heartbeat_s > 1)
+    await stack.idle()
 
 
 # --- leaks -------------------------------------------------------------------------------------

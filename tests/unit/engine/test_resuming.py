@@ -28,7 +28,7 @@ class Params:
     min_tokens: int = 4
     n: int = 1
     temperature: float = 0.0
-    logprobs: int | None = None
+    num_logprobs: int | None = None
     prompt_logprobs: int | None = None
     structured_outputs: Any = None
     seed: int | None = None
@@ -53,6 +53,9 @@ class Detokenizer:
         assert not stop_terminated
         self.told += token_ids
 
+    def num_output_tokens(self) -> int:
+        return len(self.told)
+
     def get_next_output_text(self, finished: bool, delta: bool) -> str:
         assert (finished, delta) == (False, True)
         return "said already"
@@ -64,8 +67,9 @@ class FakeLlm:
     def __init__(self, *, dies_after: int | None = None) -> None:
         self.engine_core = SimpleNamespace(add_request_async=self._add)
         self.detokenizer = Detokenizer()
-        state = SimpleNamespace(detokenizer=self.detokenizer)
-        self.output_processor = SimpleNamespace(request_states={"r": state})
+        self.state = SimpleNamespace(detokenizer=self.detokenizer, sent_tokens_offset=0)
+        self.output_processor = SimpleNamespace(request_states={"r": self.state})
+        self.vllm_config = SimpleNamespace(watermark_config=None)
         self.added: Any = None
         self._dies_after = dies_after
 
@@ -138,6 +142,7 @@ async def test_the_rest_is_generated_behind_the_tokens_so_far() -> None:
     assert second.added.sampling_params.max_tokens == 6
     assert second.added.sampling_params.min_tokens == 0
     assert second.detokenizer.told == [100, 101, 102, 103]
+    assert second.state.sent_tokens_offset == 4
     assert PROMPT["prompt_token_ids"] == [1, 2, 3]
 
 
@@ -153,7 +158,7 @@ async def test_a_complete_answer_asks_the_engine_for_nothing() -> None:
     "params",
     [
         {"n": 2},
-        {"logprobs": 0},
+        {"num_logprobs": 0},
         {"prompt_logprobs": 1},
         {"structured_outputs": object()},
         {"seed": 1, "temperature": 0.5},
@@ -162,14 +167,13 @@ async def test_a_complete_answer_asks_the_engine_for_nothing() -> None:
         {"bad_words": ["x"]},
         {"thinking_token_budget": 5},
         {"repetition_detection": object()},
-        {"watermarking": True},
         {"output_kind": SimpleNamespace(name="FINAL_ONLY")},
     ],
 )
 async def test_what_depends_on_more_than_tokens_is_not_continued(params: dict[str, Any]) -> None:
     _, journal, records = await run(FakeLlm(), params=Params(**params))
     assert not records
-    assert journal.frame(b"x")[4:6] == b"\xff\xff"
+    assert journal.frame(b"x")[4:8] == b"\xff\xff\xff\xff"
 
 
 @pytest.mark.parametrize("params", [{"seed": 1}, {"temperature": 0.7}, {"repetition_penalty": 1.3}])

@@ -123,6 +123,19 @@ def test_what_was_begun_elsewhere_and_cannot_be_continued_here_is_lost() -> None
     assert journal.is_lost
 
 
+def test_a_heartbeat_tells_what_the_application_holds_back() -> None:
+    journal = Journal()
+    reader = JournalReader(max_bytes=NO_LIMIT)
+    assert reader.feed(journal.heartbeat()) == b""
+    assert reader.can_resume
+    journal.begin(can_resume=True)
+    for token in range(10_000):
+        journal.note(Output((token,), "thought"))
+    assert reader.feed(journal.heartbeat()) == b""
+    assert Journal(bytes(reader.records)).token_ids == list(range(10_000))
+    assert reader.feed(journal.frame(b"at last")) == b"at last"
+
+
 def test_records_are_kept_up_to_a_limit() -> None:
     reader = JournalReader(max_bytes=60)
     seen = b"".join(map(reader.feed, replica(answer(12), created=1)))
@@ -131,7 +144,7 @@ def test_records_are_kept_up_to_a_limit() -> None:
     assert not reader.records
 
 
-@pytest.mark.parametrize("told", [b"\x00", b"\x00\x02ab", b"\x00\x05ab", b"\x00\x02\x91\x90"])
+@pytest.mark.parametrize("told", [b"\x00", b"\0\0\0\x02ab", b"\0\0\0\x05ab", b"\0\0\0\x02\x91\x90"])
 def test_what_is_no_journal_is_refused(told: bytes) -> None:
     with pytest.raises(ValueError, match="record"):
         Journal(told)
