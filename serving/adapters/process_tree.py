@@ -15,8 +15,8 @@ _END_S = 10.0
 _RUN_DIR_VARIABLES = b"RAY_SERVE_HAPROXY_"
 """Variables of this prefix name the run folder in every process of a local cluster, and in nobody
 else's: a shell that stands in the folder has only its `PWD`. Ray's and vLLM's processes write their
-titles over a part of what /proc shows of their environment, so that no single one can be relied
-on."""
+titles over a part of what /proc shows of their environment, now and then over all of it, so that no
+single one can be relied on."""
 
 
 def descendants(pid: int) -> list[tuple[int, int]]:
@@ -53,12 +53,29 @@ def leftovers(run_dir: Path) -> list[tuple[int, int]]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         ticks = process_start_ticks(int(folder.name))
-        if ticks is not None and _belongs_to(folder, os.fsencode(run_dir)):
+        belongs = _names(folder, os.fsencode(run_dir)) or _writes_into(folder, run_dir)
+        if ticks is not None and belongs:
             found.append((int(folder.name), ticks))
     return found
 
 
-def _belongs_to(process: Path, run_dir: bytes) -> bool:
+def _writes_into(process: Path, run_dir: Path) -> bool:
+    """Whether it has a file of the run folder open for writing: who reads a log does not."""
+    try:
+        open_files = list((process / "fd").iterdir())
+    except OSError:
+        return False
+    for file in open_files:
+        with contextlib.suppress(OSError):
+            if run_dir in file.readlink().parents:
+                told = (process / "fdinfo" / file.name).read_text().splitlines()
+                flags = next(line for line in told if line.startswith("flags:"))
+                if int(flags.split()[1], 8) & (os.O_WRONLY | os.O_RDWR):
+                    return True
+    return False
+
+
+def _names(process: Path, run_dir: bytes) -> bool:
     try:
         environment = (process / "environ").read_bytes()
     except OSError:  # it has ended, or is another user's

@@ -362,6 +362,7 @@ async def test_a_request_walks_the_whole_path(stack: Stack) -> None:
         "key_id": stack.keys.list()[0].id,
         "model": "demo",
         "replica": "replica-0",
+        "resumes": 0,
         "bytes_sent": 29,
     }
 

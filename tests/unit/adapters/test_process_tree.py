@@ -48,6 +48,24 @@ def test_processes_of_the_run_folder_are_ended(tmp_path: Path, start: Start, suf
     assert end_leftovers(run_dir) == 0
 
 
+@pytest.mark.parametrize(("mode", "is_found"), [("w", True), ("r", False)])
+def test_who_writes_into_the_run_folder_belongs_to_it(
+    tmp_path: Path, mode: str, is_found: bool
+) -> None:
+    """A title may have overwritten the whole environment; somebody may be reading a log."""
+    run_dir = tmp_path / "galerne-1"
+    run_dir.mkdir()
+    (run_dir / "agent.log").touch()
+    with (run_dir / "agent.log").open(mode) as log:
+        stream = {"stderr": log} if mode == "w" else {"stdin": log}
+        process = subprocess.Popen(["sleep", "60"], env={}, **stream)
+    try:
+        assert [pid for pid, _ in leftovers(run_dir)] == [process.pid] * is_found
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
