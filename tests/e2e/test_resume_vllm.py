@@ -68,16 +68,12 @@ def requests() -> list[tuple[str, dict[str, Any]]]:
     found.append(
         ("/v1/messages", {**common, "messages": [{"role": "user", "content": PROMPTS[1]}]})
     )
-    found.append(
-        (
-            "/v1/chat/completions",
-            {
-                **common,
-                "messages": [{"role": "user", "content": PROMPTS[3]}],
-                "stop": [" four, five"],
-            },
-        )
-    )
+    greeting = [{"role": "user", "content": PROMPTS[0]}]
+    rarely = {**common, **usage, "messages": greeting, "stream_interval": 3, "ignore_eos": True}
+    found.append(("/v1/chat/completions", rarely))
+    counting = [{"role": "user", "content": PROMPTS[3]}]
+    stopped = {**common, "messages": counting, "stop": [" four, five"]}
+    found.append(("/v1/chat/completions", stopped))
     return found
 
 
@@ -125,6 +121,7 @@ async def generated(
         plain = {
             "model": MODEL, "prompt": answer.json()["tokens"] + emitted, "temperature": 0,
             "max_tokens": max(NUM_TOKENS - len(emitted), 1), "return_token_ids": True,
+            "ignore_eos": body.get("ignore_eos", False),
             "cache_salt": f"idle {len(emitted)}",
         }  # fmt: skip
         answer = await client.post("/v1/completions", json=plain)
