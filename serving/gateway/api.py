@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from serving.core.types import ModelId, Principal, TenantId
 from serving.core.wire import SESSION_ID
 from serving.errors import EngineError, RequestError, ServingError
+from serving.gateway.attempts import Attempts
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
-from serving.gateway.exchange import ClientGoneError, Exchange, Headers, unless_gone
+from serving.gateway.exchange import ClientGoneError, Exchange, Headers
 from serving.gateway.explain import explanation, read_question
-from serving.gateway.fleet import Fleet, Ticket
+from serving.gateway.fleet import Fleet
 from serving.gateway.guards import (
     check_head_size,
     check_internal_token,
@@ -29,7 +30,7 @@ from serving.gateway.guards import (
 from serving.gateway.metrics import RequestOutcome
 from serving.gateway.profiles import Inquiry, Profiler
 from serving.gateway.prompt_reader import Scope as PromptScope
-from serving.gateway.relay import AnswerBrokenError, Relay, ReplicaUnavailableError
+from serving.gateway.relay import Relay
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
 from serving.gateway.trace import Trace
 from serving.protocol.envelope import Envelope, read_envelope, with_cache_salt
@@ -47,17 +48,6 @@ logger = logging.getLogger("galerne.gateway")
 
 _LARGE_BODY_BYTES = 256 * 1024
 """Reading the envelope of less takes 15 ms at the very most."""
-
-MAX_ATTEMPTS = 3
-"""Replicas tried for one request before its first byte; each failure excludes that replica."""
-
-MAX_LOST = 1
-"""Replicas that may vanish while they hold one request: a request that kills engines must not be
-handed from one to the next."""
-
-MAX_RESUMES = 3
-"""Times a stream may be continued elsewhere, which bounds what a request that kills engines costs
-in the middle of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +199,11 @@ class Gateway:
         trace.model = admitted.model
         with self._parts.fleet.ticket(admitted.model, admitted.profile) as ticket:
             exchange.on_first_byte = ticket.answered
+            journal = self._journal_for(admitted, exchange.path)
             try:
-                await self._relay_with(ticket, exchange, admitted, trace)
+                await Attempts(self._parts.relay, ticket, exchange, trace, journal).run(
+                    admitted.body
+                )
             except EngineError as error:
                 if error.code == "generation_failed" and asks_for_grammar(admitted.body):
                     raise _grammar_failed() from error
@@ -248,53 +241,12 @@ class Gateway:
         decision = self._parts.fleet.decide(admitted.model, admitted.profile)
         await exchange.respond(200, explanation(decision, admitted.profile))
 
-    async def _relay_with(
-        self, ticket: Ticket, exchange: Exchange, admitted: _Admitted, trace: Trace
-    ) -> None:
-        """Try replicas until one answers; a stream that breaks is continued by another.
-
-        Raises:
-            EngineError: enough replicas were tried, or lost while they held the request.
-            Overloaded: there is none, or all are at their limit and the queue is too long.
-        """
-        journal = None
+    def _journal_for(self, admitted: _Admitted, path: str) -> JournalReader | None:
+        """Where the answer is kept until its end, if another replica could go on with it."""
         max_bytes = self._parts.settings.limits.max_journal_bytes
-        if max_bytes and admitted.is_stream and exchange.path in RESUMED_PATHS:
-            journal = JournalReader(max_bytes=max_bytes)
-        num_lost = num_failed = 0
-        while True:
-            replica = ticket.take()
-            if replica is None:
-                begun = monotonic()
-                replica = await unless_gone(exchange, ticket.wait())
-                trace.queued_s += monotonic() - begun
-            trace.replica = replica.id
-            try:
-                await self._parts.relay.forward(
-                    exchange, replica.url, body=admitted.body, journal=journal
-                )
-            except ReplicaUnavailableError as error:
-                ticket.give_back(is_full=error.is_full)
-                trace.num_retries += 1
-                if exchange.started:
-                    continue  # until no replica is left: the client has a part of the answer
-                num_lost += error.may_have_run
-                num_failed += not error.is_full
-                if num_lost > MAX_LOST or num_failed >= MAX_ATTEMPTS:
-                    raise EngineError(
-                        "No replica could take this request",
-                        code="engine_unavailable",
-                        retryable=True,
-                    ) from error
-            except AnswerBrokenError as error:
-                ticket.lose()
-                trace.num_resumes += 1
-                # One of which nothing came may be a request that kills engines.
-                num_lost += not (journal and journal.records)
-                if num_lost > MAX_LOST or trace.num_resumes > MAX_RESUMES:
-                    raise error.cause from error
-            else:
-                return
+        if max_bytes and admitted.is_stream and path in RESUMED_PATHS:
+            return JournalReader(max_bytes=max_bytes)
+        return None
 
     def _log(self, exchange: Exchange, trace: Trace) -> None:
         duration_s = monotonic() - trace.started_at

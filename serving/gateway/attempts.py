@@ -1,0 +1,116 @@
+"""One request's way from replica to replica, until one has answered it to the end."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from serving.core.types import ReplicaEndpoint
+from serving.errors import EngineError, Overloaded
+from serving.gateway.exchange import Exchange, unless_gone
+from serving.gateway.fleet import Ticket
+from serving.gateway.relay import AnswerBrokenError, Relay, ReplicaUnavailableError
+from serving.gateway.trace import Trace
+from serving.protocol.journal import JournalReader
+
+MAX_ATTEMPTS = 3
+"""Replicas tried for one request before its first byte; each failure excludes that replica."""
+
+MAX_LOST = 1
+"""Replicas that may vanish while they hold one request: a request that kills engines must not be
+handed from one to the next."""
+
+MAX_RESUMES = 3
+"""Times a stream may be continued elsewhere, which bounds what a request that kills engines costs
+in the middle of its answer."""
+
+
+class Attempts:
+    """Tries replicas for one request, and lets another one continue a stream that breaks.
+
+    Args:
+        relay: moves the bytes.
+        ticket: the request's claim to a replica.
+        exchange: with the client.
+        trace: is told of replicas, retries and the time in the queue.
+        journal: of the answer, if it may be continued.
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        ticket: Ticket,
+        exchange: Exchange,
+        trace: Trace,
+        journal: JournalReader | None,
+    ) -> None:
+        self._relay = relay
+        self._ticket = ticket
+        self._exchange = exchange
+        self._trace = trace
+        self._journal = journal
+        self._num_lost = 0
+        self._num_failed = 0
+
+    async def run(self, body: bytes) -> None:
+        """Return once the answer is complete.
+
+        Args:
+            body: for the engine.
+
+        Raises:
+            EngineError: enough replicas were tried, or lost while they held the request, or no
+                other one could go on with its answer.
+            Overloaded: there is none, or all are at their limit and the queue is too long.
+            ClientGoneError: the client left.
+        """
+        broken_by: EngineError | None = None
+        while True:
+            try:
+                replica = await self._next_replica()
+            except Overloaded:
+                if broken_by is None:
+                    raise
+                raise broken_by from None  # what ended the answer, not what could not mend it
+            try:
+                await self._relay.forward(
+                    self._exchange, replica.url, body=body, journal=self._journal
+                )
+            except ReplicaUnavailableError as error:
+                self._refused(error)
+            except AnswerBrokenError as error:
+                broken_by = error.cause
+                self._lost(error)
+            else:
+                return
+
+    async def _next_replica(self) -> ReplicaEndpoint:
+        """The replica that the request now holds, after its wait in the queue if it has to."""
+        replica = self._ticket.take()
+        if replica is None:
+            begun = monotonic()
+            replica = await unless_gone(self._exchange, self._ticket.wait())
+            self._trace.queued_s += monotonic() - begun
+        self._trace.replica = replica.id
+        return replica
+
+    def _refused(self, error: ReplicaUnavailableError) -> None:
+        """The replica did not take the request; whether to try another one."""
+        self._ticket.give_back(is_full=error.is_full)
+        self._trace.num_retries += 1
+        if self._exchange.started:
+            return  # until no replica is left: the client has a part of the answer
+        self._num_lost += error.may_have_run
+        self._num_failed += not error.is_full
+        if self._num_lost > MAX_LOST or self._num_failed >= MAX_ATTEMPTS:
+            raise EngineError(
+                "No replica could take this request", code="engine_unavailable", retryable=True
+            ) from error
+
+    def _lost(self, error: AnswerBrokenError) -> None:
+        """The replica was lost in the middle of the answer; whether another one may go on."""
+        self._ticket.lose()
+        self._trace.num_resumes += 1
+        # One of which nothing came may be a request that kills engines.
+        self._num_lost += not (self._journal and self._journal.records)
+        if self._num_lost > MAX_LOST or self._trace.num_resumes > MAX_RESUMES:
+            raise error.cause from error
