@@ -6,6 +6,7 @@ PORT ?= 8000
 ARGS ?=
 BENCH ?= relay
 PEERS ?=
+TRACE ?=
 FAULTS ?=
 VENV := .venv
 READY := $(VENV)/.galerne-ready
@@ -22,9 +23,9 @@ test: $(READY) ## Run every test (ARGS="-k name" picks some)
 	@$(VENV)/bin/galerne model prepare demo
 	@exec $(VENV)/bin/pytest tests $(ARGS)
 
-bench: $(READY) ## Compare with peers (BENCH=relay|throughput|scaleout|fidelity PEERS=a,b)
+bench: $(READY) ## Compare with peers (BENCH=relay|throughput|scaleout|fidelity|routing PEERS=a,b)
 	@$(VENV)/bin/galerne model prepare demo
-	@$(VENV)/bin/python -m loadtest.bench $(BENCH) $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+	@$(VENV)/bin/python -m loadtest.bench $(BENCH) $(if $(PEERS),--peers $(PEERS)) $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
 chaos: $(READY) ## Break a simulated fleet under load and compare its streams (FAULTS=a,b)
 	@$(VENV)/bin/galerne model prepare demo

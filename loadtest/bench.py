@@ -12,22 +12,22 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.benches import fidelity, relay, scaleout, smoke, throughput
+from loadtest.benches import fidelity, relay, routing, scaleout, smoke, throughput
 from loadtest.machine import allow_many_connections, describe
 from loadtest.peers.base import Peer
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
-from loadtest.report import Line, markdown
+from loadtest.report import Row, markdown
 
 RESULTS = Path(__file__).parent / "results"
 
 _THROUGHPUT, _RELAY, _SCALEOUT = throughput.Plan(), relay.Plan(), scaleout.Plan()
-_SMOKE, _FIDELITY = smoke.Plan(), fidelity.Plan()
+_SMOKE, _FIDELITY, _ROUTING = smoke.Plan(), fidelity.Plan(), routing.Plan()
 
-Measured = tuple[list[Line], dict[str, str]]
+Measured = tuple[Sequence[Row], dict[str, str]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +56,15 @@ def parser() -> argparse.ArgumentParser:
     one = benches.add_parser("fidelity", help="calibrated simulator against the real engine")
     one.add_argument("--rounds", type=int, default=_FIDELITY.rounds, help="of load on each side")
     one.set_defaults(subjects=[], peers=None, run=run_fidelity)
+    one = benches.add_parser("routing", help="a trace over 8 simulated replicas: hits, TTFT, load")
+    one.add_argument("--trace", type=Path, help="in Mooncake's format; made up if it is not given")
+    one.add_argument("--requests", type=int, default=_ROUTING.num_requests)
+    one.add_argument("--speed", type=float, default=_ROUTING.speed, help="of the trace's time")
+    one.add_argument("--policies", type=_some_of(routing.POLICIES), default=routing.POLICIES,
+                     help="of Galerne: " + ", ".join(routing.POLICIES))  # fmt: skip
+    one.add_argument("--peers", type=_some_of(routing.ROUTERS), default=list(routing.ROUTERS),
+                     dest="routers", help=", ".join(routing.ROUTERS))  # fmt: skip
+    one.set_defaults(subjects=[], peers=None, run=run_routing)
     one = benches.add_parser("smoke", help="each subject relays one stream; no results file")
     _common(one, (*OVER_ENGINES, *WITH_ENGINES), 1, run_smoke)
     one.add_argument("--engine", choices=("fake", "sim"), default=_SMOKE.engine)
@@ -101,12 +110,18 @@ def run_fidelity(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
     return fidelity.bench(fidelity.Plan(rounds=options.rounds))
 
 
+def run_routing(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
+    """The `routing` bench."""
+    plan = routing.Plan(options.trace, num_requests=options.requests, speed=options.speed)
+    return routing.bench(plan, options.policies, options.routers)
+
+
 def run_smoke(options: argparse.Namespace, peers: list[Peer]) -> Measured:
     """The `smoke` bench."""
     return smoke.bench(smoke.Plan(engine=options.engine), peers)
 
 
-def write_results(folder: Path, bench: str, machine: dict[str, Any], lines: Sequence[Line]) -> None:
+def write_results(folder: Path, bench: str, machine: dict[str, Any], lines: Sequence[Row]) -> None:
     """One JSON document and one Markdown table."""
     folder.mkdir(exist_ok=True)
     results = [json.loads(line.to_json()) for line in lines]
@@ -144,6 +159,15 @@ def _interrupt(*_: object) -> None:
 
 def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
+
+
+def _some_of(names: Collection[str]) -> Callable[[str], list[str]]:
+    def chosen(text: str) -> list[str]:
+        if unknown := set(_words(text)) - set(names):
+            raise argparse.ArgumentTypeError(f"no such thing: {', '.join(sorted(unknown))}")
+        return _words(text)
+
+    return chosen
 
 
 def _numbers(text: str) -> list[int]:

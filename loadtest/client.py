@@ -170,7 +170,8 @@ async def connected(server: Server) -> AsyncIterator[Client]:
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """The result of `work` on the fastest event loop there is."""
-    return uvloop.run(work)
+    result: _T = uvloop.run(work)
+    return result
 
 
 def num_failed(streams: list[Stream]) -> int:

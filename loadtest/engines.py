@@ -53,10 +53,14 @@ def command(kind: Kind, timing: Timing, *, port: int) -> Command:
             sys.executable, "-m", "loadtest.fake_engine", "--port", str(port), "--model", MODEL,
             "--ttft-s", str(ttft_s), "--interval-s", str(timing.interval_s),
         ]  # fmt: skip
-    else:
-        words = [sys.executable, "-m", "serving", "sim", "serve", "--port", str(port)]
-        words += set_options(simulator_settings(timing))
-    return Command(words, f"http://127.0.0.1:{port}")
+        return Command(words, f"http://127.0.0.1:{port}")
+    return simulator(simulator_settings(timing), port=port)
+
+
+def simulator(settings: Mapping[str, Any], *, port: int) -> Command:
+    """How to run one simulated engine with these settings of its model, by path."""
+    words = [sys.executable, "-m", "serving", "sim", "serve", "--port", str(port)]
+    return Command([*words, *set_options(settings)], f"http://127.0.0.1:{port}")
 
 
 def set_options(settings: Mapping[str, Any]) -> list[str]:

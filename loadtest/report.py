@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 _SIGNIFICANT_DIGITS = 4
 
@@ -36,6 +36,30 @@ class Line:
         if self.note is None:
             del fields["note"]
         return json.dumps(fields, ensure_ascii=False)
+
+    def cells(self) -> dict[str, str]:
+        """A row of a table."""
+        spread = self.spread
+        return {
+            "case": self.case,
+            "subject": self.subject,
+            "value": _number(self.value),
+            "unit": self.unit,
+            "ratio": _number(self.ratio),
+            "against": self.against or "",
+            "spread": "" if spread is None else f"{_number(spread[0])} to {_number(spread[1])}",
+            "note": self.note or "",
+        }
+
+
+class Row(Protocol):
+    """A line of results."""
+
+    def to_json(self) -> str:
+        """As JSON, in one line."""
+
+    def cells(self) -> dict[str, str]:
+        """As a row of a table, by column; every row of a bench has the same ones."""
 
 
 def skipped(case: str, subject: str, reason: str) -> Line:
@@ -115,16 +139,18 @@ def blocks(values: Sequence[float], count: int) -> list[Sequence[float]]:
     return [values[low:high] for low, high in pairwise(edges)]
 
 
-def markdown(bench: str, machine: Mapping[str, Any], lines: Sequence[Line]) -> str:
+def markdown(bench: str, machine: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """A document with the machine and one table of all figures."""
     about = [f"- {name}: {_machine_value(value)}" for name, value in machine.items()]
-    rows = [
-        ("case", "subject", "value", "unit", "ratio", "against", "spread", "note"),
-        ("---",) * 8,
-        *(_row(line) for line in lines),
+    cells = [row.cells() for row in rows]
+    columns = list(cells[0]) if cells else []
+    table = [
+        columns,
+        ["---"] * len(columns),
+        *([_escaped(c) for c in row.values()] for row in cells),
     ]
-    table = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([f"# Bench: {bench}", "", *about, "", *table, ""])
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    return "\n".join([f"# Bench: {bench}", "", *about, "", *lines, ""])
 
 
 def _machine_value(value: object) -> str:
@@ -133,21 +159,8 @@ def _machine_value(value: object) -> str:
     return str(value)
 
 
-def _row(line: Line) -> tuple[str, ...]:
-    spread = (
-        "" if line.spread is None else f"{_number(line.spread[0])} to {_number(line.spread[1])}"
-    )
-    cells = (
-        line.case,
-        line.subject,
-        _number(line.value),
-        line.unit,
-        _number(line.ratio),
-        line.against or "",
-        spread,
-        line.note or "",
-    )
-    return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
 
 
 def _number(value: float | None) -> str:

@@ -25,7 +25,7 @@ from loadtest.peers import bare_vllm
 from loadtest.peers.base import Server, UnavailableError
 from loadtest.peers.single import Command, serve
 from loadtest.processes import free_port
-from loadtest.report import Figures, Line, paired_ratio, quantile
+from loadtest.report import Figures, Line, Row, paired_ratio, quantile
 from serving.adapters.probe_client import Endpoint, ProbeClient, connected
 from serving.errors import ConfigError
 
@@ -103,8 +103,9 @@ def bench(plan: Plan) -> tuple[list[Line], dict[str, str]]:
     return [*figures.lines(), *_verdicts(figures)], versions
 
 
-def is_faithful(lines: Sequence[Line]) -> bool:
+def is_faithful(rows: Sequence[Row]) -> bool:
     """Whether every quantile's ratio, the median over the rounds, is within `TOLERANCE` of 1."""
+    lines = [row for row in rows if isinstance(row, Line)]
     ratios = [line.value for line in lines if line.case.endswith(_BY_ROUND)]
     return len(ratios) == 4 and all(map(_is_near, ratios))
 

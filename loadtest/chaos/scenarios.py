@@ -60,7 +60,7 @@ class Fleet:
         """The process whose title begins like this."""
         for process in self.commands.descendants():
             if process.cmdline() and process.cmdline()[0].startswith(title):
-                return process.pid
+                return int(process.pid)
         raise LookupError(title)
 
     def is_whole(self) -> bool:

@@ -24,7 +24,7 @@ from loadtest.processes import free_port
 from serving import __version__
 from serving.adapters.ray_cluster import make_run_dir
 from serving.adapters.state_paths import StatePaths
-from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN
+from serving.core.wire import FLEET_PATH, INTERNAL_TOKEN, METRIC_TARGETS_PATH
 
 SIM_MODEL = "sim"
 _START_TIMEOUT_S = 300
@@ -67,6 +67,11 @@ class Platform:
         for path in (self._state / "logs").glob("gateway-*.jsonl"):
             yield from map(json.loads, path.read_text().splitlines())
 
+    def metrics_headers(self) -> dict[str, str]:
+        """What a scraper sends."""
+        token = (self._state / "metrics-token").read_text().strip()
+        return {"Authorization": f"Bearer {token}"}
+
     def descendants(self) -> list[psutil.Process]:
         """Every process of the platform but the first."""
         supervisor = json.loads((self._state / "run.json").read_text())["pid"]
@@ -105,6 +110,23 @@ class Platform:
         if not replicas:
             raise UnavailableError("galerne: no gateway names an engine replica")
         return Server(replicas[0]["url"].rstrip("/"), model, headers)
+
+
+def engine_metrics(url: str, headers: Mapping[str, str]) -> list[str]:
+    """Where the engines behind an endpoint tell their metrics.
+
+    Args:
+        headers: of a scraper.
+    """
+    request = urllib.request.Request(url + METRIC_TARGETS_PATH, headers=dict(headers))
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        groups = json.load(answer)
+    return [
+        f"http://{target}/metrics"
+        for group in groups
+        if group["labels"]["component"] == "engine"
+        for target in group["targets"]
+    ]
 
 
 @contextmanager
@@ -158,14 +180,14 @@ def install() -> str:
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
     try:
-        return process.children(recursive=True)
+        return list(process.children(recursive=True))
     except psutil.NoSuchProcess:
         return []
 
 
 def _name(process: psutil.Process) -> str:
     try:
-        return process.name()
+        return str(process.name())
     except psutil.NoSuchProcess:
         return ""
 

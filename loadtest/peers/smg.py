@@ -16,13 +16,13 @@ _NAME = "smg"
 
 
 @contextmanager
-def start(engines: Sequence[str], model: str) -> Iterator[Server]:
+def start(engines: Sequence[str], model: str, *, policy: str = "round_robin") -> Iterator[Server]:
     """One gateway process."""
     port, metrics_port = free_ports(2)
     words: list[str | Path] = [
         program(_NAME, "smg"), "launch", "--host", "127.0.0.1", "--port", str(port),
         "--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port),
-        "--policy", "round_robin", "--backend", "vllm", "--log-level", "warn",
+        "--policy", policy, "--backend", "vllm", "--log-level", "warn",
         "--disable-tokenizer-autoload", "--worker-startup-check-interval", "1",
         "--shutdown-grace-period-secs", "2", "--worker-urls", *engines,
     ]  # fmt: skip
@@ -31,4 +31,6 @@ def start(engines: Sequence[str], model: str) -> Iterator[Server]:
         yield server
 
 
-PEER = Peer(_NAME, partial(ensure_environment, _NAME, "smg==1.13.0"), start)
+_install = partial(ensure_environment, _NAME, "smg==1.13.0")
+PEER = Peer(_NAME, _install, start)
+CACHE_AWARE = Peer(_NAME, _install, partial(start, policy="cache_aware"))

@@ -16,12 +16,12 @@ _NAME = "vllm-router"
 
 
 @contextmanager
-def start(engines: Sequence[str], model: str) -> Iterator[Server]:
+def start(engines: Sequence[str], model: str, *, policy: str = "round_robin") -> Iterator[Server]:
     """One router process."""
     port, metrics_port = free_ports(2)
     words: list[str | Path] = [
         program(_NAME, "vllm-router"), "--host", "127.0.0.1", "--port", str(port),
-        "--prometheus-port", str(metrics_port), "--policy", "round_robin",
+        "--prometheus-port", str(metrics_port), "--policy", policy,
         "--log-level", "warning", "--worker-startup-check-interval", "1",
         "--worker-urls", *engines,
     ]  # fmt: skip
@@ -29,4 +29,6 @@ def start(engines: Sequence[str], model: str) -> Iterator[Server]:
         yield server
 
 
-PEER = Peer(_NAME, partial(ensure_environment, _NAME, "vllm-router==0.1.17"), start)
+_install = partial(ensure_environment, _NAME, "vllm-router==0.1.17")
+PEER = Peer(_NAME, _install, start)
+CACHE_AWARE = Peer(_NAME, _install, partial(start, policy="cache_aware"))
