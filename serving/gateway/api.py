@@ -35,7 +35,7 @@ from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_rou
 from serving.gateway.trace import Trace
 from serving.protocol.envelope import Envelope, read_envelope, with_cache_salt
 from serving.protocol.journal import RESUMED_PATHS, JournalReader
-from serving.protocol.request_bounds import asks_for_grammar, check_bounds
+from serving.protocol.request_bounds import check_bounds
 from serving.rendering.reading import has_prompt
 from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings, LimitSettings
@@ -197,17 +197,13 @@ class Gateway:
         session = (exchange.header(SESSION_ID) or b"").decode("latin-1")
         admitted = await self._admit(body, exchange.path, tenant=trace.tenant, session=session)
         trace.model = admitted.model
-        with self._parts.fleet.ticket(admitted.model, admitted.profile) as ticket:
+        with self._parts.fleet.ticket(
+            admitted.model, admitted.profile, patience_s=exchange.patience_s
+        ) as ticket:
             exchange.on_first_byte = ticket.answered
             journal = self._journal_for(admitted, exchange.path)
-            try:
-                await Attempts(self._parts.relay, ticket, exchange, trace, journal).run(
-                    admitted.body
-                )
-            except EngineError as error:
-                if error.code == "generation_failed" and asks_for_grammar(admitted.body):
-                    raise _grammar_failed() from error
-                raise
+            attempts = Attempts(self._parts.relay, ticket, exchange, trace, journal)
+            await attempts.run(admitted.body)
 
     async def _admit(
         self, body: bytes, path: str, *, tenant: TenantId, session: str, is_asked: bool = False
@@ -266,15 +262,6 @@ def _read_bounded(body: bytes, path: str, limits: LimitSettings) -> Envelope:
     envelope = read_envelope(body, max_depth=limits.max_json_depth)
     check_bounds(path, body, limits)
     return envelope
-
-
-def _grammar_failed() -> RequestError:
-    """To repeat such a request would be useless, which is what a client fault says."""
-    return RequestError(
-        "The engine cannot answer within the schema or grammar of this request: it has no finite "
-        "answer, or uses what the engine does not support; simplify it",
-        code="grammar_failed",
-    )
 
 
 async def _accept_lifespan(receive: Receive, send: Send) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from time import monotonic
 
 from serving.core.types import ReplicaEndpoint
-from serving.errors import EngineError, Overloaded
+from serving.errors import EngineError, Overloaded, RequestError
 from serving.gateway.exchange import Exchange, unless_gone
 from serving.gateway.fleet import Ticket
 from serving.gateway.relay import AnswerBrokenError, Relay, ReplicaUnavailableError
 from serving.gateway.trace import Trace
 from serving.protocol.journal import JournalReader
+from serving.protocol.request_bounds import asks_for_grammar
 
 MAX_ATTEMPTS = 3
 """Replicas tried for one request before its first byte; each failure excludes that replica."""
@@ -58,6 +59,7 @@ class Attempts:
             body: for the engine.
 
         Raises:
+            RequestError: the engine cannot answer within its schema or grammar.
             EngineError: enough replicas were tried, or lost while they held the request, or no
                 other one could go on with its answer.
             Overloaded: there is none, or all are at their limit and the queue is too long.
@@ -80,6 +82,11 @@ class Attempts:
             except AnswerBrokenError as error:
                 broken_by = error.cause
                 self._lost(error)
+            except EngineError as error:
+                if error.code == "generation_failed" and asks_for_grammar(body):
+                    raise _grammar_failed() from error
+                self._ticket.fail()
+                raise
             else:
                 return
 
@@ -95,13 +102,16 @@ class Attempts:
 
     def _refused(self, error: ReplicaUnavailableError) -> None:
         """The replica did not take the request; whether to try another one."""
+        if error.is_fault:
+            self._ticket.fail()
         self._ticket.give_back(is_full=error.is_full)
         self._trace.num_retries += 1
         if self._exchange.started:
             return  # until no replica is left: the client has a part of the answer
         self._num_lost += error.may_have_run
         self._num_failed += not error.is_full
-        if self._num_lost > MAX_LOST or self._num_failed >= MAX_ATTEMPTS:
+        is_enough = self._num_lost > MAX_LOST or self._num_failed >= MAX_ATTEMPTS
+        if is_enough or self._ticket.is_late:
             raise EngineError(
                 "No replica could take this request", code="engine_unavailable", retryable=True
             ) from error
@@ -114,3 +124,12 @@ class Attempts:
         self._num_lost += not (self._journal and self._journal.records)
         if self._num_lost > MAX_LOST or self._trace.num_resumes > MAX_RESUMES:
             raise error.cause from error
+
+
+def _grammar_failed() -> RequestError:
+    """To repeat such a request would be useless, which is what a client fault says."""
+    return RequestError(
+        "The engine cannot answer within the schema or grammar of this request: it has no finite "
+        "answer, or uses what the engine does not support; simplify it",
+        code="grammar_failed",
+    )

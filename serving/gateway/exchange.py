@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -64,6 +66,19 @@ class Exchange:
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
         return next((value for key, value in self.headers if key == name), None)
+
+    @property
+    def patience_s(self) -> float:
+        """How long the client waits for a byte, in seconds; infinite if it does not say.
+
+        OpenAI's and Anthropic's SDKs say it. Source: `_build_headers` in their `_base_client.py`.
+        """
+        for name in (b"x-stainless-read-timeout", b"x-stainless-timeout"):
+            with contextlib.suppress(ValueError):
+                seconds = float(self.header(name) or b"")
+                if seconds > 0:
+                    return seconds
+        return math.inf
 
     @property
     def started(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from random import Random
@@ -13,6 +14,9 @@ from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.gateway.replica_pool import PoolSettings, QueueLimits, ReplicaPool
 from serving.routing.pipeline import Decision
 from serving.routing.snapshots import RequestProfile
+
+_USED_PATIENCE = 0.9
+"""Of the time a client waits; the rest is for the answer's way back."""
 
 
 class Fleet:
@@ -65,9 +69,15 @@ class Fleet:
         """Where the request would go now, and why."""
         return self._pools[model].decide(request)
 
-    def ticket(self, model: ModelId, request: RequestProfile) -> Ticket:
-        """One request's claim to a replica of the model, in order of arrival."""
-        return Ticket(self._pools[model], request, next(self._numbers))
+    def ticket(
+        self, model: ModelId, request: RequestProfile, *, patience_s: float = math.inf
+    ) -> Ticket:
+        """One request's claim to a replica of the model, in order of arrival.
+
+        Args:
+            patience_s: how long its client waits for a byte.
+        """
+        return Ticket(self._pools[model], request, next(self._numbers), patience_s)
 
 
 class Ticket:
@@ -76,10 +86,14 @@ class Ticket:
     A request that comes back from a replica without an answer keeps its place.
     """
 
-    def __init__(self, pool: ReplicaPool, request: RequestProfile, number: int) -> None:
+    def __init__(
+        self, pool: ReplicaPool, request: RequestProfile, number: int, patience_s: float
+    ) -> None:
         self._pool = pool
         self.request = request
-        self._deadline = pool.now() + pool.limits.queue_timeout_s
+        # An answer that comes as the client gives up is not read.
+        self._patience_s = _USED_PATIENCE * patience_s
+        self._wait_until_its_end()
         self._arrival: asyncio.Future[None] | None = None
         self._has_begun = False
         self.number = number
@@ -126,7 +140,7 @@ class Ticket:
         timeout_s = (
             max(self._deadline - pool.now(), 0.0)
             if pool.has_replica_for(self)
-            else pool.limits.no_replica_wait_s
+            else min(pool.limits.no_replica_wait_s, max(self._late_at - pool.now(), 0.0))
         )
         try:
             async with asyncio.timeout(timeout_s):
@@ -144,9 +158,18 @@ class Ticket:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the client waits no longer."""
+        return self._pool.now() >= self._late_at
+
     def answered(self) -> None:
         """The first byte of the answer has come."""
-        self._pool.count_as_answered(self)
+        self._pool.answered(self)
+
+    def fail(self) -> None:
+        """The held replica has failed the request; the request stays with it."""
+        self._pool.failed(self)
 
     def lose(self) -> None:
         """The held replica was lost in the middle of the answer, and another one is to go on.
@@ -155,11 +178,12 @@ class Ticket:
         queue is full: its client has a part of the answer.
         """
         self._has_begun = True
-        self._deadline = self._pool.now() + self._pool.limits.queue_timeout_s
+        self._wait_until_its_end()
+        self.fail()
         self.give_back(is_full=False)
 
     def give_back(self, *, is_full: bool) -> None:
-        """The held replica did not take the request: for want of room, or because it failed."""
+        """The held replica did not take the request: for want of room, or for another reason."""
         if self.held is None:
             return
         if is_full:
@@ -167,3 +191,9 @@ class Ticket:
         else:
             self.excluded.add(self.held.id)
         self._pool.release(self)
+
+    def _wait_until_its_end(self) -> None:
+        """Begin to count how long the client waits."""
+        now = self._pool.now()
+        self._late_at = now + self._patience_s
+        self._deadline = now + min(self._pool.limits.queue_timeout_s, self._patience_s)

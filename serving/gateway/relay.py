@@ -48,12 +48,16 @@ _MAX_QUIET = math.ceil(3 * HEARTBEAT_S / _STALL_CHECK_S)
 class ReplicaUnavailableError(Exception):
     """The replica refused or vanished before it answered; another one may serve the request.
 
-    `is_full`: it is at its limit. `may_have_run`: it had the request when it vanished.
+    `is_full`: it is at its limit. `is_fault`: it vanished, or could not be reached.
+    `may_have_run`: it had the request when it vanished.
     """
 
-    def __init__(self, *, is_full: bool = False, may_have_run: bool = False) -> None:
+    def __init__(
+        self, *, is_full: bool = False, is_fault: bool = False, may_have_run: bool = False
+    ) -> None:
         super().__init__()
         self.is_full = is_full
+        self.is_fault = is_fault
         self.may_have_run = may_have_run
 
 
@@ -191,7 +195,9 @@ class Relay:
                 await exchange.finish()
         except UpstreamError as error:
             if not is_answering:
-                raise ReplicaUnavailableError(may_have_run=error.may_have_run) from error
+                raise ReplicaUnavailableError(
+                    is_fault=True, may_have_run=error.may_have_run
+                ) from error
             raise EngineError(
                 "The engine failed during this answer", code="engine_failed", retryable=True
             ) from error

@@ -15,6 +15,7 @@ from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.errors import Overloaded
 from serving.gateway.replica_states import LOST_S, SUSPECT_S, ReplicaState
 from serving.routing.backlog import CompletionRate, retry_after_s
+from serving.routing.breaker import Breakers
 from serving.routing.pipeline import Decision, Obstacle, choose, warming_up
 from serving.routing.policies import Policy
 from serving.routing.snapshots import (
@@ -92,6 +93,7 @@ class ReplicaPool:
         self._settings = settings
         self._rng = rng
         self._pauses: dict[ReplicaId, asyncio.TimerHandle] = {}
+        self._breakers = Breakers()
 
     def has_replica_for(self, ticket: Ticket) -> bool:
         """Whether a replica runs, busy or not, that is not lost and has not failed the request."""
@@ -111,6 +113,7 @@ class ReplicaPool:
         self.endpoints = tuple(endpoints)
         for gone in self._sent.keys() - self._known_since.keys():
             del self._sent[gone], self._sent_tokens[gone]
+        self._breakers.keep(self._known_since)
         self.serve_waiting()
 
     def decide(self, request: RequestProfile, excluded: Collection[ReplicaId] = ()) -> Decision:
@@ -118,9 +121,11 @@ class ReplicaPool:
         now = self.now()
         replicas = [self._snapshot(endpoint, now) for endpoint in self.endpoints]
         silent = {r.id: Obstacle.SILENT for r in replicas if r.silent_s >= SUSPECT_S}
+        failing = {r.id: Obstacle.FAILING for r in replicas if self._breakers.is_open(r.id, now)}
         new = warming_up(replicas, warm_up_s=self._settings.warm_up_s)
         # Each is better than none at all.
-        for spared in (dict.fromkeys(new, Obstacle.WARMING_UP) | silent, silent, {}):
+        doubtful = silent | failing
+        for spared in (dict.fromkeys(new, Obstacle.WARMING_UP) | doubtful, doubtful, {}):
             offered = [(replica, self._obstacle(replica, excluded, spared)) for replica in replicas]
             decision = choose(request, offered, self._settings.policy, self._rng)
             if decision.replica is not None or not spared:
@@ -133,6 +138,7 @@ class ReplicaPool:
         if picked is None:
             return False
         self._settings.policy.picked(picked)
+        self._breakers.sent(picked, self.now())
         ticket.held = next(endpoint for endpoint in self.endpoints if endpoint.id == picked)
         ticket.is_answered = False
         self.in_flight[picked] += 1
@@ -155,12 +161,24 @@ class ReplicaPool:
         ticket.is_answered = True
         _take_off(self._waiting_tokens, ticket.held.id, ticket.request.prompt_tokens)
 
+    def answered(self, ticket: Ticket) -> None:
+        """The first byte of the request's answer has come."""
+        if ticket.held is not None:
+            self._breakers.succeeded(ticket.held.id)
+        self.count_as_answered(ticket)
+
+    def failed(self, ticket: Ticket) -> None:
+        """The replica that the request holds has failed it."""
+        if ticket.held is not None:
+            self._breakers.failed(ticket.held.id, self.now())
+
     def release(self, ticket: Ticket) -> None:
         """The request holds nothing any more; the next one may have its room."""
         if ticket.held is None:
             return
         self.count_as_answered(ticket)
         replica, ticket.held = ticket.held.id, None
+        self._breakers.left(replica)
         _take_off(self.in_flight, replica, 1)
         self.serve_waiting()
 

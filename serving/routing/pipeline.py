@@ -22,6 +22,7 @@ class Obstacle(StrEnum):
     DRAINING = "draining"
     WARMING_UP = "warming up"
     SILENT = "not heard of for a while"
+    FAILING = "failed the last requests"
     LOST = "not heard of for too long"
 
 

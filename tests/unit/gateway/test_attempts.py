@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from random import Random
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
-from serving.errors import EngineError, Overloaded
+from serving.errors import EngineError, Overloaded, RequestError
 from serving.gateway.attempts import MAX_ATTEMPTS, MAX_RESUMES, Attempts
 from serving.gateway.exchange import Exchange
 from serving.gateway.fleet import Fleet
@@ -24,7 +25,8 @@ from serving.routing.snapshots import RequestProfile
 MODEL = ModelId("demo")
 FULL = ReplicaUnavailableError(is_full=True)
 REFUSED = ReplicaUnavailableError()
-VANISHED = ReplicaUnavailableError(may_have_run=True)
+UNREACHABLE = ReplicaUnavailableError(is_fault=True)
+VANISHED = ReplicaUnavailableError(is_fault=True, may_have_run=True)
 CAUSE = EngineError("The engine failed during this answer", code="engine_failed")
 
 
@@ -70,7 +72,11 @@ class ScriptedRelay(Relay):
 
 
 async def attempt(
-    *failures: Exception, replicas: int = 9, journal: bool = True
+    *failures: Exception,
+    replicas: int = 9,
+    journal: bool = True,
+    patience_s: float = math.inf,
+    body: bytes = b"{}",
 ) -> tuple[list[str], Trace]:
     """The replicas that were tried, in this order."""
 
@@ -95,9 +101,9 @@ async def attempt(
     fleet.update(MODEL, endpoints)
     reader = JournalReader(max_bytes=1000) if journal else None
     try:
-        with fleet.ticket(MODEL, RequestProfile(10, 10)) as ticket:
+        with fleet.ticket(MODEL, RequestProfile(10, 10), patience_s=patience_s) as ticket:
             exchange = Exchange(scope, receive, send)
-            await Attempts(relay, ticket, exchange, trace, reader).run(b"{}")
+            await Attempts(relay, ticket, exchange, trace, reader).run(body)
     finally:
         assert fleet.num_in_flight(MODEL) == 0
         assert len(set(relay.tried)) == len(relay.tried), "no replica is asked twice"
@@ -116,7 +122,7 @@ async def test_replicas_without_room_do_not_count() -> None:
     assert trace.num_retries == 7
 
 
-@pytest.mark.parametrize("failures", [[REFUSED] * MAX_ATTEMPTS, [VANISHED] * 2])
+@pytest.mark.parametrize("failures", [[UNREACHABLE] * MAX_ATTEMPTS, [VANISHED] * 2])
 async def test_attempts_are_bounded(failures: list[Exception]) -> None:
     with pytest.raises(EngineError) as caught:
         await attempt(*failures)
@@ -151,3 +157,21 @@ async def test_continuations_are_bounded(failures: list[Exception]) -> None:
     with pytest.raises(EngineError) as caught:
         await attempt(*failures)
     assert caught.value is CAUSE
+
+
+async def test_nothing_is_tried_again_for_a_client_that_waits_no_longer() -> None:
+    with pytest.raises(EngineError) as caught:
+        await attempt(UNREACHABLE, patience_s=1e-9)
+    assert caught.value.code == "engine_unavailable"
+
+
+GENERATION_FAILED = EngineError("The engine failed", code="generation_failed")
+
+
+async def test_a_grammar_that_fails_is_the_requests_fault() -> None:
+    body = b'{"response_format": {"type": "json_object"}}'
+    with pytest.raises(RequestError) as caught:
+        await attempt(GENERATION_FAILED, body=body)
+    assert caught.value.code == "grammar_failed"
+    with pytest.raises(EngineError):
+        await attempt(GENERATION_FAILED)

@@ -490,3 +490,52 @@ async def test_who_waits_gets_the_replica_that_is_heard_again() -> None:
     states.silent = {}
     fleet.heard(MODEL, A.id)
     assert await waiting == A
+
+
+# --- replicas that fail --------------------------------------------------------------------------
+
+
+def fail(fleet: Fleet, replica: ReplicaId) -> None:
+    """A request fails on that replica."""
+    ticket = fleet.ticket(MODEL, ANY)
+    ticket.excluded |= {other for other in (A.id, B.id, C.id) if other != replica}
+    with ticket:
+        assert ticket.take() is not None
+        ticket.fail()
+        ticket.give_back(is_full=False)
+
+
+def test_a_failing_replica_is_left_alone_and_then_probed() -> None:
+    clock = [0.0]
+    fleet = fleet_at(clock, A, B, policy=LeastTokens(), told_by=Told())
+    for _ in range(3):
+        fail(fleet, A.id)
+    assert {held_by(fleet)[1] for _ in range(8)} == {B.id}
+    clock[0] = 1.0
+    probe = fleet.ticket(MODEL, ANY)
+    assert probe.take() == A, "it has the least to do"
+    assert {held_by(fleet)[1] for _ in range(8)} == {B.id}, "one probe is enough"
+    probe.answered()
+    assert A.id in {held_by(fleet)[1] for _ in range(8)}
+
+
+def test_a_failing_replica_is_better_than_none() -> None:
+    fleet = fleet_at([0.0], A, policy=LeastTokens(), told_by=Told())
+    for _ in range(5):
+        fail(fleet, A.id)
+    assert fleet.ticket(MODEL, ANY).take() == A
+
+
+# --- clients that say how long they wait ---------------------------------------------------------
+
+
+async def test_a_request_is_refused_before_its_client_gives_up() -> None:
+    clock = [0.0]
+    fleet = fleet_at(clock, A, policy=LeastTokens(), told_by=Told())
+    ticket = fleet.ticket(MODEL, ANY, patience_s=0.01)
+    assert not ticket.is_late
+    ticket.excluded.add(A.id)
+    with pytest.raises(Overloaded):
+        await ticket.wait()
+    clock[0] = 0.0099
+    assert ticket.is_late
