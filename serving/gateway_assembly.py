@@ -88,6 +88,7 @@ async def assemble_gateway(
             connections,
             token=token,
             max_entries=settings.max_index_entries,
+            follows_routing=spec.settings.models[name].routing.policy == "prefix_approx",
             now=time.monotonic,
             rng=SystemRandom(),
         )
@@ -126,6 +127,8 @@ async def assemble_gateway(
         num_in_flight=fleet.num_in_flight,
         num_queued=fleet.num_queued,
     )
+    for model, profiler in profilers.items():
+        profiler.on_unread = partial(metrics.prompt_unread, model)
     descriptors = DescriptorGuard(time.monotonic)
     access_log = AccessLog(
         spec.paths.log_dir / f"gateway-{os.getpid()}.jsonl", on_lost=metrics.lines_lost
@@ -175,7 +178,7 @@ async def assemble_gateway(
 
 def _tokenizer(model: ModelSettings, paths: StatePaths) -> Tokenizer | None:
     """What prompts are read with, if the model's policy asks for it and its files allow it."""
-    if model.routing.policy != "kv_aware":
+    if model.routing.policy not in ("kv_aware", "prefix_approx"):
         return None
     if model.weights is None:
         return PieceTokenizer()
@@ -188,7 +191,7 @@ def _tokenizer(model: ModelSettings, paths: StatePaths) -> Tokenizer | None:
 
 def _policy(routing: RoutingSettings) -> Policy:
     match routing.policy:
-        case "kv_aware":
+        case "kv_aware" | "prefix_approx":
             return kv_aware(routing.weights, node_id=ray.get_runtime_context().get_node_id())
         case "least_tokens":
             return LeastTokens()

@@ -273,13 +273,14 @@ class RoutingWeights(_Section):
 class RoutingSettings(_Section):
     """How gateways choose among a model's replicas."""
 
-    policy: Literal["kv_aware", "least_tokens", "power_of_two", "round_robin", "session"] = (
-        "kv_aware"
-    )
-    """`kv_aware`: by cached prefix, queue and room, as `weights` say. `least_tokens`: where the
-    fewest prompt tokens and requests wait. `power_of_two`: the less loaded of two at random.
-    `session`: requests of one session (`prompt_cache_key`, the header `x-session-id`, or `user`) go
-    to the same replica. `round_robin`: each in turn."""
+    policy: Literal[
+        "kv_aware", "prefix_approx", "least_tokens", "power_of_two", "round_robin", "session"
+    ] = "kv_aware"
+    """`kv_aware`: by cached prefix, queue and room, as `weights` say. `prefix_approx`: the same,
+    for engines that do not tell what they have cached, by what was routed to them. `least_tokens`:
+    where the fewest prompt tokens and requests wait. `power_of_two`: the less loaded of two at
+    random. `session`: requests of one session (`prompt_cache_key`, the header `x-session-id`, or
+    `user`) go to the same replica. `round_robin`: each in turn."""
     weights: RoutingWeights = RoutingWeights()
     warm_up_s: float = Field(10.0, ge=0, le=3600)
     """For so long a new replica gets no more than a growing share of the others' load."""

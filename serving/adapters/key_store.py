@@ -77,7 +77,9 @@ class KeyFile:
         except OSError as error:
             raise _invalid_file(f"cannot be read: {error.strerror}") from error
 
-    def create(self, name: str, *, expires_at: datetime | None = None) -> tuple[str, KeyRecord]:
+    def create(
+        self, name: str, *, expires_at: datetime | None = None, is_operator: bool = False
+    ) -> tuple[str, KeyRecord]:
         """The text of a new key, shown here only, and its stored record.
 
         Raises:
@@ -86,7 +88,11 @@ class KeyFile:
         """
         now = self._now()
         key, record = issue_key(
-            name, now=now, expires_at=expires_at, random_bytes=self._random_bytes
+            name,
+            now=now,
+            expires_at=expires_at,
+            random_bytes=self._random_bytes,
+            is_operator=is_operator,
         )
         with self._locked() as file:
             records = self.list()

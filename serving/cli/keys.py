@@ -39,11 +39,18 @@ def create(
         str | None,
         typer.Option(help="Life of the key: `90d`, `12h` or `30m`. Without it, no end."),
     ] = None,
+    operator: Annotated[
+        bool,
+        typer.Option(
+            "--operator",
+            help="The key may ask with `x-galerne-explain: 1` how a request is routed.",
+        ),
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Create an API key and print it once. Only a salted hash is stored."""
     expires_at = utc_now() + _parse_duration(expires_in) if expires_in is not None else None
-    key, record = _key_file().create(name, expires_at=expires_at)
+    key, record = _key_file().create(name, expires_at=expires_at, is_operator=operator)
     if as_json:
         public = ("id", "name", "created_at", "expires_at")
         shown = _to_public(record)
@@ -101,6 +108,7 @@ def _to_public(record: KeyRecord) -> dict[str, Any]:
         "id": record.id,
         "name": record.name,
         "state": record.state(utc_now()).value,
+        "operator": record.is_operator,
         "created_at": record.created_at.isoformat(),
         "expires_at": record.expires_at.isoformat() if record.expires_at else None,
         "revoked_at": record.revoked_at.isoformat() if record.revoked_at else None,
@@ -111,14 +119,15 @@ def _to_table(records: tuple[KeyRecord, ...]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("id", no_wrap=True)
     table.add_column("name", overflow="fold")
-    for heading in ("created", "expires", "state"):
+    for heading in ("created", "expires", "role", "state"):
         table.add_column(heading, no_wrap=True)
     for record in records:
         state = record.state(utc_now())
         created, expires = _to_text(record.created_at), _to_text(record.expires_at)
         # `Text`, because a name may look like rich's markup or an emoji code.
         name, styled = Text(record.name), Text(state, style=_STYLES[state])
-        table.add_row(record.id, name, created, expires, styled)
+        role = "operator" if record.is_operator else "client"
+        table.add_row(record.id, name, created, expires, role, styled)
     return table
 
 

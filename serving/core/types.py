@@ -20,10 +20,11 @@ TenantId = NewType("TenantId", str)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The authenticated caller of one request."""
+    """The authenticated caller of one request; an operator may see how it is routed."""
 
     key_id: ApiKeyId
     tenant: TenantId
+    is_operator: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,22 @@ REQUEST_ID = b"x-request-id"
 SESSION_ID = b"x-session-id"
 """Client header: requests with the same value belong together."""
 
+EXPLAIN = b"x-galerne-explain"
+"""Client header, for operators' keys: tell in `ROUTE` why the request went where it went."""
+
+ROUTE = b"x-galerne-route"
+"""Response header with that explanation, as JSON."""
+
 JOURNAL = b"x-galerne-journal"
 """In a request: frame a streamed answer and tell what it is made of. In an answer: it is framed,
 by a replica of this version, which stands in the request that goes on with it."""
 
 RESUME = b"x-galerne-resume"
 """Bytes before the body that are the journal of an answer another replica began."""
+
+ROUTED = b"x-galerne-routed"
+"""In a request: names of the parts of its prompt, so that the replica can tell all gateways what
+was routed to it."""
 
 STATE_PATH = "/galerne/state"
 """Where an engine's listener tells a gateway its state."""

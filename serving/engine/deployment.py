@@ -21,6 +21,7 @@ from serving.engine.state_stream import StateStream
 from serving.protocol.metrics_page import MetricsPage
 from serving.protocol.state_frames import CacheLayout, LoadReport
 from serving.routing.block_namer import CacheChange, GroupedNames
+from serving.routing.routed_prefixes import PART_TOKENS, RoutedPrefixes
 from serving.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -94,11 +95,10 @@ class EngineReplica:
         be_first_victim()
         token = spec.read_token()
         self._engine = await spec.launch(token.encode())
+        layout = self._engine.layout
+        self._routed = RoutedPrefixes(layout.total_blocks * layout.block_size // PART_TOKENS)
         self._stream = StateStream(
-            self._engine.layout,
-            report=self._report,
-            changes=self._engine.cache_change,
-            cached=self._engine.cached_blocks,
+            layout, report=self._report, changes=self._changes, cached=self._cached
         )
         self._guard = EngineGuard(
             self._engine.app,
@@ -108,6 +108,7 @@ class EngineReplica:
             state=self._state,
             stream=self._stream.serve,
         )
+        self._guard.on_routed = self._routed.record
         EngineMetrics(REGISTRY, model=spec.model_id, guard=self._guard)
         page = MetricsPage(REGISTRY, token=spec.read_metrics_token())
         host = ray.util.get_node_ip_address()
@@ -144,6 +145,16 @@ class EngineReplica:
             draining=self._guard.is_draining,
             adapters=tuple(self._spec.model.adapters),
         )
+
+    def _changes(self) -> CacheChange:
+        """Of the engine's cache, and of what was routed here."""
+        engine, routed = self._engine.cache_change(), self._routed.change()
+        return CacheChange(
+            engine.stored | routed.stored, engine.removed | routed.removed, engine.is_cleared
+        )
+
+    def _cached(self) -> GroupedNames:
+        return self._engine.cached_blocks() | self._routed.held()
 
     def _state(self) -> dict[str, Any]:
         return {

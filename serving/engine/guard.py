@@ -11,7 +11,14 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from serving.core.wire import INTERNAL_TOKEN, REFUSED, STATE_PATH, STATE_STREAM_PATH, Refusal
+from serving.core.wire import (
+    INTERNAL_TOKEN,
+    REFUSED,
+    ROUTED,
+    STATE_PATH,
+    STATE_STREAM_PATH,
+    Refusal,
+)
 from serving.engine.journaling import BadJournalError, is_journaled, serve_journaled
 from serving.protocol.journal import current_journal
 
@@ -34,7 +41,8 @@ class EngineGuard:
         state: gives this replica's state for `STATE_PATH`.
         stream: answers `STATE_STREAM_PATH`, until the caller leaves.
 
-    `on_refusal` is called with the reason of each refusal.
+    `on_refusal` is called with the reason of each refusal, `on_routed` with the `ROUTED` header of
+    requests that have one.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class EngineGuard:
         self._stream = stream
         self.is_draining = False
         self.on_refusal: Callable[[Refusal], None] = _ignore
+        self.on_routed: Callable[[bytes], None] = _ignore
         self._idle = asyncio.Event()
         self._idle.set()
         self.in_flight = 0
@@ -102,6 +111,9 @@ class EngineGuard:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.in_flight += 1
         self._idle.clear()
+        for name, value in scope["headers"]:
+            if name == ROUTED:
+                self.on_routed(value)
         closing = _CloseAfterFailure(send)
         try:
             if is_journaled(scope):
@@ -135,7 +147,7 @@ class _CloseAfterFailure:
         await self._send(message)
 
 
-def _ignore(_reason: Refusal) -> None:
+def _ignore(_told: object) -> None:
     pass
 
 

@@ -11,14 +11,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from serving.core.types import ModelId, Principal, TenantId
-from serving.core.wire import SESSION_ID
+from serving.core.wire import EXPLAIN, SESSION_ID
 from serving.errors import EngineError, RequestError, ServingError
 from serving.gateway.attempts import Attempts
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
 from serving.gateway.exchange import ClientGoneError, Exchange, Headers
-from serving.gateway.explain import explanation, read_question
+from serving.gateway.explain import check_may_explain, explanation, read_question
 from serving.gateway.fleet import Fleet
 from serving.gateway.guards import (
     check_head_size,
@@ -30,13 +30,14 @@ from serving.gateway.guards import (
 from serving.gateway.metrics import RequestOutcome
 from serving.gateway.profiles import Inquiry, Profiler
 from serving.gateway.prompt_reader import Scope as PromptScope
-from serving.gateway.relay import Relay
+from serving.gateway.relay import Asked, Relay
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
 from serving.gateway.trace import Trace
 from serving.protocol.envelope import Envelope, read_envelope, with_cache_salt
 from serving.protocol.journal import RESUMED_PATHS, JournalReader
 from serving.protocol.request_bounds import check_bounds
 from serving.rendering.reading import has_prompt
+from serving.routing.routed_prefixes import pack_header
 from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings, LimitSettings
 from serving.tenancy.cache_salt import CacheSalts
@@ -81,7 +82,7 @@ class _Admitted:
     """A request that has been understood."""
 
     model: ModelId
-    body: bytes
+    asked: Asked
     profile: RequestProfile
     is_stream: bool
 
@@ -151,6 +152,9 @@ class Gateway:
         if route is None or route.access is Access.API_KEY:
             principal = parts.authenticate(exchange.headers)
             trace.key_id, trace.tenant = principal.key_id, principal.tenant
+            if exchange.header(EXPLAIN) is not None:
+                check_may_explain(principal)
+                trace.is_explained = True
         elif route.access is Access.INTERNAL:
             check_internal_token(exchange, token=parts.internal_token)
         elif route.access is Access.METRICS:
@@ -195,7 +199,9 @@ class Gateway:
         check_media_type(exchange)
         body = await exchange.read_body(self._parts.settings.limits)
         session = (exchange.header(SESSION_ID) or b"").decode("latin-1")
+        begun = monotonic()
         admitted = await self._admit(body, exchange.path, tenant=trace.tenant, session=session)
+        trace.reading_s = monotonic() - begun
         trace.model = admitted.model
         with self._parts.fleet.ticket(
             admitted.model, admitted.profile, patience_s=exchange.patience_s
@@ -203,7 +209,7 @@ class Gateway:
             exchange.on_first_byte = ticket.answered
             journal = self._journal_for(admitted, exchange.path)
             attempts = Attempts(self._parts.relay, ticket, exchange, trace, journal)
-            await attempts.run(admitted.body)
+            await attempts.run(admitted.asked)
 
     async def _admit(
         self, body: bytes, path: str, *, tenant: TenantId, session: str, is_asked: bool = False
@@ -222,8 +228,10 @@ class Gateway:
             body = with_cache_salt(body, salt)
         scope = PromptScope(None if envelope.model == model else envelope.model, salt)
         inquiry = Inquiry(path, body, scope, session or envelope.session)
-        profile = await parts.profilers[model].profile(inquiry, is_asked=is_asked)
-        return _Admitted(model, body, profile, envelope.stream is True)
+        profiler = parts.profilers[model]
+        profile = await profiler.profile(inquiry, is_asked=is_asked)
+        routed = pack_header(profile.names) if profiler.tells_routing else b""
+        return _Admitted(model, Asked(body, routed), profile, envelope.stream is True)
 
     async def _explain(self, exchange: Exchange) -> None:
         question = read_question(await exchange.read_body(self._parts.settings.limits))

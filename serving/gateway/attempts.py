@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from time import monotonic
 
-from serving.core.types import ReplicaEndpoint
+from serving.core.types import ReplicaEndpoint, ReplicaId
 from serving.errors import EngineError, Overloaded, RequestError
 from serving.gateway.exchange import Exchange, unless_gone
+from serving.gateway.explain import explanation_header
 from serving.gateway.fleet import Ticket
-from serving.gateway.relay import AnswerBrokenError, Relay, ReplicaUnavailableError
+from serving.gateway.relay import AnswerBrokenError, Asked, Relay, ReplicaUnavailableError
 from serving.gateway.trace import Trace
 from serving.protocol.journal import JournalReader
 from serving.protocol.request_bounds import asks_for_grammar
@@ -52,11 +53,8 @@ class Attempts:
         self._num_lost = 0
         self._num_failed = 0
 
-    async def run(self, body: bytes) -> None:
+    async def run(self, asked: Asked) -> None:
         """Return once the answer is complete.
-
-        Args:
-            body: for the engine.
 
         Raises:
             RequestError: the engine cannot answer within its schema or grammar.
@@ -74,16 +72,14 @@ class Attempts:
                     raise
                 raise broken_by from None  # what ended the answer, not what could not mend it
             try:
-                await self._relay.forward(
-                    self._exchange, replica.url, body=body, journal=self._journal
-                )
+                await self._relay.forward(self._exchange, replica.url, asked, journal=self._journal)
             except ReplicaUnavailableError as error:
                 self._refused(error)
             except AnswerBrokenError as error:
                 broken_by = error.cause
                 self._lost(error)
             except EngineError as error:
-                if error.code == "generation_failed" and asks_for_grammar(body):
+                if error.code == "generation_failed" and asks_for_grammar(asked.body):
                     raise _grammar_failed() from error
                 self._ticket.fail()
                 raise
@@ -92,13 +88,23 @@ class Attempts:
 
     async def _next_replica(self) -> ReplicaEndpoint:
         """The replica that the request now holds, after its wait in the queue if it has to."""
+        begun = monotonic()
         replica = self._ticket.take()
+        self._trace.picking_s = monotonic() - begun
         if replica is None:
-            begun = monotonic()
             replica = await unless_gone(self._exchange, self._ticket.wait())
             self._trace.queued_s += monotonic() - begun
-        self._trace.replica = replica.id
+        self._note(replica.id)
         return replica
+
+    def _note(self, replica: ReplicaId) -> None:
+        trace, profile = self._trace, self._ticket.request
+        trace.replica = replica
+        trace.prompt_tokens = profile.prompt_tokens
+        trace.predicted_hit_tokens = profile.hit_tokens.get(replica, 0)
+        if trace.is_explained and self._ticket.decision is not None:
+            header = explanation_header(self._ticket.decision, profile)
+            self._exchange.extra_headers = [header]
 
     def _refused(self, error: ReplicaUnavailableError) -> None:
         """The replica did not take the request; whether to try another one."""

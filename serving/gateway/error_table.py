@@ -19,6 +19,7 @@ from serving.protocol.anthropic import error_envelope
 from serving.protocol.openai import error_body
 
 _STATUS_BY_CODE = {
+    "operator_key_required": 403,
     "model_not_found": 404,
     "unknown_path": 404,
     "method_not_allowed": 405,

@@ -39,7 +39,7 @@ class Exchange:
     `status` and `bytes_sent` are what the access log reports; `sending_since` is the loop time at
     which a write began that the client has not yet taken, else `None`. `first_byte_s` is the time
     from the request's head to the first byte of the answer's body, in seconds; `on_first_byte` is
-    called then.
+    called then. `extra_headers` go out with whatever answer there is.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,6 +56,7 @@ class Exchange:
         self.first_byte_s: float | None = None
         self.is_event_stream = False
         self.on_first_byte: Callable[[], None] = _nothing
+        self.extra_headers: Headers = []
         self._receive = receive
         self._send = send
         self._send_chunk: Send = scope.get(DIRECT_SEND, send)
@@ -118,7 +119,8 @@ class Exchange:
             key == b"content-type" and value.startswith(b"text/event-stream")
             for key, value in headers
         )
-        await self._write({"type": "http.response.start", "status": status, "headers": headers})
+        head = [*headers, *self.extra_headers]
+        await self._write({"type": "http.response.start", "status": status, "headers": head})
 
     async def write(self, chunk: bytes) -> None:
         """Send a part of the body; waits while the client is slow."""

@@ -6,9 +6,13 @@ from typing import Any
 
 import msgspec
 
-from serving.errors import RequestError
+from serving.core.types import Principal
+from serving.core.wire import EXPLAIN, ROUTE
+from serving.errors import AccessError, RequestError
 from serving.routing.pipeline import Considered, Decision
 from serving.routing.snapshots import RequestProfile
+
+_MAX_IN_HEADER = 8
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -43,6 +47,27 @@ def explanation(decision: Decision, profile: RequestProfile) -> dict[str, Any]:
         "prompt_tokens": profile.prompt_tokens,
         "candidates": [_candidate(row, profile) for row in ranked],
     }
+
+
+def check_may_explain(principal: Principal) -> None:
+    """The caller may see replicas and their load.
+
+    Raises:
+        AccessError: it may not.
+    """
+    if not principal.is_operator:
+        raise AccessError(
+            f"The header {EXPLAIN.decode()} takes an operator's key "
+            "(`galerne keys create --operator`)",
+            code="operator_key_required",
+        )
+
+
+def explanation_header(decision: Decision, profile: RequestProfile) -> tuple[bytes, bytes]:
+    """The decision as a response header, with the best candidates only: proxies bound headers."""
+    document = explanation(decision, profile)
+    document["candidates"] = document["candidates"][:_MAX_IN_HEADER]
+    return ROUTE, msgspec.json.encode(document)
 
 
 def _candidate(row: Considered, profile: RequestProfile) -> dict[str, Any]:

@@ -100,6 +100,8 @@ class Ticket:
         self.excluded: set[ReplicaId] = set()
         """Replicas that have failed this request."""
         self.held: ReplicaEndpoint | None = None
+        self.decision: Decision | None = None
+        """Why that one was chosen."""
         self.is_answered = False
         """Whether the first byte of its answer has come: its prompt has been computed."""
 

@@ -14,6 +14,9 @@ _NO_MODEL = ""
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600
 )  # fmt: skip
+_MICROSECONDS = (
+    0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,10 @@ class RequestOutcome:
     """One finished request. Times in seconds.
 
     `ttft_s` is from the first byte of the request to the first of the answer's body, `None` if
-    there was none; `queued_s` of that was spent waiting for room on a replica.
+    there was none. Of that, `reading_s` went to understanding the request and reading its prompt,
+    `picking_s` to choosing a replica, and `queued_s` to waiting for room on one.
+    `predicted_hit_tokens` of the `prompt_tokens` were expected in the replica's cache; a request
+    that went to no replica has none of either.
     """
 
     model: str | None
@@ -32,6 +38,10 @@ class RequestOutcome:
     queued_s: float
     num_retries: int
     num_resumes: int
+    reading_s: float
+    picking_s: float
+    prompt_tokens: int
+    predicted_hit_tokens: int
     bytes_sent: int
 
 
@@ -92,6 +102,39 @@ class GatewayMetrics:
             ["model"],
             registry=registry,
         )
+        self._reading = Histogram(
+            "galerne_gateway_reading_seconds",
+            "Time to understand a request and to find out which replicas have its prompt cached.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._picking = Histogram(
+            "galerne_gateway_picking_seconds",
+            "Time to choose a replica; 1 ms is a lot.",
+            ["model"],
+            buckets=_MICROSECONDS,
+            registry=registry,
+        )
+        self._prompt_tokens = Counter(
+            "galerne_gateway_prompt_tokens",
+            "Prompt tokens of the requests sent to replicas; estimated where prompts are not read.",
+            ["model"],
+            registry=registry,
+        )
+        self._predicted_hits = Counter(
+            "galerne_gateway_predicted_hit_tokens",
+            "Those that were expected in the replica's prefix cache. What engines found there is "
+            "`vllm:prefix_cache_hits_total`.",
+            ["model"],
+            registry=registry,
+        )
+        self._unread = Counter(
+            "galerne_gateway_unread_prompts",
+            "Requests routed without their prompt, which could not be read, or not in time.",
+            ["model"],
+            registry=registry,
+        )
         self._bytes = Counter(
             "galerne_gateway_sent_bytes",
             "Bytes of answer bodies sent to clients.",
@@ -130,8 +173,16 @@ class GatewayMetrics:
         self._queue_wait.labels(model).observe(outcome.queued_s)
         self._retries.labels(model).inc(outcome.num_retries)
         self._resumes.labels(model).inc(outcome.num_resumes)
+        self._reading.labels(model).observe(outcome.reading_s)
+        self._picking.labels(model).observe(outcome.picking_s)
+        self._prompt_tokens.labels(model).inc(outcome.prompt_tokens)
+        self._predicted_hits.labels(model).inc(outcome.predicted_hit_tokens)
         if outcome.ttft_s is not None and outcome.status < 300:
             self._ttft.labels(model).observe(outcome.ttft_s)
+
+    def prompt_unread(self, model: ModelId) -> None:
+        """Count a request whose prompt was not read."""
+        self._unread.labels(model).inc()
 
     def lines_lost(self, num_lines: int) -> None:
         """Count lines of the access log that could not be written."""

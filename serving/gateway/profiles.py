@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving.core.types import ReplicaId
 from serving.gateway.prompt_reader import PromptReader, Scope
 from serving.gateway.replica_states import ReplicaStates
+from serving.rendering.reading import has_prompt
 from serving.rendering.tokenizer import Tokenizer
 from serving.routing.block_hashing import BlockHasher
 from serving.routing.snapshots import RequestProfile
@@ -43,6 +45,10 @@ class Profiler:
         self._tokenizer = tokenizer
         self._secret = secret
         self._reader: PromptReader | None = None
+        self.tells_routing = states.follows_routing and tokenizer is not None
+        """Whether replicas are to tell what was routed to them."""
+        self.on_unread: Callable[[], None] = _nothing
+        """Called for each prompt that was not read, or not in time."""
 
     async def profile(self, inquiry: Inquiry, *, is_asked: bool = False) -> RequestProfile:
         """What is known of the request now; at most a quarter of a second is spent on it.
@@ -53,16 +59,20 @@ class Profiler:
         """
         prompt_tokens = max(len(inquiry.body) // _BYTES_PER_TOKEN, 1)
         hit_tokens: dict[ReplicaId, int] = {}
+        names: list[int] = []
         reader = self._reader_now() if is_asked or self._states.num_followed > 1 else None
         if reader is not None:
             blocks = await reader.read(inquiry.path, inquiry.body, inquiry.scope)
             if blocks is not None:
-                prompt_tokens = blocks.num_tokens
-                hit_tokens = self._states.hit_tokens(blocks.names)
+                prompt_tokens, names = blocks.num_tokens, blocks.names
+                hit_tokens = self._states.hit_tokens(names)
+            elif has_prompt(inquiry.path):
+                self.on_unread()
         return RequestProfile(
             prompt_tokens=prompt_tokens,
             expected_output_tokens=_EXPECTED_OUTPUT_TOKENS,
             hit_tokens=hit_tokens,
+            names=names,
             lora_name=inquiry.scope.lora_name,
             session=inquiry.session,
         )
@@ -80,3 +90,7 @@ class Profiler:
             hasher = BlockHasher(self._secret, block_size=block_size)
             self._reader = PromptReader(self._tokenizer, hasher)
         return self._reader
+
+
+def _nothing() -> None:
+    pass

@@ -53,15 +53,12 @@ class PromptReader:
         self._hasher = hasher
         self._thread = ThreadPoolExecutor(1, "prompt-reader")
         self._num_waiting = 0
-        self.num_skipped = 0
-        """Prompts that were not named, or not in time."""
 
     async def read(self, path: str, body: bytes, scope: Scope) -> PromptBlocks | None:
         """The blocks of the body's prompt, `None` where they cannot be told in time."""
         if not has_prompt(path):
             return None
         if self._num_waiting >= _MAX_WAITING or len(body) > _MAX_BODY_BYTES:
-            self.num_skipped += 1
             return None
         self._num_waiting += 1
         reading = asyncio.get_running_loop().run_in_executor(
@@ -70,7 +67,6 @@ class PromptReader:
         reading.add_done_callback(self._has_read)
         done, _ = await asyncio.wait({reading}, timeout=_PATIENCE_S)
         if not done:
-            self.num_skipped += 1
             return None
         return reading.result()
 

@@ -7,7 +7,15 @@ import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
-from serving.core.wire import INTERNAL_TOKEN, JOURNAL, REFUSED, REQUEST_ID, RESUME, Refusal
+from serving.core.wire import (
+    INTERNAL_TOKEN,
+    JOURNAL,
+    REFUSED,
+    REQUEST_ID,
+    RESUME,
+    ROUTED,
+    Refusal,
+)
 from serving.errors import EngineError, ServingError
 from serving.gateway.connections import Answer, Connections, Request
 from serving.gateway.error_table import body_of, from_engine
@@ -72,6 +80,15 @@ class AnswerBrokenError(Exception):
         self.cause = cause
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What goes to an engine. `routed` names the prompt's parts, for the replica to tell all
+    gateways, or is empty."""
+
+    body: bytes
+    routed: bytes = b""
+
+
 @dataclass(slots=True)
 class _Progress:
     """Loop times of the last byte for the client and of the replica's last sign of life, which may
@@ -101,7 +118,7 @@ class Relay:
         self._settings = settings
 
     async def forward(
-        self, exchange: Exchange, url: str, *, body: bytes, journal: JournalReader | None
+        self, exchange: Exchange, url: str, asked: Asked, *, journal: JournalReader | None
     ) -> None:
         """Answer the exchange from the replica at `url`, or go on with an answer that has begun.
 
@@ -118,7 +135,7 @@ class Relay:
         """
         now = asyncio.get_running_loop().time()
         progress = _Progress(now, now)
-        work = asyncio.create_task(self._transfer(exchange, url, body, journal, progress))
+        work = asyncio.create_task(self._transfer(exchange, url, asked, journal, progress))
         gone = asyncio.create_task(exchange.wait_for_disconnect())
         try:
             await self._supervise(exchange, work, gone, progress)
@@ -170,11 +187,13 @@ class Relay:
         self,
         exchange: Exchange,
         url: str,
-        body: bytes,
+        asked: Asked,
         journal: JournalReader | None,
         progress: _Progress,
     ) -> None:
-        headers = self._request_headers(exchange)
+        headers, body = self._request_headers(exchange), asked.body
+        if asked.routed:
+            headers.append((ROUTED, asked.routed))
         if journal is not None:
             headers.append((JOURNAL, journal.version or b"new"))
             if journal.records:

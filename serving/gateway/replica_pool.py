@@ -134,9 +134,11 @@ class ReplicaPool:
 
     def assign(self, ticket: Ticket) -> bool:
         """Let the request hold the best replica with room; whether there is one."""
-        picked = self.decide(ticket.request, ticket.excluded).replica
+        decision = self.decide(ticket.request, ticket.excluded)
+        picked = decision.replica
         if picked is None:
             return False
+        ticket.decision = decision
         self._settings.policy.picked(picked)
         self._breakers.sent(picked, self.now())
         ticket.held = next(endpoint for endpoint in self.endpoints if endpoint.id == picked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -22,6 +22,7 @@ from serving.protocol.state_frames import (
     unpack_names,
 )
 from serving.routing.prefix_index import CacheGroup, PrefixIndex
+from serving.routing.routed_prefixes import PART_TOKENS, ROUTED_GROUP
 
 _TICK_S = 1.0
 SUSPECT_S = 3 * _TICK_S
@@ -68,6 +69,7 @@ class ReplicaStates:
         connections: to the replicas.
         token: the cluster's internal token.
         max_entries: bound of the index.
+        follows_routing: index what is routed to replicas instead of what they have cached.
         now: monotonic clock, in seconds.
         rng: spreads reconnections.
 
@@ -80,12 +82,14 @@ class ReplicaStates:
         *,
         token: str,
         max_entries: int,
+        follows_routing: bool = False,
         now: Callable[[], float],
         rng: Random,
     ) -> None:
         self._connections = connections
         self._headers = [(INTERNAL_TOKEN, token.encode())]
         self._max_entries = max_entries
+        self.follows_routing = follows_routing
         self._now = now
         self._rng = rng
         self._followed: dict[ReplicaId, _Followed] = {}
@@ -234,14 +238,14 @@ class ReplicaStates:
         followed.untold_since = None
         followed.state = ReplicaState(frame.report, layout, self._now())
         if (index := self._index_for(layout)) is not None:
-            stored = {group: unpack_names(names) for group, names in frame.stored.items()}
+            stored, removed = self._indexed_part(frame.stored), self._indexed_part(frame.removed)
             if frame.is_snapshot:
                 index.replace(replica, stored)
             else:
-                for group, names in frame.removed.items():
-                    index.remove(replica, unpack_names(names), group=group)
-                for group, kept in stored.items():
-                    index.store(replica, kept, group=group)
+                for group, names in removed.items():
+                    index.remove(replica, names, group=group)
+                for group, names in stored.items():
+                    index.store(replica, names, group=group)
         self.on_report(replica)
 
     def _index_for(self, layout: CacheLayout) -> PrefixIndex | None:
@@ -249,12 +253,21 @@ class ReplicaStates:
 
         While settings change that alter them, the others are taken for replicas that tell nothing.
         """
-        like = (layout.block_size, layout.window_blocks)
-        if self.index is None and layout.window_blocks:
-            groups = [CacheGroup(window) for window in layout.window_blocks]
+        like: tuple[int, tuple[int | None, ...]] = (layout.block_size, layout.window_blocks)
+        if self.follows_routing:
+            like = (PART_TOKENS, (None,))
+        if self.index is None and like[1]:
+            groups = [CacheGroup(window) for window in like[1]]
             self.index = PrefixIndex(groups, max_entries=self._max_entries)
             self._indexed = like
         return self.index if like == self._indexed else None
+
+    def _indexed_part(self, packed: Mapping[int, bytes]) -> dict[int, list[int]]:
+        """Names by group of the index."""
+        if self.follows_routing:
+            routed = packed.get(ROUTED_GROUP)
+            return {} if routed is None else {0: unpack_names(routed)}
+        return {g: unpack_names(names) for g, names in packed.items() if g != ROUTED_GROUP}
 
 
 def _ignore(_replica: ReplicaId) -> None:

@@ -30,6 +30,12 @@ class Trace:
     queued_s: float = 0.0
     num_retries: int = 0
     num_resumes: int = 0
+    reading_s: float = 0.0
+    picking_s: float = 0.0
+    prompt_tokens: int = 0
+    predicted_hit_tokens: int = 0
+    is_explained: bool = False
+    """Whether its client wants to know how it was routed."""
 
     def to_outcome(self, exchange: Exchange, *, duration_s: float) -> RequestOutcome:
         """What the metrics count of the finished request."""
@@ -42,6 +48,10 @@ class Trace:
             queued_s=self.queued_s,
             num_retries=self.num_retries,
             num_resumes=self.num_resumes,
+            reading_s=self.reading_s,
+            picking_s=self.picking_s,
+            prompt_tokens=self.prompt_tokens,
+            predicted_hit_tokens=self.predicted_hit_tokens,
             bytes_sent=exchange.bytes_sent,
         )
 

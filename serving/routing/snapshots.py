@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving.core.types import ReplicaId
@@ -18,6 +18,7 @@ class RequestProfile:
 
     `prompt_tokens`, at least 1, is exact where the prompt could be tokenized, else estimated.
     `hit_tokens` are the leading tokens each replica has cached; replicas without any are left out.
+    `names` are those of the prompt's blocks, empty if it was not read.
     `expected_output_tokens` is at most what the request allows. `session` keeps requests together
     that follow each other.
     """
@@ -25,6 +26,7 @@ class RequestProfile:
     prompt_tokens: int
     expected_output_tokens: int
     hit_tokens: Mapping[ReplicaId, int] = field(default_factory=dict)
+    names: Sequence[int] = ()
     lora_name: str | None = None
     session: str | None = None
 

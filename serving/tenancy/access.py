@@ -41,7 +41,8 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is stored of one API key. Times are aware UTC; `expires_at` None never expires."""
+    """What is stored of one API key. Times are aware UTC; `expires_at` None never expires. An
+    operator's key may ask how its requests are routed."""
 
     id: ApiKeyId
     name: str
@@ -50,6 +51,7 @@ class KeyRecord:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    is_operator: bool = False
 
     def state(self, now: datetime) -> KeyState:
         """The state at `now`.
@@ -70,6 +72,7 @@ def issue_key(
     now: datetime,
     expires_at: datetime | None,
     random_bytes: Callable[[int], bytes],
+    is_operator: bool = False,
 ) -> tuple[str, KeyRecord]:
     """A new key's text and the record to store; the text cannot be derived from the record.
 
@@ -84,7 +87,7 @@ def issue_key(
     >>> text
     'gal_aaaaaaaaaaaa_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'
     >>> authenticate(text, {record.id: record}.get, then)
-    Principal(key_id='aaaaaaaaaaaa', tenant='ci')
+    Principal(key_id='aaaaaaaaaaaa', tenant='ci', is_operator=False)
     """
     _check_name(name)
     if expires_at is not None and expires_at <= now:
@@ -100,6 +103,7 @@ def issue_key(
         created_at=now,
         expires_at=expires_at,
         revoked_at=None,
+        is_operator=is_operator,
     )
     return f"gal_{key_id}_{secret}", record
 
@@ -139,7 +143,7 @@ def authenticate(
     state = record.state(now)
     if state is not KeyState.ACTIVE:
         raise AccessError(f"this API key is {state}; ask for a new one", code=f"{state}_api_key")
-    return Principal(key_id=record.id, tenant=TenantId(record.name))
+    return Principal(record.id, TenantId(record.name), record.is_operator)
 
 
 def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

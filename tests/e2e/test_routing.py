@@ -27,6 +27,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         f"models.{MODEL}.routing.warm_up_s=0",
         f"models.{MODEL}.simulator.start_s=0",
         f"models.{MODEL}.simulator.timing.step_s=0.002",
+        "models.quiet={replicas: 2, routing: {policy: prefix_approx, warm_up_s: 0}, "
+        "simulator: {start_s: 0}, resources: {device: cpu, num_cpus: 0}}",
     )
     running = Platform.start(tmp_path_factory.mktemp("routing") / "state", "sim", settings)
     try:
@@ -41,9 +43,9 @@ def story() -> str:
     return f"{uuid.uuid4().hex} {STORY * 20}"
 
 
-def ask(client: httpx.Client, prompt: str, **options: Any) -> dict[str, int]:
+def ask(client: httpx.Client, prompt: str, *, model: str = MODEL, **options: Any) -> dict[str, int]:
     """Prompt tokens of an answer, and how many of them were cached."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 2}
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 2}
     answer = client.post("/v1/chat/completions", json={**body, **options})
     assert answer.status_code == 200, answer.text
     usage = answer.json()["usage"]
@@ -51,8 +53,8 @@ def ask(client: httpx.Client, prompt: str, **options: Any) -> dict[str, int]:
     return {"prompt": usage["prompt_tokens"], "cached": details.get("cached_tokens") or 0}
 
 
-def predicted(fleet: Platform, prompt: str, key: str) -> dict[str, Any]:
-    shown = fleet.run("route", "--model", MODEL, "--prompt", prompt, "--key", key, "--json")
+def predicted(fleet: Platform, prompt: str, key: str, model: str = MODEL) -> dict[str, Any]:
+    shown = fleet.run("route", "--model", model, "--prompt", prompt, "--key", key, "--json")
     assert shown.returncode == 0, shown.stderr
     document: dict[str, Any] = json.loads(shown.stdout)
     return document
@@ -81,9 +83,23 @@ def test_a_prompt_goes_where_it_is_cached(fleet: Platform) -> None:
             assert found["cached"] == (found["prompt"] - 1) // BLOCK_SIZE * BLOCK_SIZE
 
 
-def knows(fleet: Platform, prompt: str, key: str) -> dict[str, Any] | None:
-    shown = predicted(fleet, prompt, key)
+def knows(fleet: Platform, prompt: str, key: str, model: str = MODEL) -> dict[str, Any] | None:
+    shown = predicted(fleet, prompt, key, model)
     return shown if shown["candidates"][0]["predicted_hit_tokens"] else None
+
+
+def test_what_was_routed_is_known_where_engines_tell_nothing(fleet: Platform) -> None:
+    """Each of these would find its replica by chance once in 2^6 runs. Parts have 128 tokens."""
+    with client_of(fleet, "writer") as client:
+        prompts = [story() for _ in range(6)]
+        for prompt in prompts:
+            assert ask(client, prompt, model="quiet")["cached"] == 0
+        for prompt in prompts:
+            shown = wait_until(lambda p=prompt: knows(fleet, p, "writer", "quiet"), timeout_s=5)
+            found = ask(client, prompt, model="quiet")
+            predicted_tokens = shown["candidates"][0]["predicted_hit_tokens"]
+            assert predicted_tokens == (found["prompt"] - 1) // 128 * 128
+            assert 0 <= found["cached"] - predicted_tokens < 128
 
 
 def test_no_tenant_hits_what_another_has_cached(fleet: Platform) -> None:

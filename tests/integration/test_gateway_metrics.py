@@ -52,6 +52,10 @@ async def test_successes_and_refusals_are_told_apart(stack: Stack) -> None:
     assert value(stack, "sent_bytes_total", model=MODEL) == 2 * len(body)
     assert value(stack, "time_to_first_byte_seconds_count", model=MODEL) == 2
     assert value(stack, "queue_wait_seconds_count", model=MODEL) == 2
+    assert value(stack, "reading_seconds_count", model=MODEL) == 2
+    assert value(stack, "picking_seconds_count", model=MODEL) == 2
+    assert (value(stack, "prompt_tokens_total", model=MODEL) or 0) > 0
+    assert value(stack, "predicted_hit_tokens_total", model=MODEL) == 0
 
 
 async def test_unknown_models_make_no_labels(stack: Stack) -> None:

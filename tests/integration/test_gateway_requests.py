@@ -16,6 +16,7 @@ from test_gateway_stack import (
     DEADLINE_S,
     HOST,
     LIMITS,
+    MODEL,
     EngineRequest,
     Stack,
     connection,
@@ -477,3 +478,29 @@ async def test_a_dead_engine_has_no_api_description(stack: Stack) -> None:
 
     assert status in {502, 503}
     assert code != "internal_error"
+
+
+# --- operators see how their requests are routed -------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_operator_is_told_the_route(stack: Stack, stream: bool) -> None:
+    key, _ = stack.keys.create("operator", is_operator=True)
+    headers = {"authorization": f"Bearer {key}", "x-galerne-explain": "1"}
+    body = {"model": MODEL, "messages": [], "stream": stream}
+    async with stack.post(CHAT, body, headers=headers) as response:
+        assert response.status == 200
+        route = json.loads(response.headers["x-galerne-route"])
+    assert route["replica"] == stack.replica(0).id
+    assert route["reason"] == "only one"
+    assert [row["replica"] for row in route["candidates"]] == [stack.replica(0).id]
+    assert not stack.engine.requests[0].header(b"x-galerne-explain")
+
+
+async def test_nobody_else_is_told_the_route(stack: Stack) -> None:
+    async with stack.post(headers={"x-galerne-explain": "1"}) as response:
+        assert await error_of(response) == (403, "operator_key_required")
+    key, _ = stack.keys.create("operator", is_operator=True)
+    async with stack.post(headers={"authorization": f"Bearer {key}"}) as response:
+        assert response.status == 200
+        assert "x-galerne-route" not in response.headers

@@ -69,6 +69,15 @@ def test_records_survive_the_file(keys: KeyFile, path: Path) -> None:
     assert authenticate(key, {r.id: r for r in records}.get, NOW).tenant == "ci"
 
 
+def test_a_file_from_before_operators_has_none(keys: KeyFile, path: Path) -> None:
+    keys.create("ci", is_operator=True)
+    content = json.loads(path.read_text())
+    del content["keys"][0]["is_operator"]
+    path.write_text(json.dumps(content))
+
+    assert [record.is_operator for record in keys.list()] == [False]
+
+
 def test_the_file_holds_no_secret(keys: KeyFile, path: Path) -> None:
     key, record = keys.create("ci")
 

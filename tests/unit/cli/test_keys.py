@@ -54,6 +54,16 @@ def test_create_prints_a_working_key_as_json(key_file: KeyFile) -> None:
     assert (principal.key_id, principal.tenant) == (created["id"], "ci")
 
 
+def test_an_operator_s_key_is_one(key_file: KeyFile) -> None:
+    created = run_json("create", "--name", "ann", "--operator")
+    run_json("create", "--name", "ci")
+
+    records = {record.id: record for record in key_file.list()}
+    assert authenticate(created["key"], records.get, datetime.now(UTC)).is_operator
+    assert {row["name"]: row["operator"] for row in run_json("list")} == {"ann": True, "ci": False}
+    assert "operator" in run("list").stdout
+
+
 @pytest.mark.parametrize(
     ("text", "life"),
     [
@@ -118,7 +128,9 @@ def test_list_shows_states_and_never_secrets(path: Path) -> None:
         "a": "active",
         "b": "revoked",
     }
-    assert set(listed[0]) == {"id", "name", "state", "created_at", "expires_at", "revoked_at"}
+    assert set(listed[0]) == {
+        "id", "name", "state", "operator", "created_at", "expires_at", "revoked_at",
+    }  # fmt: skip
     assert all(entry["id"] in table and entry["state"] in table for entry in listed)
     assert not any(secret in table + json.dumps(listed) for secret in secrets)
 

@@ -15,7 +15,7 @@ from serving.errors import EngineError, Overloaded, RequestError
 from serving.gateway.attempts import MAX_ATTEMPTS, MAX_RESUMES, Attempts
 from serving.gateway.exchange import Exchange
 from serving.gateway.fleet import Fleet
-from serving.gateway.relay import AnswerBrokenError, Relay, ReplicaUnavailableError
+from serving.gateway.relay import AnswerBrokenError, Asked, Relay, ReplicaUnavailableError
 from serving.gateway.replica_pool import PoolSettings, QueueLimits
 from serving.gateway.trace import Trace
 from serving.protocol.journal import JournalReader
@@ -56,7 +56,7 @@ class ScriptedRelay(Relay):
         self._failures: Iterator[Exception] = iter(failures)
 
     async def forward(
-        self, exchange: Exchange, url: str, *, body: bytes, journal: JournalReader | None
+        self, exchange: Exchange, url: str, asked: Asked, *, journal: JournalReader | None
     ) -> None:
         self.tried.append(url)
         failure = next(self._failures, None)
@@ -103,7 +103,7 @@ async def attempt(
     try:
         with fleet.ticket(MODEL, RequestProfile(10, 10), patience_s=patience_s) as ticket:
             exchange = Exchange(scope, receive, send)
-            await Attempts(relay, ticket, exchange, trace, reader).run(body)
+            await Attempts(relay, ticket, exchange, trace, reader).run(Asked(body))
     finally:
         assert fleet.num_in_flight(MODEL) == 0
         assert len(set(relay.tried)) == len(relay.tried), "no replica is asked twice"
