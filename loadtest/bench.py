@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.benches import fidelity, relay, routing, scaleout, smoke, throughput
+from loadtest.benches import fidelity, pick, relay, routing, scaleout, smoke, throughput
 from loadtest.machine import allow_many_connections, describe
 from loadtest.peers.base import Peer
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
@@ -65,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--peers", type=_some_of(routing.ROUTERS), default=list(routing.ROUTERS),
                      dest="routers", help=", ".join(routing.ROUTERS))  # fmt: skip
     one.set_defaults(subjects=[], peers=None, run=run_routing)
+    one = benches.add_parser(
+        "pick", help="time of a decision among 64 replicas, the index's memory"
+    )
+    one.set_defaults(subjects=[], peers=None, run=run_pick)
     one = benches.add_parser("smoke", help="each subject relays one stream; no results file")
     _common(one, (*OVER_ENGINES, *WITH_ENGINES), 1, run_smoke)
     one.add_argument("--engine", choices=("fake", "sim"), default=_SMOKE.engine)
@@ -114,6 +118,11 @@ def run_routing(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
     """The `routing` bench."""
     plan = routing.Plan(options.trace, num_requests=options.requests, speed=options.speed)
     return routing.bench(plan, options.policies, options.routers)
+
+
+def run_pick(_options: argparse.Namespace, _peers: list[Peer]) -> Measured:
+    """The `pick` bench."""
+    return pick.bench(pick.Plan())
 
 
 def run_smoke(options: argparse.Namespace, peers: list[Peer]) -> Measured:

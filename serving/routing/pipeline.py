@@ -38,12 +38,32 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`replica` is `None` when every one has an obstacle. `reason` is the score in which it was the
-    furthest ahead of the next best, or `only one` without a next best."""
+    """`replica` is `None` when every one has an obstacle. The rest is worked out if it is asked."""
 
     replica: ReplicaId | None
-    reason: str
-    considered: Sequence[Considered]
+    offered: Sequence[tuple[ReplicaSnapshot, Obstacle | None]]
+    judgement: Judgement | None
+
+    @property
+    def reason(self) -> str:
+        """The score in which the replica was the furthest ahead of the next best."""
+        if self.judgement is None or self.replica is None:
+            return "none is free"
+        free = [replica.id for replica, obstacle in self.offered if obstacle is None]
+        return _reason(self.judgement, free.index(self.replica))
+
+    @property
+    def considered(self) -> list[Considered]:
+        """Every replica, in the order they were offered."""
+        rows, place = [], 0
+        for replica, obstacle in self.offered:
+            if obstacle is not None or self.judgement is None:
+                rows.append(Considered(replica.id, obstacle))
+                continue
+            scores = {name: values[place] for name, values in self.judgement.scores.items()}
+            rows.append(Considered(replica.id, None, self.judgement.totals[place], scores))
+            place += 1
+        return rows
 
 
 def choose(
@@ -65,12 +85,9 @@ def choose(
     """
     free = [replica for replica, obstacle in replicas if obstacle is None]
     if not free:
-        return Decision(None, "none is free", _considered(replicas, {}))
+        return Decision(None, replicas, None)
     judgement = policy.judge(request, free, rng)
-    best = _pick(judgement.totals, rng)
-    places = {replica.id: index for index, replica in enumerate(free)}
-    considered = _considered(replicas, places, judgement)
-    return Decision(free[best].id, _reason(judgement, best), considered)
+    return Decision(free[_pick(judgement.totals, rng)].id, replicas, judgement)
 
 
 def warming_up(replicas: Sequence[ReplicaSnapshot], *, warm_up_s: float) -> frozenset[ReplicaId]:
@@ -114,19 +131,3 @@ def _reason(judgement: Judgement, best: int) -> str:
     )
     leads = {name: scores[best] - scores[second] for name, scores in judgement.scores.items()}
     return max(leads, key=lambda name: leads[name])
-
-
-def _considered(
-    replicas: Sequence[tuple[ReplicaSnapshot, Obstacle | None]],
-    places: Mapping[ReplicaId, int],
-    judgement: Judgement | None = None,
-) -> list[Considered]:
-    rows = []
-    for replica, obstacle in replicas:
-        place = places.get(replica.id)
-        if place is None or judgement is None:
-            rows.append(Considered(replica.id, obstacle))
-            continue
-        scores = {name: values[place] for name, values in judgement.scores.items()}
-        rows.append(Considered(replica.id, None, judgement.totals[place], scores))
-    return rows

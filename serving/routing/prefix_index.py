@@ -5,7 +5,7 @@ Fed by the engines' KV events, or, for engines that publish none, by what has be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -81,6 +81,10 @@ def longest_common_hit(
         hit = shortest
 
 
+_ONE_CHAIN = (CacheGroup(),)
+"""Full attention alone, where a hit ends with the first block that is missing."""
+
+
 @dataclass(slots=True)
 class _Shard:
     """Up to 64 replicas and the blocks they hold, per cache group."""
@@ -118,11 +122,11 @@ class PrefixIndex:
     >>> index.store(ReplicaId("a"), [11, 12, 13])
     >>> index.store(ReplicaId("b"), [11])
     >>> prompt = [11, 12, 99]
-    >>> index.hits(prompt)
-    {'a': 2, 'b': 1}
+    >>> sorted(index.hits(prompt).items())
+    [('a', 2), ('b', 1)]
     >>> index.remove(ReplicaId("a"), [12])
-    >>> index.hits(prompt)
-    {'a': 1, 'b': 1}
+    >>> sorted(index.hits(prompt).items())
+    [('a', 1), ('b', 1)]
     """
 
     def __init__(self, groups: Sequence[CacheGroup], *, max_entries: int) -> None:
@@ -182,6 +186,11 @@ class PrefixIndex:
         """
         found: dict[ReplicaId, int] = {}
         for shard in self._shards:
+            if self._groups == _ONE_CHAIN:
+                for slot, hit in _chains(names, shard.holders[0]):
+                    if (replica := shard.replicas[slot]) is not None:
+                        found[replica] = hit
+                continue
             present = [_blocks_by_slot(names, holders) for holders in shard.holders]
             for slot, replica in enumerate(shard.replicas):
                 if replica is None or not present[0][slot]:
@@ -221,6 +230,36 @@ class PrefixIndex:
             else:
                 del holders[name]
         self.num_entries -= len(names)
+
+
+def _chains(names: Sequence[int], holders: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """For each slot that holds any, how many leading blocks it holds.
+
+    >>> list(_chains([7, 8, 9], {7: 0b11, 8: 0b10}))
+    [(0, 1), (1, 2)]
+    """
+    held = -1
+    for length, name in enumerate(names):
+        still = held & holders.get(name, 0)
+        if still != held:
+            if length:
+                yield from ((slot, length) for slot in _set_bits(held & ~still))
+            held = still
+            if not held:
+                return
+    if held > 0:
+        yield from ((slot, len(names)) for slot in _set_bits(held))
+
+
+def _set_bits(bits: int) -> Iterator[int]:
+    """
+    >>> list(_set_bits(0b1010))
+    [1, 3]
+    """
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
 
 
 def _blocks_by_slot(names: Sequence[int], holders: Mapping[int, int]) -> list[int]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from serving.core.types import ReplicaId
 
 UNKNOWN_PREFILL_TOKENS_PER_S = 10_000.0
@@ -35,8 +37,7 @@ class RequestProfile:
         return max(self.prompt_tokens - self.hit_tokens.get(replica, 0), 1)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaSnapshot:
+class ReplicaSnapshot(msgspec.Struct, frozen=True):
     """What a gateway knows of one replica at the moment of choosing.
 
     It is the replica's latest report plus what this gateway has sent since, or, without a report,
