@@ -54,9 +54,13 @@ def ask(client: httpx.Client, prompt: str, *, model: str = MODEL, **options: Any
 
 
 def predicted(fleet: Platform, prompt: str, key: str, model: str = MODEL) -> dict[str, Any]:
-    shown = fleet.run("route", "--model", model, "--prompt", prompt, "--key", key, "--json")
-    assert shown.returncode == 0, shown.stderr
-    document: dict[str, Any] = json.loads(shown.stdout)
+    """What `galerne route` asks for."""
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+    question = {"path": "/v1/chat/completions", "request": body, "tenant": key}
+    with fleet.anonymous(headers={"x-galerne-token": fleet.internal_token}) as client:
+        shown = client.post("/galerne/route", json=question)
+    assert shown.status_code == 200, shown.text
+    document: dict[str, Any] = shown.json()
     return document
 
 
@@ -127,6 +131,9 @@ def test_route_is_for_people_too(fleet: Platform) -> None:
     shown = fleet.run("route", "--model", MODEL, "--prompt", "Where does the river end?")
     assert shown.returncode == 0, shown.stderr
     assert all(word in shown.stdout for word in ("REPLICA", "SCORE", "HIT", "TTFT"))
+    shown = fleet.run("route", "--model", MODEL, "--prompt", "x", "--key", "reader", "--json")
+    document = json.loads(shown.stdout)
+    assert document["replica"] == document["candidates"][0]["replica"]
     wrong = fleet.run("route", "--model", "simm", "--prompt", "x")
     assert wrong.returncode == 2
     assert "did you mean `sim`?" in wrong.stderr
