@@ -60,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--trace", type=Path, help="in Mooncake's format; made up if it is not given")
     one.add_argument("--requests", type=int, default=_ROUTING.num_requests)
     one.add_argument("--speed", type=float, default=_ROUTING.speed, help="of the trace's time")
-    one.add_argument("--policies", type=_some_of(routing.POLICIES), default=routing.POLICIES,
+    one.add_argument("--policies", type=_some_of(routing.POLICIES),
+                     default=routing.DEFAULT_POLICIES,
                      help="of Galerne: " + ", ".join(routing.POLICIES))  # fmt: skip
     one.add_argument("--peers", type=_some_of(routing.ROUTERS), default=list(routing.ROUTERS),
                      dest="routers", help=", ".join(routing.ROUTERS))  # fmt: skip

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 
@@ -26,9 +26,11 @@ from loadtest.peers.single import serve
 from loadtest.processes import free_port
 from loadtest.report import Figures, blocks, quantile, rounded
 from loadtest.traces import TraceRequest, generate, oracle_hit_ratio, prompt_of, read_trace
+from serving.settings import RoutingSettings
 
 BENCH = "routing"
-POLICIES = ("kv_aware", "least_tokens", "power_of_two", "round_robin", "session")
+POLICIES: tuple[str, ...] = get_args(RoutingSettings.model_fields["policy"].annotation)
+DEFAULT_POLICIES = ("kv_aware", "prefix_approx", "round_robin")
 ROUTERS = {"smg": smg.CACHE_AWARE, "vllm-router": vllm_router.CACHE_AWARE}
 
 _BLOCK_SIZE = 16
