@@ -55,13 +55,13 @@ class Plan:
     """`trace` is a file, or `None` for a made-up one.
 
     Time runs `speed` times as fast as in the trace, and answers are as many times shorter, so that
-    they take the same part of it. At 4, prompts without any hit take nine tenths of what 8
-    replicas can compute.
+    they take the same part of it. At 3.5, prompts take nine tenths of what 8 replicas can compute,
+    if nothing of them is cached.
     """
 
     trace: Path | None = None
     num_requests: int = 3000
-    speed: float = 4.0
+    speed: float = 3.5
     replicas: int = 8
 
 
