@@ -18,6 +18,7 @@ from typing import Any
 
 from loadtest.benches import fidelity, pick, relay, routing, scaleout, smoke, throughput
 from loadtest.machine import allow_many_connections, describe
+from loadtest.peers import galerne
 from loadtest.peers.base import Peer
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
 from loadtest.report import Row, markdown
@@ -70,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
         "pick", help="time of a decision among 64 replicas, the index's memory"
     )
     one.set_defaults(subjects=[], peers=None, run=run_pick)
+    one = benches.add_parser("journal", help="CPU per chunk with journals of streams and without")
+    one.add_argument("--restarts", type=int, default=3, help="starts of each, in turn")
+    one.set_defaults(subjects=[galerne.WITHOUT_JOURNALS, galerne.PEER], peers=None, run=run_journal)
     one = benches.add_parser("smoke", help="each subject relays one stream; no results file")
     _common(one, (*OVER_ENGINES, *WITH_ENGINES), 1, run_smoke)
     one.add_argument("--engine", choices=("fake", "sim"), default=_SMOKE.engine)
@@ -124,6 +128,12 @@ def run_routing(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
 def run_pick(_options: argparse.Namespace, _peers: list[Peer]) -> Measured:
     """The `pick` bench."""
     return pick.bench(pick.Plan())
+
+
+def run_journal(options: argparse.Namespace, peers: list[Peer]) -> Measured:
+    """The `journal` bench: a part of `relay` for the same platform with journals and without."""
+    plan = relay.Plan(cases=("cpu",), restarts=options.restarts)
+    return relay.bench(plan, peers, base=galerne.WITHOUT_JOURNALS.name)
 
 
 def run_smoke(options: argparse.Namespace, peers: list[Peer]) -> Measured:

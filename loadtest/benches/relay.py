@@ -63,8 +63,10 @@ class _Run:
         progress(f"{BENCH}: {self.subject}: {text}")
 
 
-def bench(plan: Plan, peers: Sequence[Peer]) -> tuple[list[Line], dict[str, str]]:
-    """The figures and the version of each subject."""
+def bench(
+    plan: Plan, peers: Sequence[Peer], *, base: str = BASE
+) -> tuple[list[Line], dict[str, str]]:
+    """The figures, most of them compared to those of `base`, and the version of each subject."""
     figures = Figures()
     ready, versions = installed(BENCH, peers, figures)
 
@@ -82,7 +84,7 @@ def bench(plan: Plan, peers: Sequence[Peer]) -> tuple[list[Line], dict[str, str]
                 run(_held(this, server.processes()))
 
     in_turn(BENCH, ready, figures, restarts=plan.restarts, measure=measure)
-    return figures.lines(base=BASE), versions
+    return figures.lines(base=base), versions
 
 
 @contextmanager

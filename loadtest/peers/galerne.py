@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,13 +159,16 @@ def platform(model: str, words: Sequence[str]) -> Iterator[Server]:
         yield server
 
 
-def simulated(settings: Mapping[str, Any], *, replicas: int = 1) -> AbstractContextManager[Server]:
+def simulated(
+    settings: Mapping[str, Any], *, replicas: int = 1, words: Sequence[str] = ()
+) -> AbstractContextManager[Server]:
     """The platform over simulated engines.
 
     Args:
         settings: overrides of the model by path, for example `simulator.timing.step_s`.
+        words: further options of `galerne up`.
     """
-    return platform(SIM_MODEL, simulated_words(settings, replicas=replicas))
+    return platform(SIM_MODEL, [*simulated_words(settings, replicas=replicas), *words])
 
 
 def simulated_words(settings: Mapping[str, Any], *, replicas: int) -> list[str]:
@@ -197,3 +201,8 @@ def _start_cpu(_engines: Sequence[str], _model: str) -> AbstractContextManager[S
 
 
 PEER = Peer("galerne", install, _start_cpu, simulated)
+
+_NO_JOURNALS = ("--set", "gateway.limits.max_journal_bytes=0")
+WITHOUT_JOURNALS = Peer(
+    "galerne-without-journals", install, _start_cpu, partial(simulated, words=_NO_JOURNALS)
+)
