@@ -206,6 +206,7 @@ class Gateway:
         with self._parts.fleet.ticket(
             admitted.model, admitted.profile, patience_s=exchange.patience_s
         ) as ticket:
+            ticket.is_explained = trace.is_explained
             exchange.on_first_byte = ticket.answered
             journal = self._journal_for(admitted, exchange.path)
             attempts = Attempts(self._parts.relay, ticket, exchange, trace, journal)
@@ -228,9 +229,8 @@ class Gateway:
             body = with_cache_salt(body, salt)
         scope = PromptScope(None if envelope.model == model else envelope.model, salt)
         inquiry = Inquiry(path, body, scope, session or envelope.session)
-        profiler = parts.profilers[model]
-        profile = await profiler.profile(inquiry, is_asked=is_asked)
-        routed = pack_header(profile.names) if profiler.tells_routing else b""
+        profile = await parts.profilers[model].profile(inquiry, is_asked=is_asked)
+        routed = pack_header(profile.part_names) if profile.part_names else b""
         return _Admitted(model, Asked(body, routed), profile, envelope.stream is True)
 
     async def _explain(self, exchange: Exchange) -> None:

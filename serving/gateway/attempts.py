@@ -102,7 +102,7 @@ class Attempts:
         trace.replica = replica
         trace.prompt_tokens = profile.prompt_tokens
         trace.predicted_hit_tokens = profile.hit_tokens.get(replica, 0)
-        if trace.is_explained and self._ticket.decision is not None:
+        if self._ticket.decision is not None:
             header = explanation_header(self._ticket.decision, profile)
             self._exchange.extra_headers = [header]
 

@@ -100,8 +100,9 @@ class Ticket:
         self.excluded: set[ReplicaId] = set()
         """Replicas that have failed this request."""
         self.held: ReplicaEndpoint | None = None
+        self.is_explained = False
         self.decision: Decision | None = None
-        """Why that one was chosen."""
+        """Why that one was chosen, if the request is to be explained: it is large."""
         self.is_answered = False
         """Whether the first byte of its answer has come: its prompt has been computed."""
 

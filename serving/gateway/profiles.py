@@ -45,8 +45,6 @@ class Profiler:
         self._tokenizer = tokenizer
         self._secret = secret
         self._reader: PromptReader | None = None
-        self.tells_routing = states.follows_routing and tokenizer is not None
-        """Whether replicas are to tell what was routed to them."""
         self.on_unread: Callable[[], None] = _nothing
         """Called for each prompt that was not read, or not in time."""
 
@@ -59,20 +57,22 @@ class Profiler:
         """
         prompt_tokens = max(len(inquiry.body) // _BYTES_PER_TOKEN, 1)
         hit_tokens: dict[ReplicaId, int] = {}
-        names: list[int] = []
+        part_names: list[int] = []
         reader = self._reader_now() if is_asked or self._states.num_followed > 1 else None
         if reader is not None:
             blocks = await reader.read(inquiry.path, inquiry.body, inquiry.scope)
             if blocks is not None:
-                prompt_tokens, names = blocks.num_tokens, blocks.names
-                hit_tokens = self._states.hit_tokens(names)
+                prompt_tokens = blocks.num_tokens
+                hit_tokens = self._states.hit_tokens(blocks.names)
+                if self._states.follows_routing:
+                    part_names = blocks.names
             elif has_prompt(inquiry.path):
                 self.on_unread()
         return RequestProfile(
             prompt_tokens=prompt_tokens,
             expected_output_tokens=_EXPECTED_OUTPUT_TOKENS,
             hit_tokens=hit_tokens,
-            names=names,
+            part_names=part_names,
             lora_name=inquiry.scope.lora_name,
             session=inquiry.session,
         )

@@ -138,7 +138,8 @@ class ReplicaPool:
         picked = decision.replica
         if picked is None:
             return False
-        ticket.decision = decision
+        if ticket.is_explained:
+            ticket.decision = decision
         self._settings.policy.picked(picked)
         self._breakers.sent(picked, self.now())
         ticket.held = next(endpoint for endpoint in self.endpoints if endpoint.id == picked)

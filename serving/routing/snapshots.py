@@ -20,7 +20,7 @@ class RequestProfile:
 
     `prompt_tokens`, at least 1, is exact where the prompt could be tokenized, else estimated.
     `hit_tokens` are the leading tokens each replica has cached; replicas without any are left out.
-    `names` are those of the prompt's blocks, empty if it was not read.
+    `part_names` names the prompt's parts where replicas are to tell what was routed to them.
     `expected_output_tokens` is at most what the request allows. `session` keeps requests together
     that follow each other.
     """
@@ -28,7 +28,7 @@ class RequestProfile:
     prompt_tokens: int
     expected_output_tokens: int
     hit_tokens: Mapping[ReplicaId, int] = field(default_factory=dict)
-    names: Sequence[int] = ()
+    part_names: Sequence[int] = ()
     lora_name: str | None = None
     session: str | None = None
 
