@@ -40,7 +40,7 @@ from serving.errors import EngineError
 from serving.gateway import relay as relay_module
 from serving.gateway.connections import Connections
 from serving.gateway.exchange import ClientGoneError, Exchange
-from serving.gateway.relay import Relay
+from serving.gateway.relay import Asked, Relay
 
 MESSAGES = "/v1/messages"
 ABORT_WITHIN_S = 1.0
@@ -694,7 +694,7 @@ async def test_a_stalled_client_of_a_broken_stream_is_let_go(stack: Stack) -> No
     relay = Relay(Connections(1.0), token=TOKEN, settings=GATEWAY)
     async with asyncio.timeout(LIMITS.stalled_read_timeout_s + 3):
         with pytest.raises(EngineError) as broken:
-            await relay.forward(exchange, stack.listeners[0].url, body=b"{}", journal=None)
+            await relay.forward(exchange, stack.listeners[0].url, Asked(b"{}"), journal=None)
         with pytest.raises(ClientGoneError):
             await relay.fail_midway(exchange, broken.value)
 
