@@ -14,7 +14,7 @@ _NO_MODEL = ""
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600
 )  # fmt: skip
-_MICROSECONDS = (
+_SHORT_SECONDS = (
     0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05
 )  # fmt: skip
 
@@ -113,7 +113,7 @@ class GatewayMetrics:
             "galerne_gateway_picking_seconds",
             "Time to choose a replica; 1 ms is a lot.",
             ["model"],
-            buckets=_MICROSECONDS,
+            buckets=_SHORT_SECONDS,
             registry=registry,
         )
         self._prompt_tokens = Counter(
