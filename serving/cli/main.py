@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from serving import __version__
-from serving.cli import apply, config, down, keys, metrics, model, platform, route, sim
+from serving.cli import apply, config, down, keys, lab, metrics, model, platform, route, sim
 
 app = typer.Typer(
     name="galerne",
@@ -54,3 +54,4 @@ app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(sim.app, name="sim")
+app.add_typer(lab.app, name="lab")

@@ -1,0 +1,1 @@
+"""Experiments in virtual time: what a policy would make of a day of traffic."""

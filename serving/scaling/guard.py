@@ -1,0 +1,107 @@
+"""What a policy's decision is worth when its figures are missing, old, or nonsense."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from typing import Protocol
+
+from serving.scaling.policy import Decision
+from serving.scaling.signals import Replicas, Signals
+
+MAX_AGE_S = 30.0
+"""Figures this old miss several scrapes."""
+BLIND_HOLD_S = 60.0
+"""A Prometheus that restarts is back by then; until then the last target is the best there is."""
+
+
+class Trouble(StrEnum):
+    """Why Prometheus' figures were not used; label values of a metric."""
+
+    MISSING = "missing"
+    STALE = "stale"
+    NONSENSE = "nonsense"
+    POLICY_FAILED = "policy_failed"
+
+
+class Policy(Protocol):
+    """Decides from figures that can be true."""
+
+    def decide(self, signals: Signals, replicas: Replicas) -> Decision:
+        """How many replicas there shall be."""
+
+
+class GuardedPolicy:
+    """A policy that never acts on figures that cannot be true.
+
+    Without figures from Prometheus the last target holds for `BLIND_HOLD_S`. After that the
+    replicas' own reports take their place, and while those are missing too the target holds on.
+    Whatever the figures, nothing goes to zero unless Prometheus itself said that it may.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._blind_since_s: float | None = None
+        self.troubles: Counter[Trouble] = Counter()
+        """How often each has happened."""
+
+    def decide(
+        self,
+        measured: Signals | None,
+        told: Signals | None,
+        replicas: Replicas,
+        *,
+        now_s: float,
+    ) -> Decision:
+        """How many replicas there shall be.
+
+        Args:
+            measured: Prometheus' figures.
+            told: the same from what replicas tell gateways.
+        """
+        decision, words = self._by_prometheus(measured, replicas)
+        if decision is not None:
+            self._blind_since_s = None
+            return decision
+        if self._blind_since_s is None:
+            self._blind_since_s = now_s
+        blind_s = now_s - self._blind_since_s
+        if blind_s >= BLIND_HOLD_S:
+            decision = self._by_reports(told, replicas, words)
+        return decision or Decision(replicas.target, f"held: {words} for {blind_s:.0f} s")
+
+    def _by_prometheus(
+        self, measured: Signals | None, replicas: Replicas
+    ) -> tuple[Decision | None, str]:
+        """The decision, or why there is none."""
+        trouble, words = _trouble(measured)
+        if trouble is not None or measured is None:
+            self.troubles[trouble or Trouble.MISSING] += 1
+            return None, words
+        return self._ask(measured, replicas), "the policy failed"
+
+    def _by_reports(self, told: Signals | None, replicas: Replicas, words: str) -> Decision | None:
+        if told is None or _trouble(told)[0] is not None:
+            return None
+        decision = self._ask(told, replicas)
+        if decision is None:
+            return None
+        reason = f"by the replicas' own reports ({words}): {decision.reason}"
+        return Decision(max(decision.desired, min(replicas.target, 1)), reason)
+
+    def _ask(self, signals: Signals, replicas: Replicas) -> Decision | None:
+        try:
+            return self._policy.decide(signals, replicas)
+        except Exception:
+            self.troubles[Trouble.POLICY_FAILED] += 1
+            return None
+
+
+def _trouble(signals: Signals | None) -> tuple[Trouble | None, str]:
+    if signals is None:
+        return Trouble.MISSING, "no figures"
+    if (problem := signals.problem()) is not None:
+        return Trouble.NONSENSE, problem
+    if signals.age_s > MAX_AGE_S:
+        return Trouble.STALE, f"figures {signals.age_s:.0f} s old"
+    return None, ""

@@ -1,0 +1,149 @@
+"""The number of replicas that keeps a model's SLO at the least GPU time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Self
+
+from serving.scaling.forecast import DemandForecast
+from serving.scaling.signals import Capacity, Replicas, Signals
+
+_BAD_RATIO = 0.01
+"""Share of late tokens that an SLO of 99 % allows."""
+_KV_FULL_RATIO = 0.9
+"""Above this, engines begin to preempt."""
+_MIN_HOLD_S = 60.0
+_LEARNING = 0.02
+_MIN_LEARNED = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a model may have: `lowest` and `highest` replicas, at most `max_step` more at once, and
+    `spares` ready beyond what is needed."""
+
+    lowest: int = 1
+    highest: int = 1
+    max_step: int = 1_000
+    spares: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How the policy weighs caution against cost. Times in seconds.
+
+    `cold_start_s` from a replica's order until it is ready. `hold_s` is how long fewer replicas
+    must have been enough before some go: at least a cold start, since what was forecast within the
+    last one is yet to come. Prompts that wait are to be read within `clear_s`. The others are those
+    of `DemandForecast`.
+    """
+
+    cold_start_s: float
+    hold_s: float
+    clear_s: float = 60.0
+    quantile: float = 0.8
+    level_s: float = 30.0
+    memory_s: float = 3600.0
+    first_guess: float = 1.3
+
+    @classmethod
+    def of(cls, cold_start_s: float) -> Self:
+        """The usual tuning."""
+        return cls(cold_start_s=cold_start_s, hold_s=max(cold_start_s, _MIN_HOLD_S))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`desired` replicas, and why in words."""
+
+    desired: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    replicas: float
+    reason: str
+
+
+class SloPolicy:
+    """Feed-forward from the forecast of the demand, feedback from what waits and from the SLO.
+
+    What is ordered now helps a cold start later, so the demand expected until then decides; what is
+    let go can be had back no sooner, so the highest need of the last `hold_s` does.
+
+    Args:
+        capacity: of one replica.
+        bounds: of the model.
+        tuning: caution against cost.
+    """
+
+    def __init__(self, capacity: Capacity, bounds: Bounds, tuning: Tuning) -> None:
+        self._capacity = capacity
+        self._bounds = bounds
+        self._tuning = tuning
+        self._learned = 1.0  # of the capacity
+        self._forecast = DemandForecast(
+            horizon_s=tuning.cold_start_s,
+            quantile=tuning.quantile,
+            level_s=tuning.level_s,
+            memory_s=tuning.memory_s,
+            first_guess=tuning.first_guess,
+        )
+        self._needs: deque[tuple[float, float]] = deque()
+
+    def decide(self, signals: Signals, replicas: Replicas) -> Decision:
+        """How many replicas there shall be. The signals must have no `problem`."""
+        work = self._capacity.work(signals.prompt_tokens_per_s, signals.output_tokens_per_s)
+        self._forecast.observe(signals.at_s, work)
+        self._learn(signals, replicas, work)
+        need = max(
+            self._for_demand(), self._for_backlog(signals, work), self._for_kv(signals, replicas),
+            key=lambda one: one.replicas,
+        )  # fmt: skip
+        return self._bounded(need, signals, replicas)
+
+    def _for_demand(self) -> _Need:
+        forecast = self._forecast
+        reason = f"{forecast.level:.1f} replicas busy, {forecast.expected:.1f} expected"
+        if self._learned < 1.0:
+            reason += f"; each takes {self._learned:.0%} of what was measured"
+        return _Need(self._capacity.replicas_for(forecast.expected) / self._learned, reason)
+
+    def _for_backlog(self, signals: Signals, work: float) -> _Need:
+        waiting_s = signals.waiting_tokens * self._capacity.prompt_token_s
+        reason = f"prompts of {waiting_s:.1f} replica seconds wait"
+        return _Need(work + waiting_s / self._tuning.clear_s, reason)
+
+    def _for_kv(self, signals: Signals, replicas: Replicas) -> _Need:
+        used = signals.kv_used_ratio
+        return _Need(replicas.ready * used / _KV_FULL_RATIO, f"KV caches {used:.0%} full")
+
+    def _learn(self, signals: Signals, replicas: Replicas, work: float) -> None:
+        """Late tokens without more work than a replica should take tell that it takes less."""
+        is_late = max(signals.late_ttft_ratio, signals.long_itl_ratio) > _BAD_RATIO
+        needed_ratio = self._capacity.replicas_for(work) / self._learned / max(replicas.ready, 1)
+        if is_late and needed_ratio < 1.0:
+            self._learned = max(self._learned - _LEARNING, _MIN_LEARNED)
+        elif not is_late and needed_ratio > 0.9:
+            self._learned = min(self._learned + _LEARNING / 4, 1.0)
+
+    def _bounded(self, need: _Need, signals: Signals, replicas: Replicas) -> Decision:
+        bounds = self._bounds
+        if not self._needs:  # what was needed before is unknown, and was probably there
+            self._needs.append((signals.at_s, float(replicas.target - bounds.spares)))
+        self._needs.append((signals.at_s, need.replicas))
+        while self._needs[0][0] <= signals.at_s - self._tuning.hold_s:
+            self._needs.popleft()
+        highest = max(number for _, number in self._needs)
+        desired, reason = math.ceil(highest - 1e-9) + bounds.spares, need.reason
+        if desired > math.ceil(need.replicas - 1e-9) + bounds.spares:
+            reason = f"{desired} were needed within the last {self._tuning.hold_s:.0f} s"
+        if desired > replicas.target + bounds.max_step:
+            desired = replicas.target + bounds.max_step
+            reason += f"; at most {bounds.max_step} more at once"
+        if not bounds.lowest <= desired <= bounds.highest:
+            reason += f"; {bounds.lowest} to {bounds.highest} allowed"
+        return Decision(min(max(desired, bounds.lowest), bounds.highest), reason)

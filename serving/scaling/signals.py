@@ -1,0 +1,104 @@
+"""What a scaling decision is made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+
+Number = TypeVar("Number", float, np.ndarray[Any, np.dtype[np.float64]])
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """One model's state at one moment, measured over the last half minute or so.
+
+    Rates are per second. `waiting_tokens` are prompt tokens that no engine has read yet, at
+    replicas and in gateways together; `queued` the requests in gateways that no replica could
+    take. `kv_used_ratio` is the mean over the ready replicas. `late_ttft_ratio` and
+    `long_itl_ratio` are the shares of first tokens and of times between tokens that missed the
+    SLO. `age_s` says how old the figures are.
+    """
+
+    at_s: float
+    requests_per_s: float
+    prompt_tokens_per_s: float
+    output_tokens_per_s: float
+    waiting_tokens: float = 0.0
+    queued: float = 0.0
+    kv_used_ratio: float = 0.0
+    late_ttft_ratio: float = 0.0
+    long_itl_ratio: float = 0.0
+    preemptions_per_s: float = 0.0
+    age_s: float = 0.0
+
+    def problem(self) -> str | None:
+        """Why these figures cannot be true, `None` if they can.
+
+        >>> Signals(0.0, 1.0, float("nan"), 9.0).problem()
+        'prompt_tokens_per_s is nan'
+        >>> Signals(0.0, 1.0, -3.0, 9.0).problem()
+        'prompt_tokens_per_s is -3.0'
+        >>> Signals(0.0, 1.0, 3.0, 9.0, kv_used_ratio=1.5).problem()
+        'kv_used_ratio is 1.5'
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            highest = 1.0 + 1e-9 if field.name.endswith("_ratio") else math.inf
+            if not math.isfinite(value) or value < 0 or value > highest:
+                return f"{field.name} is {value}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """One model's replicas: `target` were asked for, of which `ready` take requests."""
+
+    target: int
+    ready: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What replicas can do within the SLO.
+
+    A token of a prompt takes `prompt_token_s` of a replica, one of an answer `output_token_s`: so
+    long other work has to wait for it. `usable_ratio` of a large fleet's time may be taken that
+    way. Random arrivals need room beside that, `spread` replicas times the square root of those
+    that are busy: a large fleet evens them out, a small one cannot.
+
+    Source: square-root staffing; Halfin and Whitt, "Heavy-traffic limits for queues with many
+    exponential servers", 1981.
+    """
+
+    prompt_token_s: float
+    output_token_s: float
+    usable_ratio: float
+    spread: float = 0.0
+
+    def work(self, prompt_tokens_per_s: float, output_tokens_per_s: float) -> float:
+        """Replicas kept busy by so many tokens.
+
+        >>> Capacity(0.0001, 0.001, 0.8).work(2000, 100)
+        0.30000000000000004
+        """
+        return prompt_tokens_per_s * self.prompt_token_s + output_tokens_per_s * self.output_token_s
+
+    def replicas_for(self, work: Number) -> Number:
+        """Replicas that so many busy ones call for, of a number or of each in an array.
+
+        >>> Capacity(0.0001, 0.001, 0.8, spread=0.5).replicas_for(4.0)
+        6.0
+        """
+        return work / self.usable_ratio + self.spread * work**0.5
+
+    def work_of(self, replicas: float) -> float:
+        """How many may be busy of so many: the inverse of `replicas_for`.
+
+        >>> Capacity(0.0001, 0.001, 0.8, spread=0.5).work_of(6.0)
+        4.0
+        """
+        half = self.spread * self.usable_ratio / 2
+        return (math.sqrt(half * half + replicas * self.usable_ratio) - half) ** 2

@@ -1,0 +1,115 @@
+"""How many replicas a model gets, from what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.scaling.policy import Bounds, Decision, SloPolicy, Tuning
+from serving.scaling.signals import Capacity, Replicas, Signals
+
+CAPACITY = Capacity(prompt_token_s=0.0001, output_token_s=0.0, usable_ratio=0.8)
+TUNING = Tuning(cold_start_s=120.0, hold_s=180.0)
+TICK_S = 5.0
+
+
+def asked(busy: float, *, at_s: float = 0.0) -> Signals:
+    """Prompts that keep so many replicas busy."""
+    return Signals(at_s, 1.0, busy / CAPACITY.prompt_token_s, 0.0)
+
+
+def policy(bounds: Bounds | None = None, tuning: Tuning = TUNING) -> SloPolicy:
+    return SloPolicy(CAPACITY, bounds or Bounds(1, 20), tuning)
+
+
+def settled(one: SloPolicy, busy: float, *, ticks: int = 200, first: int = 0) -> Decision:
+    """The decision after the same demand for a while, with the replicas that were asked for."""
+    replicas = Replicas(1, 1)
+    for tick in range(first, first + ticks):
+        decision = one.decide(asked(busy, at_s=tick * TICK_S), replicas)
+        replicas = Replicas(decision.desired, decision.desired)
+    return decision
+
+
+def test_a_steady_demand_gets_what_it_keeps_busy_and_room_for_chance() -> None:
+    decision = settled(policy(), 4.0)
+    assert decision.desired == 5
+    assert decision.reason == "4.0 replicas busy, 4.0 expected"
+
+
+def test_demand_that_falls_is_served_by_as_many_for_a_while() -> None:
+    one = policy()
+    settled(one, 8.0)
+    replicas = Replicas(10, 10)
+    wanted = []
+    for tick in range(200, 300):
+        wanted.append(one.decide(asked(0.8, at_s=tick * TICK_S), replicas))
+    first_fewer = next(i for i, decision in enumerate(wanted) if decision.desired < 10)
+    assert first_fewer * TICK_S >= TUNING.hold_s
+    assert wanted[first_fewer - 1].reason == "10 were needed within the last 180 s"
+    assert wanted[-1].desired == 1
+
+
+def test_prompts_that_wait_are_read_within_a_minute() -> None:
+    signals = replace(asked(0.0), waiting_tokens=3 * 60 / CAPACITY.prompt_token_s)
+    decision = policy().decide(signals, Replicas(1, 1))
+    assert decision.desired == 3
+    assert decision.reason == "prompts of 180.0 replica seconds wait"
+
+
+def test_full_caches_ask_for_more_replicas() -> None:
+    decision = policy().decide(replace(asked(0.1), kv_used_ratio=1.0), Replicas(9, 9))
+    assert decision.desired == 10
+    assert decision.reason == "KV caches 100% full"
+
+
+def test_late_tokens_at_a_bearable_load_tell_that_replicas_take_less() -> None:
+    one = policy()
+    before = settled(one, 4.0).desired
+    for tick in range(200, 400):
+        late = replace(asked(4.0, at_s=tick * TICK_S), late_ttft_ratio=0.05)
+        after = one.decide(late, Replicas(9, 9)).desired
+    assert after > before
+
+
+def test_late_tokens_under_too_much_load_tell_nothing_new() -> None:
+    one = policy()
+    settled(one, 4.0)
+    for tick in range(200, 400):
+        late = replace(asked(4.0, at_s=tick * TICK_S), late_ttft_ratio=0.5)
+        after = one.decide(late, Replicas(5, 3)).desired  # two of five still start
+    assert after == 5
+
+
+def test_no_more_than_a_step_at_once() -> None:
+    decision = policy(Bounds(1, 20, max_step=2)).decide(asked(12.0), Replicas(3, 3))
+    assert decision.desired == 5
+    assert decision.reason.endswith("at most 2 more at once")
+
+
+@given(
+    busy=st.lists(st.floats(0, 1000), min_size=1, max_size=50),
+    lowest=st.integers(0, 3),
+    more=st.integers(0, 10),
+    spares=st.integers(0, 3),
+    waiting=st.floats(0, 1e9),
+)
+def test_it_stays_within_its_bounds(
+    busy: list[float], lowest: int, more: int, spares: int, waiting: float
+) -> None:
+    bounds = Bounds(lowest, lowest + more + 1, max_step=4, spares=spares)
+    one, replicas = policy(bounds), Replicas(lowest, lowest)
+    for tick, demand in enumerate(busy):
+        signals = replace(asked(demand, at_s=tick * TICK_S), waiting_tokens=waiting)
+        decision = one.decide(signals, replicas)
+        assert bounds.lowest <= decision.desired <= bounds.highest
+        assert decision.desired <= max(replicas.target + 4, lowest)
+        replicas = Replicas(decision.desired, decision.desired)
+
+
+@pytest.mark.parametrize("busy", [0.0, 0.1, 3.0, 15.9])
+def test_more_demand_never_gets_fewer(busy: float) -> None:
+    assert settled(policy(), busy).desired <= settled(policy(), busy * 1.1 + 0.1).desired
