@@ -7,6 +7,7 @@ trace it: root, or the same user where ptrace allows it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -69,7 +70,7 @@ def _connections(pid: int) -> list[Any]:
 
 
 def _copies(pid: int, numbers: Iterable[int]) -> Iterator[socket.socket]:
-    """Copies of a process's sockets.
+    """Copies of those of a process's sockets that are still open.
 
     Raises:
         OSError: this user may not.
@@ -78,6 +79,8 @@ def _copies(pid: int, numbers: Iterable[int]) -> Iterator[socket.socket]:
     try:
         for number in numbers:
             copy = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, handle, number, 0)
+            if copy < 0 and ctypes.get_errno() == errno.EBADF:
+                continue  # closed since it was listed
             if copy < 0:
                 raise OSError(ctypes.get_errno(), "cannot reach the sockets of another process")
             with socket.socket(fileno=copy) as found:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.chaos import faults
@@ -40,12 +40,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A running platform."""
+    """A running platform. `condemned` are processes that it must replace to be whole again."""
 
     commands: galerne.Platform
     server: Server
     num_replicas: int
     num_gateways: int
+    condemned: set[int] = field(default_factory=set)
 
     def replicas(self) -> list[dict[str, Any]]:
         """The engine replicas, the busiest first."""
@@ -55,6 +56,12 @@ class Fleet:
     def busiest(self) -> int:
         """The process of the replica with the most streams."""
         return int(self.replicas()[0]["pid"])
+
+    def victim(self) -> int:
+        """The busiest replica, which will have to be replaced."""
+        pid = self.busiest()
+        self.condemned.add(pid)
+        return pid
 
     def process(self, title: str) -> int:
         """The process whose title begins like this."""
@@ -70,6 +77,7 @@ class Fleet:
         return (
             [row["state"] for row in replicas] == ["RUNNING"] * self.num_replicas
             and not any(row["in_flight"] for row in replicas)
+            and self.condemned.isdisjoint(row["pid"] for row in replicas)
             and len(status["gateways"]) == self.num_gateways
         )
 
@@ -104,16 +112,16 @@ def _nothing(_fleet: Fleet) -> None:
 
 
 SCENARIOS: dict[str, Break] = {
-    "sigkill": lambda fleet: faults.kill(fleet.busiest()),
-    "sigstop": lambda fleet: faults.freeze(fleet.busiest()),
-    "listener_close": lambda fleet: _some(faults.close_listeners(fleet.busiest())),
+    "sigkill": lambda fleet: faults.kill(fleet.victim()),
+    "sigstop": lambda fleet: faults.freeze(fleet.victim()),
+    "listener_close": lambda fleet: _some(faults.close_listeners(fleet.victim())),
     "half_open": lambda fleet: _some(faults.cut_silently(fleet.busiest())),
     "slow_replica": _slow,
     "gateway_kill": lambda fleet: faults.kill(int(fleet.commands.status()["gateways"][0]["pid"])),
     "controller_kill": lambda fleet: faults.kill(fleet.process("ray::ServeController")),
     "rolling_update": _roll,
     "kv_full": _nothing,
-    "real_sigkill": lambda fleet: faults.kill(fleet.busiest()),
+    "real_sigkill": lambda fleet: faults.kill(fleet.victim()),
 }
 """What breaks, by name."""
 

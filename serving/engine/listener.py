@@ -42,7 +42,13 @@ class HttpListener:
 
     @property
     def is_serving(self) -> bool:
-        return self._task is not None and not self._task.done()
+        """Whether the kernel takes connections for it and they are served."""
+        if self._task is None or self._task.done():
+            return False
+        try:
+            return bool(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        except OSError:
+            return False
 
     async def stop(self) -> None:
         """Close the listener and cut its connections.

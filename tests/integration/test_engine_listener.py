@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
+import psutil
 import pytest
 
 from serving.engine.listener import HttpListener
@@ -37,6 +41,27 @@ async def test_it_answers_at_its_url_until_stopped() -> None:
         assert not listener.is_serving
         with pytest.raises(aiohttp.ClientConnectionError):
             await session.get(listener.url)
+
+
+async def test_a_socket_that_listens_no_more_is_noticed() -> None:
+    """Its connections live on, and its server knows nothing of it."""
+    listener = HttpListener(hello, host=HOST)
+    listener.start()
+    async with aiohttp.ClientSession() as session:
+        await (await session.get(listener.url)).read()
+        stop_listening(urlsplit(listener.url).port)
+        assert not listener.is_serving
+    await listener.stop()
+
+
+def stop_listening(port: int | None) -> None:
+    (found,) = [
+        connection
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    ]
+    with socket.socket(fileno=os.dup(found.fd)) as copy:
+        copy.shutdown(socket.SHUT_RDWR)
 
 
 async def test_connections_before_the_start_are_kept_waiting() -> None:
