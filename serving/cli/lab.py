@@ -13,6 +13,7 @@ from rich.table import Table
 from serving.cli.console import err, out, progress
 from serving.cli.sim import model_settings
 from serving.errors import ConfigError
+from serving.scaling.policy import DEFAULT_QUANTILE
 
 if TYPE_CHECKING:
     from serving.lab.comparison import Comparison
@@ -52,6 +53,12 @@ def scaling(  # noqa: PLR0913 - each is an option of the command
     itl_s: Annotated[
         float, typer.Option(min=0.001, help="SLO: time between tokens, 99 % of them.")
     ] = 0.08,
+    quantile: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Caution of `slo`: how often its forecast shall be enough."
+        ),
+    ] = DEFAULT_QUANTILE,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,6 +95,7 @@ def scaling(  # noqa: PLR0913 - each is an option of the command
         Slo(ttft_s=ttft_s, itl_s=itl_s),
         peak_replicas=peak_replicas,
         cold_start_s=cold_start_s,
+        quantile=quantile,
         seed=seed,
     )
     demand = None if trace is None else read_demand(trace, trace_format)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from serving.lab.contenders import RayTuning
 from serving.lab.demand import Demand, bursty_day
 from serving.lab.fleet import Slo, rules_of
 from serving.lab.scaling import Course, Outcome, Scaler, Setting, experiment
-from serving.scaling.policy import Bounds, Tuning
+from serving.scaling.policy import DEFAULT_QUANTILE, Bounds, Tuning
 from serving.settings import ModelSettings
 
 POLICIES = ("ray_default", "ray_default_tuned", "keda_threshold", "slo", "oracle")
@@ -26,6 +26,7 @@ _PEAK_BLOCK_S = 60.0
 _ROOM = 1.5
 """Replicas that policies may have, of the peak."""
 _TUNING_HOURS = 2.0
+_OTHER_SEED = 1_000_003
 _RAY_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 _RAY_UP_S = (0.0, 30.0)
 _RAY_DOWN_S = (60.0, 180.0, 600.0)
@@ -39,7 +40,8 @@ class Question:
     slo: Slo
     peak_replicas: int
     cold_start_s: float
-    seed: int
+    quantile: float = DEFAULT_QUANTILE
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,8 @@ class Comparison:
         self.courses: dict[str, Course] = {}
         self._question = question
         self._tell = tell
-        if demand is None:
-            demand = bursty_day(np.random.default_rng(question.seed))
-        self.bench = prepare(question, demand)
-        self._tuning = Tuning.of(question.cold_start_s)
+        self.bench = prepare(question, _day() if demand is None else _scaled(demand))
+        self._tuning = Tuning.of(question.cold_start_s, quantile=question.quantile)
 
     def outcomes(self) -> Iterator[Outcome]:
         """Of each policy, as soon as it is known."""
@@ -117,7 +117,11 @@ class Comparison:
         )
 
 
-def prepare(question: Question, demand: Demand) -> Bench:
+Scalable = Callable[[float, np.random.Generator], Demand]
+"""A demand so many times as large, with chance from a generator that is new each time."""
+
+
+def prepare(question: Question, scalable: Scalable) -> Bench:
     """The demand, scaled so that its busiest minute needs as many replicas as asked for.
 
     Raises:
@@ -127,6 +131,7 @@ def prepare(question: Question, demand: Demand) -> Bench:
     if simulator is None:
         raise ConfigError("the model is not simulated", code="simulator_missing", param="--set")
     rules = rules_of(question.model, simulator, question.slo)
+    demand = scalable(1.0, np.random.default_rng(question.seed))
     replica = measure(demand, rules, question.slo)
     capacity = replica.capacity
     if capacity.usable_ratio == 0.0:
@@ -137,7 +142,7 @@ def prepare(question: Question, demand: Demand) -> Bench:
         )
     peak = float(contenders.work_of(demand, capacity, _PEAK_BLOCK_S).max())
     factor = capacity.work_of(question.peak_replicas) / peak
-    scaled = demand.scaled(factor, np.random.default_rng(question.seed))
+    scaled = scalable(factor, np.random.default_rng(question.seed))
     work = contenders.work_of(scaled, capacity, _PEAK_BLOCK_S)
     # What no policy can change any more when it begins.
     beginning = work[: math.ceil(question.cold_start_s / _PEAK_BLOCK_S) + 1]
@@ -191,5 +196,13 @@ def _ray_tunings(in_flight: float) -> Iterator[RayTuning]:
 
 def _other(question: Question) -> Bench:
     """Traffic that is not the one compared on."""
-    rng = np.random.default_rng([question.seed, 1])
-    return prepare(question, bursty_day(rng, hours=_TUNING_HOURS))
+    other = replace(question, seed=question.seed + _OTHER_SEED)
+    return prepare(other, _day(hours=_TUNING_HOURS))
+
+
+def _scaled(demand: Demand) -> Scalable:
+    return demand.scaled
+
+
+def _day(*, hours: float = 24.0) -> Scalable:
+    return lambda factor, rng: bursty_day(rng, hours=hours, per_s=factor)

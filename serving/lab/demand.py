@@ -16,7 +16,8 @@ import numpy as np
 from serving.errors import ConfigError
 from serving.lab.replay import Floats, Ints
 
-_JITTER_S = 1.0
+_JITTER_S = 5.0
+_NEIGHBOURS = 25
 _DAY_S = 86_400.0
 
 
@@ -39,17 +40,17 @@ class Demand:
 
     def scaled(self, factor: float, rng: np.random.Generator) -> Demand:
         """As if `factor` times as many had come: each request comes so many times on average,
-        within a second of its own time, so that bursts longer than that stay what they are."""
+        within some seconds of its own time and as long as one of its neighbours. So bursts stay
+        what they are, and no request becomes a burst of its own."""
         whole, rest = divmod(factor, 1.0)
         copies = np.full(self.at_s.size, int(whole)) + (rng.random(self.at_s.size) < rest)
-        at_s = np.repeat(self.at_s, copies)
-        at_s = np.maximum(at_s + rng.uniform(-_JITTER_S, _JITTER_S, at_s.size), 0.0)
+        origin = np.repeat(np.arange(self.at_s.size), copies)
+        at_s = self.at_s[origin] + rng.uniform(-_JITTER_S, _JITTER_S, origin.size)
+        at_s = np.clip(at_s, 0.0, self.at_s[-1])
         order = np.argsort(at_s, kind="stable")
-        return Demand(
-            at_s[order],
-            np.repeat(self.prompt_tokens, copies)[order],
-            np.repeat(self.output_tokens, copies)[order],
-        )
+        like = origin + rng.integers(-_NEIGHBOURS, _NEIGHBOURS + 1, origin.size)
+        like = np.clip(like, 0, self.at_s.size - 1)[order]
+        return Demand(at_s[order], self.prompt_tokens[like], self.output_tokens[like])
 
 
 def read_demand(path: Path, format_: str) -> Demand:

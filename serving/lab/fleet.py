@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -166,14 +167,13 @@ def _requests(demand: Demand) -> Requests:
 
 
 def _replicas(number: int, ring: int) -> Replicas:
-    zeros = {name: np.zeros(number, dtype=np.int64) for name in Replicas._fields}
-    return Replicas(
-        **zeros
-        | {
-            "ready_s": np.zeros(number),
-            "clock_s": np.zeros(number),
-            "head": np.full(number, NONE, dtype=np.int64),
-            "tail": np.full(number, NONE, dtype=np.int64),
-            "ending": np.full((number, ring), NONE, dtype=np.int64),
-        }
-    )
+    arrays: dict[str, Any] = {
+        name: np.zeros(number, dtype=np.int64) for name in Replicas._fields
+    } | {
+        "ready_s": np.zeros(number),
+        "clock_s": np.zeros(number),
+        "head": np.full(number, NONE, dtype=np.int64),
+        "tail": np.full(number, NONE, dtype=np.int64),
+        "ending": np.full((number, ring), NONE, dtype=np.int64),
+    }
+    return Replicas(**arrays)

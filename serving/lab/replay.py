@@ -96,8 +96,8 @@ class Counts(NamedTuple):
     prompt_tokens: Ints
     output_tokens: Ints
     """Of the requests that ended in it."""
+    first_tokens: Ints
     late_first_tokens: Ints
-    """Of the requests that arrived in it."""
     gaps: Ints
     """Times between two tokens of a stream that ended in it."""
     long_gaps: Ints
@@ -161,7 +161,7 @@ def _welcome(state: State, until_s: float) -> None:
 
 @_compiled
 def _is_busy(replicas: Replicas, replica: int) -> bool:
-    return replicas.num_queued[replica] > 0 or replicas.num_running[replica] > 0
+    return bool(replicas.num_queued[replica] > 0 or replicas.num_running[replica] > 0)
 
 
 @_compiled
@@ -268,9 +268,10 @@ def _begin_sequence(state: State, rules: Rules, replica: int, request: int, end_
     """The request's first token comes with this step."""
     requests, replicas = state.requests, state.replicas
     requests.first_token_s[request] = end_s
+    window = _window(state, rules, end_s)
+    state.counts.first_tokens[window] += 1
     if end_s - requests.at_s[request] > rules.good_ttft_s:
-        arrived_in = _window(state, rules, requests.at_s[request])
-        state.counts.late_first_tokens[arrived_in] += 1
+        state.counts.late_first_tokens[window] += 1
     replicas.context_tokens[replica] += _attended_tokens(requests, rules, request)
     left = requests.output_tokens[request] - 1
     if left == 0:
@@ -296,14 +297,14 @@ def _end(state: State, rules: Rules, replica: int, request: int, end_s: float) -
 def _held_tokens(requests: Requests, rules: Rules, request: int) -> int:
     """What the KV cache holds of the request at its end."""
     tokens = requests.prompt_tokens[request] + requests.output_tokens[request]
-    return min(tokens, rules.window_tokens)
+    return int(min(tokens, rules.window_tokens))
 
 
 @_compiled
 def _attended_tokens(requests: Requests, rules: Rules, request: int) -> int:
     """What each new token attends to, on average over the answer."""
     tokens = requests.prompt_tokens[request] + requests.output_tokens[request] // 2
-    return min(tokens, rules.window_tokens)
+    return int(min(tokens, rules.window_tokens))
 
 
 @_compiled

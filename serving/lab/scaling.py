@@ -12,7 +12,7 @@ import numpy as np
 
 from serving.lab.demand import Demand
 from serving.lab.fleet import Slo, VirtualFleet
-from serving.lab.replay import Rules
+from serving.lab.replay import Ints, Rules
 from serving.scaling.policy import Decision
 from serving.scaling.signals import Replicas, Signals
 
@@ -134,10 +134,14 @@ def observe(fleet: VirtualFleet, target: int) -> Seen:
         kv_used_ratio=min(
             float(state.replicas.reserved_tokens.sum()) / rules.kv_tokens / ready, 1.0
         ),
-        late_ttft_ratio=min(int(counts.late_first_tokens[recent].sum()) / max(arrivals, 1), 1.0),
-        long_itl_ratio=int(counts.long_gaps[recent].sum()) / max(int(counts.gaps[recent].sum()), 1),
+        late_ttft_ratio=_ratio(counts.late_first_tokens[recent], counts.first_tokens[recent]),
+        long_itl_ratio=_ratio(counts.long_gaps[recent], counts.gaps[recent]),
     )
     return Seen(signals, Replicas(target, census.ready), in_flight + queued)
+
+
+def _ratio(some: Ints, of: Ints) -> float:
+    return int(some.sum()) / max(int(of.sum()), 1)
 
 
 def violation_s(fleet: VirtualFleet, setting: Setting) -> float:

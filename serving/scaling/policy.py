@@ -14,6 +14,7 @@ _BAD_RATIO = 0.01
 """Share of late tokens that an SLO of 99 % allows."""
 _KV_FULL_RATIO = 0.9
 """Above this, engines begin to preempt."""
+DEFAULT_QUANTILE = 0.75
 _MIN_HOLD_S = 60.0
 _LEARNING = 0.02
 _MIN_LEARNED = 0.6
@@ -43,15 +44,16 @@ class Tuning:
     cold_start_s: float
     hold_s: float
     clear_s: float = 60.0
-    quantile: float = 0.8
+    quantile: float = DEFAULT_QUANTILE
     level_s: float = 30.0
-    memory_s: float = 3600.0
+    memory_s: float = 14_400.0
     first_guess: float = 1.3
 
     @classmethod
-    def of(cls, cold_start_s: float) -> Self:
+    def of(cls, cold_start_s: float, *, quantile: float = DEFAULT_QUANTILE) -> Self:
         """The usual tuning."""
-        return cls(cold_start_s=cold_start_s, hold_s=max(cold_start_s, _MIN_HOLD_S))
+        hold_s = max(cold_start_s, _MIN_HOLD_S)
+        return cls(cold_start_s=cold_start_s, hold_s=hold_s, quantile=quantile)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,8 @@ class Capacity:
         >>> Capacity(0.0001, 0.001, 0.8, spread=0.5).replicas_for(4.0)
         6.0
         """
-        return work / self.usable_ratio + self.spread * work**0.5
+        needed: Number = work / self.usable_ratio + self.spread * work**0.5
+        return needed
 
     def work_of(self, replicas: float) -> float:
         """How many may be busy of so many: the inverse of `replicas_for`.

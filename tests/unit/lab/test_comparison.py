@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from serving.cli.main import app
 from serving.errors import ConfigError
 from serving.lab.comparison import Comparison, Question, prepare
-from serving.lab.demand import bursty_day
+from serving.lab.demand import Demand, bursty_day
 from serving.lab.fleet import Slo
 from serving.settings import EngineSettings, ModelSettings, SimulatorSettings
 
@@ -23,7 +23,11 @@ MODEL = ModelSettings(
 
 
 def question(slo: Slo | None = None) -> Question:
-    return Question(MODEL, slo or Slo(), peak_replicas=3, cold_start_s=60.0, seed=0)
+    return Question(MODEL, slo or Slo(), peak_replicas=3, cold_start_s=60.0)
+
+
+def an_hour(factor: float, rng: np.random.Generator) -> Demand:
+    return bursty_day(rng, hours=1.0, per_s=factor)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def test_each_policy_has_a_line_and_a_log_and_a_picture(trace: Path, tmp_path: P
 
 
 def test_the_busiest_minute_needs_what_was_asked_for() -> None:
-    bench = prepare(question(), bursty_day(np.random.default_rng(1), hours=0.5))
+    bench = prepare(question(), an_hour)
     demand, capacity = bench.setting.demand, bench.replica.capacity
     work = demand.work_s(capacity.prompt_token_s, capacity.output_token_s)
     busiest = np.bincount((demand.at_s / 60).astype(int), weights=work).max() / 60
@@ -75,4 +79,4 @@ def test_an_unknown_policy_is_named() -> None:
 def test_an_slo_out_of_reach_is_named() -> None:
     hopeless = question(Slo(ttft_s=0.001))
     with pytest.raises(ConfigError, match="cannot keep the SLO"):
-        prepare(hopeless, bursty_day(np.random.default_rng(1), hours=0.25))
+        prepare(hopeless, an_hour)

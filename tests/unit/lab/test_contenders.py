@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of Ray's modules, when they are imported
-    from ray.serve import autoscaling_policy
+from ray.serve import autoscaling_policy
 
 from serving.lab.contenders import KedaThreshold, RayTuning, Schedule, ray_default
 from serving.lab.scaling import TICK_S, Scaler, Seen

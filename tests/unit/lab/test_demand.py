@@ -66,8 +66,8 @@ def test_scaling_keeps_the_course_of_the_demand(factor: float) -> None:
     scaled = demand.scaled(factor, rng)
     assert scaled.at_s.size == pytest.approx(3000 * factor, rel=0.1)
     assert (np.diff(scaled.at_s) >= 0).all()
-    in_burst = np.mean((scaled.at_s > 400) & (scaled.at_s < 420))
-    assert in_burst == pytest.approx(np.mean((at_s > 400) & (at_s < 420)), abs=0.03)
+    in_burst = np.mean((scaled.at_s > 395) & (scaled.at_s < 425))
+    assert in_burst == pytest.approx(np.mean((at_s > 395) & (at_s < 425)), abs=0.04)
 
 
 def test_a_made_up_day_has_a_night_and_bursts() -> None:
