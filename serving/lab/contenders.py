@@ -54,7 +54,7 @@ class RayDefault:
             deployment_id=cast("Any", None),
             deployment_name="lab",
             app_name="lab",
-            current_num_replicas=seen.replicas.target,
+            current_num_replicas=seen.replicas.ready,
             target_num_replicas=seen.replicas.target,
             running_replicas=[],
             total_num_requests=mean,

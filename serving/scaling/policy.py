@@ -103,6 +103,7 @@ class SloPolicy:
         self._learn(signals, replicas, work)
         need = max(
             self._for_demand(), self._for_backlog(signals, work), self._for_kv(signals, replicas),
+            self._to_wake(signals),
             key=lambda one: one.replicas,
         )  # fmt: skip
         return self._bounded(need, signals, replicas)
@@ -123,8 +124,14 @@ class SloPolicy:
         used = signals.kv_used_ratio
         return _Need(replicas.ready * used / _KV_FULL_RATIO, f"KV caches {used:.0%} full")
 
+    def _to_wake(self, signals: Signals) -> _Need:
+        return _Need(float(signals.queued > 0), "requests wait for a first replica")
+
     def _learn(self, signals: Signals, replicas: Replicas, work: float) -> None:
-        """Late tokens without more work than a replica should take tell that it takes less."""
+        """Late tokens without more work than a replica should take, and without a queue that is
+        left of more, tell that it takes less."""
+        if signals.waiting_tokens * self._capacity.prompt_token_s > replicas.ready:
+            return  # more than a second each
         is_late = max(signals.late_ttft_ratio, signals.long_itl_ratio) > _BAD_RATIO
         needed_ratio = self._capacity.replicas_for(work) / self._learned / max(replicas.ready, 1)
         if is_late and needed_ratio < 1.0:

@@ -84,6 +84,22 @@ def test_late_tokens_under_too_much_load_tell_nothing_new() -> None:
     assert after == 5
 
 
+def test_late_tokens_while_a_queue_is_read_tell_nothing_new() -> None:
+    one = policy()
+    settled(one, 4.0)
+    for tick in range(200, 400):
+        late = replace(asked(4.0, at_s=tick * TICK_S), late_ttft_ratio=0.5, waiting_tokens=99_000)
+        after = one.decide(late, Replicas(9, 9)).desired
+    assert after == 5
+
+
+def test_without_demand_everything_goes_and_the_first_request_wakes_one() -> None:
+    one = policy(Bounds(0, 20))
+    assert settled(one, 0.0).desired == 0
+    woken = one.decide(replace(asked(0.0, at_s=1e4), queued=1.0), Replicas(0, 0))
+    assert woken == Decision(1, "requests wait for a first replica")
+
+
 def test_no_more_than_a_step_at_once() -> None:
     decision = policy(Bounds(1, 20, max_step=2)).decide(asked(12.0), Replicas(3, 3))
     assert decision.desired == 5
