@@ -14,7 +14,7 @@ _BAD_RATIO = 0.01
 """Share of late tokens that an SLO of 99 % allows."""
 _KV_FULL_RATIO = 0.9
 """Above this, engines begin to preempt."""
-DEFAULT_QUANTILE = 0.75
+DEFAULT_QUANTILE = 0.85
 _MIN_HOLD_S = 60.0
 _LEARNING = 0.02
 _MIN_LEARNED = 0.6
