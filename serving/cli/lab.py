@@ -106,10 +106,10 @@ def scaling(  # noqa: PLR0913 - each is an option of the command
             outcomes.append(outcome)
             if as_json:
                 print(outcome.to_json(), flush=True)
-        _write(comparison, log=log, picture=picture)
     if not as_json:
         out.print(_table(outcomes))
     err.print(f"[dim]{comparison.summary}[/dim]", soft_wrap=True)
+    _write(comparison, log=log, picture=picture)
 
 
 def _table(outcomes: Iterable[Outcome]) -> Table:
