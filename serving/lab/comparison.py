@@ -84,7 +84,7 @@ class Comparison:
         self.courses: dict[str, Course] = {}
         self._question = question
         self._tell = tell
-        self.bench = prepare(question, _day() if demand is None else _scaled(demand))
+        self.bench = prepare(question, _day() if demand is None else demand.scaled)
         self._tuning = Tuning.of(question.cold_start_s, quantile=question.quantile)
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -198,10 +198,6 @@ def _other(question: Question) -> Bench:
     """Traffic that is not the one compared on."""
     other = replace(question, seed=question.seed + _OTHER_SEED)
     return prepare(other, _day(hours=_TUNING_HOURS))
-
-
-def _scaled(demand: Demand) -> Scalable:
-    return demand.scaled
 
 
 def _day(*, hours: float = 24.0) -> Scalable:
