@@ -286,6 +286,80 @@ class RoutingSettings(_Section):
     """For so long a new replica gets no more than a growing share of the others' load."""
 
 
+class SloSettings(_Section):
+    """What a model's users are promised; counted by gateways, kept by the scaling policy."""
+
+    ttft_s: float = Field(2.0, gt=0, le=3600)
+    """Longest good time to the first token of a stream, in seconds."""
+    itl_s: float = Field(0.08, gt=0, le=3600)
+    """Longest good time between two parts of a stream, in seconds."""
+    objective_ratio: float = Field(0.99, gt=0, lt=1)
+    """Share of first tokens, and of times between tokens, that are to be good."""
+
+
+class CapacitySettings(_Section):
+    """What one replica can do within the SLO; `galerne lab capacity` prints it."""
+
+    prompt_token_s: float = Field(gt=0, le=60)
+    """Seconds of a replica that one token of a prompt takes."""
+    output_token_s: float = Field(gt=0, le=60)
+    """Seconds of a replica that one token of an answer takes beside the others of its step."""
+    usable_ratio: float = Field(0.8, gt=0, le=1)
+    """Share of a large fleet's time that may be taken so."""
+    spread: float = Field(0.5, ge=0, le=10)
+    """Replicas that random arrivals call for beside that, times the root of the busy ones."""
+
+
+class ScalingSettings(_Section):
+    """How many replicas a model has, decided every five seconds; `galerne lab scaling` tries it."""
+
+    min_replicas: int = Field(1, ge=0, le=1024)
+    """Never fewer. 0 lets an unused model have none: the next request waits for a cold start."""
+    max_replicas: int = Field(ge=1, le=1024)
+    """Never more."""
+    spares: int = Field(0, ge=0, le=64)
+    """Replicas kept ready beyond those that are needed."""
+    max_step: int = Field(64, ge=1, le=1024)
+    """At most so many more at once."""
+    cold_start_s: float = Field(120.0, gt=0, le=7200)
+    """From a replica's order until it is ready, in seconds; until the platform has seen its own."""
+    quantile: float = Field(0.85, ge=0, le=1)
+    """Caution: how often the forecast of demand shall be enough. More costs replicas."""
+    idle_s: float = Field(900.0, gt=0)
+    """Seconds without a request after which the last replica goes, if `min_replicas` is 0."""
+    wake_wait_s: float = Field(300.0, ge=0, le=3600)
+    """How long a request waits for a model that has none, in seconds, before it gets 503. SDKs
+    wait 600 s by default."""
+    floors: dict[str, int] = Field(default_factory=dict)
+    """Fewest replicas while tenants of a class (`tenancy.classes`) use the model: so many from the
+    class's first request until a quarter of an hour after its last."""
+    capacity: CapacitySettings | None = None
+    """What one replica can do. Required, but for a simulated engine, whose timing says it."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})"
+            )
+        for name, floor in self.floors.items():
+            if not 1 <= floor <= self.max_replicas:
+                raise ValueError(f"floors.{name} must be 1 to max_replicas ({self.max_replicas})")
+        return self
+
+
+class AutoscalerSettings(_Section):
+    """What the scaling of all models has in common."""
+
+    prometheus_url: str | None = Field(None, pattern=r"^https?://")
+    """Prometheus that scrapes this platform, for example `http://127.0.0.1:9090`. `None` decides by
+    what replicas tell of themselves, which knows no latencies. The environment variable
+    `RAY_PROMETHEUS_HEADERS` holds headers for it, as a JSON object."""
+    gpu_budget: int | None = Field(None, ge=1)
+    """GPUs that all scaled models may hold together; when they want more, those with the greatest
+    need and the worst latencies come first. `None` leaves the limit to the cluster."""
+
+
 class ModelSettings(_Section):
     """One model behind the endpoint."""
 
@@ -295,7 +369,10 @@ class ModelSettings(_Section):
     simulator: SimulatorSettings | None = None
     """Simulate the engine instead of running vLLM."""
     replicas: int = Field(1, ge=1, le=1024)
-    """Engine replicas."""
+    """Engine replicas; with `scaling`, those of the first start."""
+    scaling: ScalingSettings | None = None
+    """Let load decide the number of replicas; `None` keeps `replicas`."""
+    slo: SloSettings = SloSettings()
     adapters: dict[ModelName, Path] = Field(default_factory=dict)
     """LoRA adapters by the name clients put in `model`, each a local folder."""
     engine: EngineSettings = EngineSettings()
@@ -313,6 +390,22 @@ class ModelSettings(_Section):
             raise ValueError("weights is missing: where the model's files come from")
         return self
 
+    @model_validator(mode="after")
+    def _capacity_is_known(self) -> Self:
+        if self.scaling and self.scaling.capacity is None and self.simulator is None:
+            raise ValueError(
+                "scaling.capacity is missing: `galerne sim calibrate` measures the engine, "
+                "`galerne lab capacity` makes it a capacity"
+            )
+        return self
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one replica."""
+        if self.resources.device == "cpu":
+            return 0
+        return self.engine.tensor_parallel_size * self.engine.pipeline_parallel_size
+
 
 class TenancySettings(_Section):
     """Who shares what."""
@@ -321,12 +414,16 @@ class TenancySettings(_Section):
     """Tenants (names of API keys) that share cached prompts, by the name of their group. Others
     share with nobody: who can tell a cached prompt from a new one by its speed could guess what
     others have asked."""
+    classes: dict[str, list[str]] = Field(default_factory=dict)
+    """Tenants by class; `scaling.floors` of a model promises replicas to a class. Others are of no
+    class."""
 
     @model_validator(mode="after")
-    def _a_tenant_is_in_one_group(self) -> Self:
-        tenants = [tenant for group in self.cache_groups.values() for tenant in group]
-        if twice := [tenant for tenant in tenants if tenants.count(tenant) > 1]:
-            raise ValueError(f"cache_groups: {twice[0]!r} is listed twice; a tenant has one group")
+    def _a_tenant_is_in_one_of_each(self) -> Self:
+        for field in ("cache_groups", "classes"):
+            tenants = [tenant for group in getattr(self, field).values() for tenant in group]
+            if twice := [tenant for tenant in tenants if tenants.count(tenant) > 1]:
+                raise ValueError(f"{field}: {twice[0]!r} is listed twice; a tenant has one")
         return self
 
 
@@ -337,6 +434,7 @@ class Settings(_Section):
     cluster: ClusterSettings = ClusterSettings()
     gateway: GatewaySettings = GatewaySettings()
     tenancy: TenancySettings = TenancySettings()
+    autoscaler: AutoscalerSettings = AutoscalerSettings()
     models: dict[ModelName, ModelSettings] = Field(min_length=1)
     """Models by the name clients put in `model`."""
 
@@ -351,4 +449,29 @@ class Settings(_Section):
                         "served names must be unique over models and adapters"
                     )
                 seen.add(adapter)
+        return self
+
+    @model_validator(mode="after")
+    def _floors_are_of_known_classes(self) -> Self:
+        for model_id, model in self.models.items():
+            for name in model.scaling.floors if model.scaling else ():
+                if name not in self.tenancy.classes:
+                    raise ValueError(
+                        f"models.{model_id}.scaling.floors.{name}: tenancy.classes has no {name!r}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _least_replicas_fit_the_budget(self) -> Self:
+        least = sum(
+            model.num_gpus * model.scaling.min_replicas
+            for model in self.models.values()
+            if model.scaling
+        )
+        budget = self.autoscaler.gpu_budget
+        if budget is not None and least > budget:
+            raise ValueError(
+                f"autoscaler.gpu_budget ({budget}) is less than min_replicas of all models take "
+                f"({least})"
+            )
         return self

@@ -36,7 +36,8 @@ class DemandForecast:
         memory_s: float,
         first_guess: float,
     ) -> None:
-        self._horizon_s = horizon_s
+        self.horizon_s = horizon_s
+        """How far ahead, in seconds; may change."""
         self._quantile = quantile
         self._level_s = level_s
         self._memory_s = memory_s
@@ -56,9 +57,9 @@ class DemandForecast:
             self._recent.popleft()
         self.level = sum(demand for _, demand in self._recent) / len(self._recent)
         self._levels.append((at_s, self.level))
-        while self._levels[0][0] <= at_s - self._horizon_s:
+        while self._levels[0][0] <= at_s - self.horizon_s:
             begun_s, before = self._levels.popleft()
-            if at_s - begun_s < self._horizon_s + self._level_s:  # else there was a gap
+            if at_s - begun_s < self.horizon_s + self._level_s:  # else there was a gap
                 self._pairs.append((at_s, before, self.level))
         while self._pairs and self._pairs[0][0] <= at_s - self._memory_s:
             self._pairs.popleft()

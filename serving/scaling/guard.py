@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -21,6 +22,7 @@ class Trouble(StrEnum):
     MISSING = "missing"
     STALE = "stale"
     NONSENSE = "nonsense"
+    PARTIAL = "partial"
     POLICY_FAILED = "policy_failed"
 
 
@@ -36,7 +38,8 @@ class GuardedPolicy:
 
     Without figures from Prometheus the last target holds for `BLIND_HOLD_S`. After that the
     replicas' own reports take their place, and while those are missing too the target holds on.
-    Whatever the figures, nothing goes to zero unless Prometheus itself said that it may.
+    Figures of a part of the replicas may order more, and let none go. Whatever the figures, nothing
+    goes to zero unless Prometheus itself said that it may.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -60,34 +63,40 @@ class GuardedPolicy:
             told: the same from what replicas tell gateways.
         """
         decision, words = self._by_prometheus(measured, replicas)
-        if decision is not None:
+        if not words:
             self._blind_since_s = None
-            return decision
+            return decision or _held(replicas, "the policy failed")
         if self._blind_since_s is None:
             self._blind_since_s = now_s
         blind_s = now_s - self._blind_since_s
         if blind_s >= BLIND_HOLD_S:
-            decision = self._by_reports(told, replicas, words)
-        return decision or Decision(replicas.target, f"held: {words} for {blind_s:.0f} s")
+            decision = self._by_reports(told, replicas, words) or decision
+        return decision or _held(replicas, f"{words} for {blind_s:.0f} s")
 
     def _by_prometheus(
         self, measured: Signals | None, replicas: Replicas
     ) -> tuple[Decision | None, str]:
-        """The decision, or why there is none."""
-        trouble, words = _trouble(measured)
-        if trouble is not None or measured is None:
-            self.troubles[trouble or Trouble.MISSING] += 1
+        """The decision if there is one, and what is wrong with the figures."""
+        trouble, words = _trouble(measured, replicas)
+        if trouble is not None:
+            self.troubles[trouble] += 1
+        if measured is None or trouble not in (None, Trouble.PARTIAL):
             return None, words
-        return self._ask(measured, replicas), "the policy failed"
+        decision = self._ask(measured, replicas)
+        if decision is not None and words:
+            desired = max(decision.desired, replicas.target)
+            decision = replace(decision, desired=desired, reason=f"{decision.reason}; {words}")
+        return decision, words
 
     def _by_reports(self, told: Signals | None, replicas: Replicas, words: str) -> Decision | None:
-        if told is None or _trouble(told)[0] is not None:
+        if told is None or _trouble(told, replicas)[0] is not None:
             return None
         decision = self._ask(told, replicas)
         if decision is None:
             return None
         reason = f"by the replicas' own reports ({words}): {decision.reason}"
-        return Decision(max(decision.desired, min(replicas.target, 1)), reason)
+        desired = max(decision.desired, min(replicas.target, 1))
+        return replace(decision, desired=desired, reason=reason)
 
     def _ask(self, signals: Signals, replicas: Replicas) -> Decision | None:
         try:
@@ -97,11 +106,17 @@ class GuardedPolicy:
             return None
 
 
-def _trouble(signals: Signals | None) -> tuple[Trouble | None, str]:
+def _held(replicas: Replicas, why: str) -> Decision:
+    return Decision(replicas.target, f"held: {why}")
+
+
+def _trouble(signals: Signals | None, replicas: Replicas) -> tuple[Trouble | None, str]:
     if signals is None:
         return Trouble.MISSING, "no figures"
     if (problem := signals.problem()) is not None:
         return Trouble.NONSENSE, problem
     if signals.age_s > MAX_AGE_S:
         return Trouble.STALE, f"figures {signals.age_s:.0f} s old"
+    if signals.replicas_seen is not None and signals.replicas_seen < replicas.ready:
+        return Trouble.PARTIAL, f"figures of {signals.replicas_seen} of {replicas.ready} replicas"
     return None, ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Self
 
 from serving.scaling.forecast import DemandForecast
@@ -23,12 +25,20 @@ _MIN_LEARNED = 0.6
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a model may have: `lowest` and `highest` replicas, at most `max_step` more at once, and
-    `spares` ready beyond what is needed."""
+    `spares` ready beyond what is needed.
+
+    Where `lowest` is 0 the last one goes after `idle_s` without a request. A replica takes
+    `requests_per_replica` at once. `floors` are the fewest replicas while a class of tenants uses
+    the model.
+    """
 
     lowest: int = 1
     highest: int = 1
     max_step: int = 1_000
     spares: int = 0
+    idle_s: float = 900.0
+    requests_per_replica: float = math.inf
+    floors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +66,33 @@ class Tuning:
         return cls(cold_start_s=cold_start_s, hold_s=hold_s, quantile=quantile)
 
 
+class NeedKind(StrEnum):
+    """What replicas are needed for; label values of a metric."""
+
+    DEMAND = "demand"
+    BACKLOG = "backlog"
+    KV = "kv"
+    RUNNING = "running"
+    WAKE = "wake"
+    FLOOR = "floor"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """`replicas` that one thing calls for, and why in words."""
+
+    kind: NeedKind
+    replicas: float
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`desired` replicas, and why in words."""
+    """`desired` replicas, why in words, and all needs that there are."""
 
     desired: int
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Need:
-    replicas: float
-    reason: str
+    needs: tuple[Need, ...] = ()
 
 
 class SloPolicy:
@@ -95,37 +120,85 @@ class SloPolicy:
             first_guess=tuning.first_guess,
         )
         self._needs: deque[tuple[float, float]] = deque()
+        self._desired: int | None = None
+        self._used_at_s: float | None = None
+        self._idle_s = 0.0
+
+    @property
+    def capacity_ratio(self) -> float:
+        """What a replica is taken to do, as a share of what was measured."""
+        return self._learned
+
+    def reckon_with(self, cold_start_s: float) -> None:
+        """Replicas have turned out to take so long to start."""
+        hold_s = max(cold_start_s, _MIN_HOLD_S)
+        self._tuning = replace(self._tuning, cold_start_s=cold_start_s, hold_s=hold_s)
+        self._forecast.horizon_s = cold_start_s
 
     def decide(self, signals: Signals, replicas: Replicas) -> Decision:
         """How many replicas there shall be. The signals must have no `problem`."""
         work = self._capacity.work(signals.prompt_tokens_per_s, signals.output_tokens_per_s)
         self._forecast.observe(signals.at_s, work)
         self._learn(signals, replicas, work)
-        need = max(
-            self._for_demand(), self._for_backlog(signals, work), self._for_kv(signals, replicas),
+        self._note_use(signals)
+        needs = (
+            self._for_demand(),
+            self._for_backlog(signals, work),
+            self._for_kv(signals, replicas),
+            self._for_running(signals),
             self._to_wake(signals),
-            key=lambda one: one.replicas,
-        )  # fmt: skip
-        return self._bounded(need, signals, replicas)
+            self._for_classes(signals),
+        )
+        decision = self._bounded(max(needs, key=lambda one: one.replicas), signals, replicas)
+        self._desired = decision.desired
+        return replace(decision, needs=needs)
 
-    def _for_demand(self) -> _Need:
+    def _for_demand(self) -> Need:
         forecast = self._forecast
         reason = f"{forecast.level:.1f} replicas busy, {forecast.expected:.1f} expected"
         if self._learned < 1.0:
             reason += f"; each takes {self._learned:.0%} of what was measured"
-        return _Need(self._capacity.replicas_for(forecast.expected) / self._learned, reason)
+        replicas = self._capacity.replicas_for(forecast.expected) / self._learned
+        return Need(NeedKind.DEMAND, replicas, reason)
 
-    def _for_backlog(self, signals: Signals, work: float) -> _Need:
+    def _for_backlog(self, signals: Signals, work: float) -> Need:
         waiting_s = signals.waiting_tokens * self._capacity.prompt_token_s
         reason = f"prompts of {waiting_s:.1f} replica seconds wait"
-        return _Need(work + waiting_s / self._tuning.clear_s, reason)
+        return Need(NeedKind.BACKLOG, work + waiting_s / self._tuning.clear_s, reason)
 
-    def _for_kv(self, signals: Signals, replicas: Replicas) -> _Need:
+    def _for_kv(self, signals: Signals, replicas: Replicas) -> Need:
+        """Room for what is cached, and where caches are full for what waits: as much for each as a
+        running request holds, which under a sliding window is never more than the window."""
         used = signals.kv_used_ratio
-        return _Need(replicas.ready * used / _KV_FULL_RATIO, f"KV caches {used:.0%} full")
+        reason = f"KV caches {used:.0%} full"
+        begun = signals.running - signals.waiting
+        if used >= _KV_FULL_RATIO and begun > 0:
+            used *= (signals.running + signals.queued) / begun
+            reason += f", {signals.waiting + signals.queued:.0f} requests wait for room"
+        if signals.preemptions_per_s > 0:
+            reason += f", {signals.preemptions_per_s:.1f} preemptions per second"
+            used = max(used, _KV_FULL_RATIO * (replicas.ready + 1) / max(replicas.ready, 1))
+        return Need(NeedKind.KV, replicas.ready * used / _KV_FULL_RATIO, reason)
 
-    def _to_wake(self, signals: Signals) -> _Need:
-        return _Need(float(signals.queued > 0), "requests wait for a first replica")
+    def _for_running(self, signals: Signals) -> Need:
+        """What a replica that goes cannot finish, another one has to take over."""
+        replicas = signals.running / self._bounds.requests_per_replica
+        return Need(NeedKind.RUNNING, replicas, f"{signals.running:.0f} requests run")
+
+    def _to_wake(self, signals: Signals) -> Need:
+        return Need(NeedKind.WAKE, float(signals.queued > 0), "requests wait for a first replica")
+
+    def _for_classes(self, signals: Signals) -> Need:
+        floors = {name: self._bounds.floors.get(name, 0) for name in signals.active_classes}
+        name = max(floors, key=lambda name: floors[name], default="")
+        reason = f"{floors.get(name, 0)} are promised to tenants of class {name}"
+        return Need(NeedKind.FLOOR, float(floors.get(name, 0)), reason)
+
+    def _note_use(self, signals: Signals) -> None:
+        in_use = signals.requests_per_s > 0 or signals.queued > 0 or signals.running > 0
+        if in_use or self._used_at_s is None:
+            self._used_at_s = signals.at_s
+        self._idle_s = signals.at_s - self._used_at_s
 
     def _learn(self, signals: Signals, replicas: Replicas, work: float) -> None:
         """Late tokens without more work than a replica should take, and without a queue that is
@@ -139,9 +212,14 @@ class SloPolicy:
         elif not is_late and needed_ratio > 0.9:
             self._learned = min(self._learned + _LEARNING / 4, 1.0)
 
-    def _bounded(self, need: _Need, signals: Signals, replicas: Replicas) -> Decision:
+    def _bounded(self, need: Need, signals: Signals, replicas: Replicas) -> Decision:
         bounds = self._bounds
-        if not self._needs:  # what was needed before is unknown, and was probably there
+        if bounds.lowest == 0 and self._idle_s >= bounds.idle_s:
+            self._needs.clear()
+            return Decision(bounds.spares, f"no request for {self._idle_s:.0f} s")
+        # What was needed before the first decision is unknown, and was probably there. Ray Serve
+        # itself wakes a model that has none, before any figures tell of the request.
+        if self._desired is None or self._desired == 0 < replicas.target:
             self._needs.append((signals.at_s, float(replicas.target - bounds.spares)))
         self._needs.append((signals.at_s, need.replicas))
         while self._needs[0][0] <= signals.at_s - self._tuning.hold_s:
@@ -153,6 +231,8 @@ class SloPolicy:
         if desired > replicas.target + bounds.max_step:
             desired = replicas.target + bounds.max_step
             reason += f"; at most {bounds.max_step} more at once"
-        if not bounds.lowest <= desired <= bounds.highest:
-            reason += f"; {bounds.lowest} to {bounds.highest} allowed"
-        return Decision(min(max(desired, bounds.lowest), bounds.highest), reason)
+        # The last one of an idle model stays a while.
+        lowest = max(bounds.lowest, min(replicas.target, 1))
+        if not lowest <= desired <= bounds.highest:
+            reason += f"; {lowest} to {bounds.highest} allowed"
+        return Decision(min(max(desired, lowest), bounds.highest), reason)

@@ -17,9 +17,11 @@ class Signals:
 
     Rates are per second. `waiting_tokens` are prompt tokens that no engine has read yet, at
     replicas and in gateways together; `queued` the requests in gateways that no replica could
-    take. `kv_used_ratio` is the mean over the ready replicas. `late_ttft_ratio` and
+    take. `running` requests are held by replicas, those that drain included, of which `waiting`
+    have not been begun. `kv_used_ratio` is the mean over the ready replicas. `late_ttft_ratio` and
     `long_itl_ratio` are the shares of first tokens and of times between tokens that missed the
-    SLO. `age_s` says how old the figures are.
+    SLO. `age_s` says how old the figures are, `replicas_seen` of how many replicas, if that is
+    known. `active_classes` are the classes of tenants that have used the model lately.
     """
 
     at_s: float
@@ -28,11 +30,20 @@ class Signals:
     output_tokens_per_s: float
     waiting_tokens: float = 0.0
     queued: float = 0.0
+    running: float = 0.0
+    waiting: float = 0.0
     kv_used_ratio: float = 0.0
     late_ttft_ratio: float = 0.0
     long_itl_ratio: float = 0.0
     preemptions_per_s: float = 0.0
     age_s: float = 0.0
+    replicas_seen: int | None = None
+    active_classes: frozenset[str] = frozenset()
+
+    @property
+    def bad_ratio(self) -> float:
+        """The share of tokens that were late, by whichever measure is the worse."""
+        return max(self.late_ttft_ratio, self.long_itl_ratio)
 
     def problem(self) -> str | None:
         """Why these figures cannot be true, `None` if they can.
@@ -46,6 +57,8 @@ class Signals:
         """
         for field in fields(self):
             value = getattr(self, field.name)
+            if not isinstance(value, int | float):
+                continue
             highest = 1.0 + 1e-9 if field.name.endswith("_ratio") else math.inf
             if not math.isfinite(value) or value < 0 or value > highest:
                 return f"{field.name} is {value}"

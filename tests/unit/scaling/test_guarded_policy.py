@@ -91,6 +91,24 @@ def test_only_prometheus_may_send_everything_away() -> None:
     assert guarded.decide(None, GOOD, FOUR, now_s=BLIND_HOLD_S).desired == 1
 
 
+def test_figures_of_a_part_of_the_replicas_order_more_but_let_none_go() -> None:
+    partial = replace(GOOD, replicas_seen=2)
+    more = GuardedPolicy(Fixed(6))
+    decision = more.decide(partial, None, FOUR, now_s=0.0)
+    assert (decision.desired, decision.reason) == (6, "because; figures of 2 of 4 replicas")
+    assert more.troubles == {Trouble.PARTIAL: 1}
+    fewer = GuardedPolicy(Fixed(1))
+    assert fewer.decide(partial, None, FOUR, now_s=0.0).desired == 4
+    assert fewer.decide(partial, None, FOUR, now_s=1e6).desired == 4
+
+
+def test_replicas_that_are_never_scraped_are_asked_themselves() -> None:
+    guarded = GuardedPolicy(Fixed(1))
+    partial = replace(GOOD, replicas_seen=2)
+    guarded.decide(partial, GOOD, FOUR, now_s=0.0)
+    assert guarded.decide(partial, GOOD, FOUR, now_s=BLIND_HOLD_S).desired == 1
+
+
 @given(
     st.lists(
         st.tuples(

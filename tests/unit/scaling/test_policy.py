@@ -93,11 +93,80 @@ def test_late_tokens_while_a_queue_is_read_tell_nothing_new() -> None:
     assert after == 5
 
 
-def test_without_demand_everything_goes_and_the_first_request_wakes_one() -> None:
-    one = policy(Bounds(0, 20))
-    assert settled(one, 0.0).desired == 0
-    woken = one.decide(replace(asked(0.0, at_s=1e4), queued=1.0), Replicas(0, 0))
-    assert woken == Decision(1, "requests wait for a first replica")
+def idle(*, at_s: float) -> Signals:
+    return Signals(at_s, 0.0, 0.0, 0.0)
+
+
+def test_an_unused_model_keeps_one_replica_for_a_while_then_none() -> None:
+    one, replicas = policy(Bounds(0, 20, idle_s=600.0)), Replicas(2, 2)
+    wanted = {}
+    for at_s in range(0, 1000, 5):
+        decision = one.decide(idle(at_s=at_s), replicas)
+        replicas = Replicas(decision.desired, decision.desired)
+        wanted[at_s] = decision.desired
+    assert wanted[0] == 2
+    assert wanted[595] == 1
+    assert wanted[600] == 0
+    assert decision.reason == "no request for 995 s"
+
+
+def test_the_first_request_wakes_a_model() -> None:
+    one = policy(Bounds(0, 20, idle_s=60.0))
+    for at_s in (0.0, 100.0):
+        one.decide(idle(at_s=at_s), Replicas(0, 0))
+    woken = one.decide(replace(idle(at_s=105.0), queued=1.0), Replicas(0, 0))
+    assert (woken.desired, woken.reason) == (1, "requests wait for a first replica")
+
+
+def test_a_model_that_ray_serve_has_woken_stays_awake_until_figures_come() -> None:
+    one = policy(Bounds(0, 20, idle_s=60.0))
+    one.decide(idle(at_s=0.0), Replicas(0, 0))
+    assert one.decide(idle(at_s=5.0), Replicas(1, 0)).desired == 1
+    assert one.decide(idle(at_s=20.0), Replicas(1, 1)).desired == 1
+
+
+def test_what_runs_must_fit_what_stays() -> None:
+    one = policy(Bounds(1, 20, requests_per_replica=100))
+    decision = one.decide(replace(asked(0.0), running=350.0), Replicas(4, 4))
+    assert (decision.desired, decision.reason) == (4, "350 requests run")
+
+
+def test_a_class_of_tenants_has_its_replicas_while_it_is_active() -> None:
+    one = policy(Bounds(1, 20, floors={"gold": 3, "silver": 2}))
+    decision = one.decide(
+        replace(asked(0.0), active_classes=frozenset({"gold", "silver"})), Replicas(1, 1)
+    )
+    assert (decision.desired, decision.reason) == (3, "3 are promised to tenants of class gold")
+    assert policy(Bounds(1, 20, floors={"gold": 3})).decide(asked(0.0), Replicas(1, 1)).desired == 1
+
+
+def test_requests_that_wait_for_room_in_full_caches_count_like_those_that_run() -> None:
+    signals = replace(asked(0.1), kv_used_ratio=0.9, running=60.0, waiting=20.0, queued=20.0)
+    decision = policy().decide(signals, Replicas(4, 4))
+    assert decision.desired == 8  # 80 requests, where 40 fill four caches
+    assert decision.reason == "KV caches 90% full, 40 requests wait for room"
+
+
+def test_preemptions_call_for_one_more() -> None:
+    signals = replace(asked(0.1), kv_used_ratio=0.85, preemptions_per_s=0.5)
+    decision = policy().decide(signals, Replicas(4, 4))
+    assert decision.desired == 5
+    assert decision.reason == "KV caches 85% full, 0.5 preemptions per second"
+
+
+def test_slower_starts_are_met_earlier() -> None:
+    """What rises is met where it will be when the replica is ready."""
+
+    def after_a_rise(one: SloPolicy) -> int:
+        replicas = Replicas(1, 1)
+        for tick in range(400):
+            decision = one.decide(asked(tick / 100, at_s=tick * TICK_S), replicas)
+            replicas = Replicas(decision.desired, decision.desired)
+        return decision.desired
+
+    slow = policy()
+    slow.reckon_with(900.0)
+    assert after_a_rise(slow) > after_a_rise(policy())
 
 
 def test_no_more_than_a_step_at_once() -> None:
