@@ -28,20 +28,26 @@ from serving.errors import ConfigError
 from serving.gateway.deployment import GatewayReplica
 from serving.gateway_assembly import GatewaySpec, assemble_gateway
 from serving.planner.placement import plan_placement, to_deployment_options
-from serving.settings import ModelSettings, Settings
+from serving.scaling_assembly import autoscaling_options
+from serving.settings import ModelSettings, ScalingSettings, Settings
 from serving.simulator.launch import launch_simulator
 
 _HEALTH_CHECK_PERIOD_S = 2.0
 _HEALTH_CHECK_TIMEOUT_S = 10.0
 """Serve gives a replica up that does not answer three checks in a row."""
 _DRAIN_MARGIN_S = 30.0
+_SCALES = {*ScalingSettings.model_fields} - {"min_replicas", "wake_wait_s"}
+"""What gateways need not know of a model's scaling."""
 
 
-def build_application(settings: Settings, paths: StatePaths, *, created: int) -> serve.Application:
+def build_application(
+    settings: Settings, paths: StatePaths, *, created: int, is_first: bool
+) -> serve.Application:
     """The whole platform as one Serve application: an engine deployment per model, and gateways.
 
     Args:
         created: Unix time that the model list shows.
+        is_first: it is not deployed yet.
 
     A deployment whose version stays the same keeps its replicas when the application is deployed
     again, so that a change of `replicas` alone restarts nothing.
@@ -49,8 +55,8 @@ def build_application(settings: Settings, paths: StatePaths, *, created: int) ->
     version = _version(settings, paths)
     spec = GatewaySpec(settings, paths, created=created, version=version)
     engines = {
-        model_id: _engine_application(model_id, model, paths)
-        for model_id, model in settings.models.items()
+        model_id: _engine_application(model_id, settings, paths, is_first=is_first)
+        for model_id in settings.models
     }
     gateway = serve.deployment(serve.ingress()(GatewayReplica)).options(
         name=GATEWAY,
@@ -70,8 +76,9 @@ def build_application(settings: Settings, paths: StatePaths, *, created: int) ->
 
 
 def _engine_application(
-    model_id: str, model: ModelSettings, paths: StatePaths
+    model_id: str, settings: Settings, paths: StatePaths, *, is_first: bool
 ) -> serve.Application:
+    model = settings.models[model_id]
     placement = plan_placement(model.engine, resources=model.resources)
     version = _version(model, paths)
     spec = EngineSpec(
@@ -84,7 +91,6 @@ def _engine_application(
     )
     deployment = serve.deployment(EngineReplica).options(
         name=engine_deployment_name(model_id),
-        num_replicas=model.replicas,
         max_ongoing_requests=model.max_concurrent_requests,
         request_router_config=router_config(),
         logging_config={"enable_access_log": False},
@@ -95,6 +101,7 @@ def _engine_application(
         version=version,
         _internal=True,
         **to_deployment_options(placement),
+        **autoscaling_options(model_id, settings, paths, is_first=is_first),
     )
     return deployment.bind(spec)
 
@@ -102,11 +109,18 @@ def _engine_application(
 def deployment_targets(settings: Settings, paths: StatePaths) -> dict[str, DeploymentTarget]:
     """What Serve is to reach, by deployment, when it has been given these settings."""
     engines = {
-        engine_deployment_name(model_id): DeploymentTarget(model.replicas, _version(model, paths))
+        engine_deployment_name(model_id): _target(model, _version(model, paths))
         for model_id, model in settings.models.items()
     }
-    gateway = DeploymentTarget(settings.gateway.replicas, _version(settings, paths))
+    num_gateways = settings.gateway.replicas
+    gateway = DeploymentTarget(num_gateways, num_gateways, _version(settings, paths))
     return {**engines, GATEWAY: gateway}
+
+
+def _target(model: ModelSettings, version: str) -> DeploymentTarget:
+    if model.scaling is None:
+        return DeploymentTarget(model.replicas, model.replicas, version)
+    return DeploymentTarget(model.scaling.min_replicas, model.scaling.max_replicas, version)
 
 
 def _launcher(
@@ -139,11 +153,11 @@ def _version(*parts: object) -> str:
 def _without_replicas(part: object) -> object:
     match part:
         case ModelSettings():
-            # Routing is the gateways' business: another policy restarts no engine.
-            return part.model_dump(mode="json", exclude={"replicas", "routing"})
+            # Gateways route and count, the controller scales: neither restarts an engine.
+            return part.model_dump(mode="json", exclude={"replicas", "scaling", "routing", "slo"})
         case Settings():
             models = {
-                name: model.model_dump(mode="json", exclude={"replicas"})
+                name: model.model_dump(mode="json", exclude={"replicas": True, "scaling": _SCALES})
                 for name, model in part.models.items()
             }
             gateway = part.gateway.model_dump(mode="json", exclude={"replicas"})

@@ -33,18 +33,21 @@ from serving.adapters.weights import tokenizer_folder
 from serving.core.types import ModelId, Principal, ReplicaEndpoint
 from serving.engine.listener import HttpListener
 from serving.errors import ConfigError
+from serving.gateway.alarm import Alarm
 from serving.gateway.api import Gateway, GatewayParts
 from serving.gateway.catalog import Catalog
 from serving.gateway.connections import Connections
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.exchange import Headers
 from serving.gateway.fleet import Fleet
+from serving.gateway.load_metrics import LoadMetrics
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.openapi import published
 from serving.gateway.profiles import Profiler
 from serving.gateway.relay import Relay
 from serving.gateway.replica_pool import PoolSettings, QueueLimits
 from serving.gateway.replica_states import ReplicaStates
+from serving.gateway.slo import SloMetrics
 from serving.protocol.metrics_page import MetricsPage
 from serving.rendering.model_tokenizer import ModelTokenizer
 from serving.rendering.tokenizer import PieceTokenizer, Tokenizer
@@ -60,6 +63,7 @@ from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings, ModelSettings, RoutingSettings, Settings
 from serving.tenancy.access import authenticate, bearer_token
 from serving.tenancy.cache_salt import CacheSalts
+from serving.tenancy.labels import TenantClasses
 
 logger = logging.getLogger("ray.serve")
 
@@ -101,10 +105,10 @@ async def assemble_gateway(
                 _policy(model.routing),
                 model.routing.warm_up_s,
                 states[ModelId(name)],
+                _queue_limits(settings, model),
             )
             for name, model in spec.settings.models.items()
         },
-        limits=_queue_limits(settings),
         rng=SystemRandom(),
         now=time.monotonic,
     )
@@ -121,12 +125,13 @@ async def assemble_gateway(
         states[model].on_report = partial(fleet.heard, model)
         watch_replicas(handle, partial(_replicas_changed, fleet, states[model], model))
     keys = KeyCache(spec.paths.key_file, refresh_s=settings.key_refresh_s, clock=time.monotonic)
-    metrics = GatewayMetrics(
-        REGISTRY,
-        [ModelId(name) for name in engines],
-        num_in_flight=fleet.num_in_flight,
-        num_queued=fleet.num_queued,
-    )
+    models = {ModelId(name): model for name, model in spec.settings.models.items()}
+    metrics = GatewayMetrics(REGISTRY, models, TenantClasses(spec.settings.tenancy.classes))
+    slos = SloMetrics({name: model.slo for name, model in models.items()})
+    REGISTRY.register(slos)
+    REGISTRY.register(LoadMetrics(models, fleet))
+    alarm = Alarm(_wake, fleet.is_missing)
+    fleet.tell(on_sent=metrics.sent, on_missing=alarm.ring)
     for model, profiler in profilers.items():
         profiler.on_unread = partial(metrics.prompt_unread, model)
     descriptors = DescriptorGuard(time.monotonic)
@@ -152,7 +157,8 @@ async def assemble_gateway(
             metric_targets=partial(_metric_targets, fleet, list(engines)),
             has_room=descriptors.has_room,
             access_log=access_log.write,
-            record=metrics.record,
+            metrics=metrics,
+            slos=slos.counts,
         )
     )
     listener = _serve_metrics(metrics_token)
@@ -210,11 +216,15 @@ def _replicas_changed(
     fleet.update(model, endpoints)
 
 
-def _queue_limits(settings: GatewaySettings) -> QueueLimits:
+def _queue_limits(settings: GatewaySettings, model: ModelSettings) -> QueueLimits:
+    scaling = model.scaling
+    sleeps = scaling is not None and scaling.min_replicas == 0
     return QueueLimits(
         max_queued=settings.max_queued_requests,
         queue_timeout_s=settings.queue_timeout_s,
-        no_replica_wait_s=settings.no_replica_wait_s,
+        no_replica_wait_s=(
+            scaling.wake_wait_s if scaling and sleeps else settings.no_replica_wait_s
+        ),
     )
 
 
@@ -227,12 +237,18 @@ def _serve_metrics(token: str) -> HttpListener:
 
 async def _metric_targets(fleet: Fleet, models: list[str]) -> list[dict[str, Any]]:
     """Everything to scrape, in the format of Prometheus' HTTP service discovery."""
-    gateways = await asyncio.to_thread(serve_control.replica_processes, APP_NAME, GATEWAY)
+    gateways, autoscaler = await asyncio.gather(
+        asyncio.to_thread(serve_control.replica_processes, APP_NAME, GATEWAY),
+        asyncio.to_thread(serve_control.autoscaler),
+    )
     targets = [
         _metric_target(gateway["metrics_url"], component="gateway", replica=gateway["id"], model="")
         for gateway in gateways
         if gateway["metrics_url"]
     ]
+    if autoscaler is not None:
+        url = autoscaler["metrics_url"]
+        targets.append(_metric_target(url, component="autoscaler", replica="controller", model=""))
     return targets + [
         _metric_target(
             endpoint.metrics_url, component="engine", replica=endpoint.id, model=model_id
@@ -245,6 +261,10 @@ async def _metric_targets(fleet: Fleet, models: list[str]) -> list[dict[str, Any
 def _metric_target(url: str, *, component: str, replica: str, model: str) -> dict[str, Any]:
     labels = {"component": component, "replica": replica, "deployed_model": model}
     return {"targets": [url.removeprefix("http://")], "labels": labels}
+
+
+async def _wake(model: ModelId) -> None:
+    await asyncio.to_thread(serve_control.wake, model)
 
 
 def _authenticate(keys: KeyCache, headers: Headers) -> Principal:

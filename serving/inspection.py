@@ -90,12 +90,14 @@ class Inspector:
             known = found
 
     async def _views(self) -> Views:
-        states, gateways, fleet = await asyncio.gather(
+        states, gateways, fleet, autoscaler = await asyncio.gather(
             asyncio.to_thread(serve_control.deployment_states, self._name),
             self._gateways(),
             self._fleet(),
+            asyncio.to_thread(serve_control.autoscaler),
         )
-        return Views(states=states, gateways=gateways, fleet=fleet)
+        scaling = autoscaler["scaling"] if autoscaler else {}
+        return Views(states=states, gateways=gateways, fleet=fleet, scaling=scaling)
 
     async def _gateways(self) -> list[dict[str, Any]]:
         return await asyncio.to_thread(serve_control.replica_processes, self._name, GATEWAY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,13 @@ class Views:
 
     `states` are Serve's deployments by name, `gateways` what the gateway processes tell of
     themselves, `fleet` the engine replicas as a gateway sees them; `None` while no gateway answers.
+    `scaling` is the latest decision on each scaled model, by its name.
     """
 
     states: Mapping[str, DeploymentState]
     gateways: Sequence[Mapping[str, Any]]
     fleet: Mapping[str, Any] | None
+    scaling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[s
             _model(
                 model_id, views.states.get(engine_deployment_name(model_id)), seen.get(model_id, [])
             )
+            | {"scaling": views.scaling.get(model_id)}
             for model_id in models
         ],
         "gateways": _gateways(views),
@@ -68,11 +71,12 @@ def compose_rollout(
     in_force = all(
         name in states
         and states[name].is_settled
-        and running[name] == target.replicas <= current.get(name, 0)
+        and target.lowest <= running[name] <= target.highest
+        and running[name] <= current.get(name, 0)
         for name, target in targets.items()
     )
     parts = [
-        f"{name.removeprefix('engine:')} {current.get(name, 0)}/{target.replicas}"
+        f"{name.removeprefix('engine:')} {current.get(name, 0)}/{max(running[name], target.lowest)}"
         for name, target in targets.items()
     ]
     return {

@@ -197,7 +197,9 @@ class Supervisor:
     def _deploy(self) -> None:
         from serving.app import build_application
 
-        application = build_application(self._settings, self._paths, created=self._created)
+        application = build_application(
+            self._settings, self._paths, created=self._created, is_first=not self._is_ready
+        )
         serve_control.deploy(application, name=APP_NAME, endpoint=self._settings.endpoint)
 
     async def _wait_until_running(self, report: Report) -> None:
@@ -207,7 +209,7 @@ class Supervisor:
             states = await asyncio.to_thread(serve_control.deployment_states, APP_NAME)
             report(_describe(states, targets))
             if all(
-                name in states and states[name].num_running >= target.replicas
+                name in states and states[name].num_running >= max(target.lowest, 1)
                 for name, target in targets.items()
             ):
                 return
@@ -309,7 +311,7 @@ def _describe(
     parts = []
     for name, target in targets.items():
         running = states[name].num_running if name in states else 0
-        parts.append(f"{name.removeprefix('engine:')} {running}/{target.replicas}")
+        parts.append(f"{name.removeprefix('engine:')} {running}/{max(target.lowest, 1)}")
     return "loading: " + ", ".join(parts) + " ready"
 
 

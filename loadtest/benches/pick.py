@@ -106,9 +106,9 @@ def _picks(
 ) -> Iterator[float]:
     """Seconds that looking a prompt up and choosing take, prompt by prompt."""
     told = _Told(replicas, rng)
+    policy, limits = kv_aware(RoutingWeights(), node_id="n"), QueueLimits(100, 30.0, 10.0)
     fleet = Fleet(
-        {_MODEL: PoolSettings(1024, kv_aware(RoutingWeights(), node_id="n"), 10.0, told)},
-        limits=QueueLimits(100, 30.0, 10.0),
+        {_MODEL: PoolSettings(1024, policy, 10.0, told, limits)},
         rng=rng,
         now=time.monotonic,
     )

@@ -23,9 +23,10 @@ def engine_deployment_name(model_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentTarget:
-    """`replicas` running ones of `version`."""
+    """`lowest` to `highest` running replicas of `version`."""
 
-    replicas: int
+    lowest: int
+    highest: int
     version: str
 
 

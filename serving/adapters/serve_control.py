@@ -6,9 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from serving.adapters.announcement import announced
+from serving.adapters.autoscaler import shared
 from serving.adapters.deployment_state import DeploymentState, ReplicaState
 from serving.core.clocks import ahead_s
 from serving.errors import ConfigError
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ray.serve.schema import ApplicationDetails, ReplicaDetails
 
 _ASK_TIMEOUT_S = 2.0
+_CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 _IDENTITY = ("clock_ahead_s", "pid", "node", "metrics_url", "version", "problems")
 
 
@@ -81,7 +84,7 @@ def _application(name: str) -> ApplicationDetails | None:
     if not ray.is_initialized():
         return None
     try:
-        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        controller = ray.get_actor(_CONTROLLER, namespace="serve")
     except ValueError:
         return None
     details = ray.get(controller.get_serve_instance_details.remote())
@@ -137,6 +140,31 @@ def drain(name: str, deployment: str) -> int:
     return num_running
 
 
+def autoscaler() -> dict[str, Any] | None:
+    """Where the autoscaler shows its metrics (`metrics_url`), and its latest decision on each model
+    by name (`scaling`); `None` while nothing is scaled, or the controller does not answer."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    try:
+        told: dict[str, Any] | None = _call(_CONTROLLER, _tell_scaling)
+    except (ValueError, ray.exceptions.RayError):
+        return None
+    return told
+
+
+def wake(model: str) -> bool:
+    """Let the controller start a first replica of a scaled model; whether it has heard that."""
+    import ray
+
+    try:
+        _call(_CONTROLLER, partial(_wake, model))
+    except (ValueError, ray.exceptions.RayError):
+        return False
+    return True
+
+
 def _replica_actors(name: str, deployment: str) -> list[str]:
     """Serve names its actors `SERVE_REPLICA::APP#DEPLOYMENT#ID`.
 
@@ -176,6 +204,19 @@ def _identify(_actor: object) -> dict[str, Any]:
         "version": told and told.version,
         "problems": told and told.problems(),
     }
+
+
+def _tell_scaling(_controller: object) -> dict[str, Any] | None:
+    if (found := shared()) is None:
+        return None
+    reports = found.autoscaler.reports()
+    scaling = {model: report.to_status() for model, report in reports.items()}
+    return {"metrics_url": found.metrics_url, "scaling": scaling}
+
+
+def _wake(model: str, _controller: object) -> None:
+    if (found := shared()) is not None:
+        found.autoscaler.wake(model)
 
 
 def _drain(_actor: object) -> int:

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -258,12 +258,32 @@ def _print_status(document: dict[str, Any]) -> None:
     for gateway in document["gateways"]:
         table.add_row("gateway", *_process_cells(gateway))
     out.print(table)
+    for line in _remarks(document):
+        out.print(escape(line), soft_wrap=True)
+
+
+def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
+    """What the table has no room for."""
     for model in document["models"]:
         if model["message"]:
-            out.print(escape(f"{model['id']}: {model['message']}"), soft_wrap=True)
+            yield f"{model['id']}: {model['message']}"
+        if model["scaling"]:
+            yield f"{model['id']}: {_scaling_line(model['scaling'])}"
     for gateway in document["gateways"]:
         for problem in gateway["problems"]:
-            out.print(escape(f"gateway {gateway['id']}: {problem}"), soft_wrap=True)
+            yield f"gateway {gateway['id']}: {problem}"
+
+
+def _scaling_line(scaling: Mapping[str, Any]) -> str:
+    """What the autoscaler wants and why.
+
+    >>> _scaling_line({"desired": 3, "current": 1, "reason": "busy", "signals_age_s": 4.2})
+    '3 replicas wanted, 1 ready: busy (figures 4 s old)'
+    """
+    age_s = scaling["signals_age_s"]
+    age = "no figures" if age_s is None else f"figures {age_s:.0f} s old"
+    wanted = f"{scaling['desired']} replica{'s' * (scaling['desired'] != 1)} wanted"
+    return f"{wanted}, {scaling['current']} ready: {scaling['reason']} ({age})"
 
 
 def _process_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:

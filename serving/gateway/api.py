@@ -27,11 +27,12 @@ from serving.gateway.guards import (
     check_metrics_token,
     check_room,
 )
-from serving.gateway.metrics import RequestOutcome
+from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.profiles import Inquiry, Profiler
 from serving.gateway.prompt_reader import Scope as PromptScope
 from serving.gateway.relay import Asked, Relay
 from serving.gateway.routes import MODEL_PREFIX, Access, Action, Route, find_route
+from serving.gateway.slo import SloCounts
 from serving.gateway.trace import Trace
 from serving.protocol.envelope import Envelope, read_envelope, with_cache_salt
 from serving.protocol.journal import RESUMED_PATHS, JournalReader
@@ -58,7 +59,7 @@ class GatewayParts:
     `authenticate` takes request headers and returns the caller, or raises AccessError.
     `fleet_state` gives what `galerne status` shows, `metric_targets` what Prometheus shall scrape.
     `has_room` says whether the process can take another request in.
-    `access_log` and `record` each get one record per request.
+    `access_log` gets one record per request.
     """
 
     settings: GatewaySettings
@@ -74,7 +75,8 @@ class GatewayParts:
     metric_targets: Callable[[], Awaitable[list[dict[str, Any]]]]
     has_room: Callable[[], bool]
     access_log: Callable[[Mapping[str, Any]], None]
-    record: Callable[[RequestOutcome], None]
+    metrics: GatewayMetrics
+    slos: Mapping[ModelId, SloCounts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,9 @@ class Gateway:
         admitted = await self._admit(body, exchange.path, tenant=trace.tenant, session=session)
         trace.reading_s = monotonic() - begun
         trace.model = admitted.model
+        self._parts.metrics.arrived(admitted.model, trace.tenant)
+        if admitted.is_stream:
+            exchange.slo = self._parts.slos[admitted.model]
         with self._parts.fleet.ticket(
             admitted.model, admitted.profile, patience_s=exchange.patience_s
         ) as ticket:
@@ -254,7 +259,8 @@ class Gateway:
 
     def _log(self, exchange: Exchange, trace: Trace) -> None:
         duration_s = monotonic() - trace.started_at
-        self._parts.record(trace.to_outcome(exchange, duration_s=duration_s))
+        self._parts.metrics.record(trace.to_outcome(exchange, duration_s=duration_s))
+        exchange.count_missing_answer(waited_s=duration_s)
         self._parts.access_log(trace.to_access_record(exchange, duration_s=duration_s))
 
 

@@ -98,12 +98,9 @@ class Attempts:
         return replica
 
     def _note(self, replica: ReplicaId) -> None:
-        trace, profile = self._trace, self._ticket.request
-        trace.replica = replica
-        trace.prompt_tokens = profile.prompt_tokens
-        trace.predicted_hit_tokens = profile.hit_tokens.get(replica, 0)
+        self._trace.replica = replica
         if self._ticket.decision is not None:
-            header = explanation_header(self._ticket.decision, profile)
+            header = explanation_header(self._ticket.decision, self._ticket.request)
             self._exchange.extra_headers = [header]
 
     def _refused(self, error: ReplicaUnavailableError) -> None:

@@ -13,6 +13,7 @@ from serving.core.wire import REQUEST_ID
 from serving.errors import RequestError
 from serving.gateway.edge import DIRECT_SEND
 from serving.gateway.routes import speaks_anthropic
+from serving.gateway.slo import SloCounts
 from serving.protocol.anthropic import VERSION as ANTHROPIC_VERSION
 from serving.settings import LimitSettings
 
@@ -39,7 +40,8 @@ class Exchange:
     `status` and `bytes_sent` are what the access log reports; `sending_since` is the loop time at
     which a write began that the client has not yet taken, else `None`. `first_byte_s` is the time
     from the request's head to the first byte of the answer's body, in seconds; `on_first_byte` is
-    called then. `extra_headers` go out with whatever answer there is.
+    called then. `extra_headers` go out with whatever answer there is. `slo` counts the parts of a
+    stream that is promised to be fast.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,6 +58,8 @@ class Exchange:
         self.first_byte_s: float | None = None
         self.is_event_stream = False
         self.on_first_byte: Callable[[], None] = _nothing
+        self.slo: SloCounts | None = None
+        self._taken_at = 0.0  # when the client had the latest part
         self.extra_headers: Headers = []
         self._receive = receive
         self._send = send
@@ -133,6 +137,11 @@ class Exchange:
         if self.first_byte_s is None:
             self.first_byte_s = now - self._begun
             self.on_first_byte()
+            if self.slo is not None:
+                self.slo.first(self.first_byte_s)
+        elif self.slo is not None:
+            self.slo.gap(now - self._taken_at)
+        self._taken_at = now
         self.bytes_sent += len(chunk)
         message = {"type": "http.response.body", "body": chunk, "more_body": True}
         steps = self._send_chunk(message).__await__()
@@ -146,10 +155,19 @@ class Exchange:
     async def _finish_push(self, remainder: _Remainder) -> None:
         await remainder
         self.sending_since = None
+        self._taken_at = self._now()
 
     async def finish(self) -> None:
         """End the body."""
         await self._write({"type": "http.response.body", "body": b""})
+
+    def count_missing_answer(self, *, waited_s: float) -> None:
+        """Count a stream that has ended before its first part, unless its own request was wrong."""
+        if self.slo is None or self.first_byte_s is not None:
+            return
+        is_own_fault = self.status is not None and 400 <= self.status < 500 and self.status != 429
+        if not is_own_fault:
+            self.slo.first(waited_s if self.status is None else math.inf)
 
     async def respond(
         self, status: int, content: Mapping[str, Any] | Sequence[Any], *headers: Any

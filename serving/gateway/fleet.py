@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from random import Random
 from types import TracebackType
 from typing import Self
 
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
-from serving.gateway.replica_pool import PoolSettings, QueueLimits, ReplicaPool
+from serving.gateway.replica_pool import PoolSettings, ReplicaPool
 from serving.routing.pipeline import Decision
 from serving.routing.snapshots import RequestProfile
 
@@ -26,7 +27,6 @@ class Fleet:
 
     Args:
         pools: what is to be known of each model.
-        limits: bounds of the queues.
         rng: source of tie-breaks.
         now: monotonic clock, in seconds.
     """
@@ -35,15 +35,25 @@ class Fleet:
         self,
         pools: Mapping[ModelId, PoolSettings],
         *,
-        limits: QueueLimits,
         rng: Random,
         now: Callable[[], float],
     ) -> None:
         self._pools = {
-            model: ReplicaPool(model, settings, limits, rng, now)
-            for model, settings in pools.items()
+            model: ReplicaPool(model, settings, rng, now) for model, settings in pools.items()
         }
         self._numbers = count()
+
+    def tell(
+        self,
+        *,
+        on_sent: Callable[[ModelId, int, int], None],
+        on_missing: Callable[[ModelId], None],
+    ) -> None:
+        """Call `on_sent` with the model, tokens and expected hits of each prompt that goes to a
+        replica, and `on_missing` when a request waits for a model that has none."""
+        for model, pool in self._pools.items():
+            pool.on_sent = partial(on_sent, model)
+            pool.on_missing = partial(on_missing, model)
 
     def update(self, model: ModelId, endpoints: Sequence[ReplicaEndpoint]) -> None:
         """Replace what is known of one model's running replicas."""
@@ -60,6 +70,19 @@ class Fleet:
     def num_queued(self, model: ModelId) -> int:
         """Requests that wait for room on a replica."""
         return len(self._pools[model].waiting)
+
+    def is_missing(self, model: ModelId) -> bool:
+        """Whether requests wait for a model that has no replica."""
+        pool = self._pools[model]
+        return bool(pool.waiting) and not pool.endpoints
+
+    def queued_tokens(self, model: ModelId) -> int:
+        """Prompt tokens of the requests that wait for room."""
+        return sum(ticket.request.prompt_tokens for ticket in self._pools[model].waiting)
+
+    def num_replicas(self, model: ModelId) -> dict[str, int]:
+        """The model's replicas by how they are heard: heard, silent, lost."""
+        return self._pools[model].num_replicas()
 
     def num_in_flight(self, model: ModelId) -> int:
         """Requests this gateway holds on the model's replicas."""

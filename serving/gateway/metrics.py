@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from serving.core.types import ModelId
+from serving.core.types import ModelId, TenantId
+from serving.tenancy.labels import TenantClasses, TenantLabels
 
 _NO_MODEL = ""
 """Label of requests that were refused before their model was known."""
@@ -40,32 +41,42 @@ class RequestOutcome:
     num_resumes: int
     reading_s: float
     picking_s: float
-    prompt_tokens: int
-    predicted_hit_tokens: int
     bytes_sent: int
 
 
 class GatewayMetrics:
-    """The gateway's own metrics.
+    """The gateway's own counts of requests.
 
     Args:
         registry: where they are shown.
-        num_in_flight: requests held on replicas now, by model.
-        num_queued: requests waiting for room now, by model.
+        models: all that it serves.
+        classes: of tenants.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry,
         models: Collection[ModelId],
-        *,
-        num_in_flight: Callable[[ModelId], int],
-        num_queued: Callable[[ModelId], int],
+        classes: TenantClasses,
     ) -> None:
+        self._classes = classes
+        self._tenants = TenantLabels()
         self._requests = Counter(
             "galerne_gateway_requests",
             "Finished requests by HTTP status and error code; the code is empty on success.",
             ["model", "status", "code"],
+            registry=registry,
+        )
+        self._arrived = Counter(
+            "galerne_gateway_arrived_requests",
+            "Requests that were understood and want a replica, counted when they come.",
+            ["model"],
+            registry=registry,
+        )
+        self._of_tenants = Counter(
+            "galerne_gateway_tenant_requests",
+            "The same by tenant and its class; tenants beyond the first 200 are one, `other`.",
+            ["model", "tenant", "tenant_class"],
             registry=registry,
         )
         self._duration = Histogram(
@@ -118,7 +129,8 @@ class GatewayMetrics:
         )
         self._prompt_tokens = Counter(
             "galerne_gateway_prompt_tokens",
-            "Prompt tokens of the requests sent to replicas; estimated where prompts are not read.",
+            "Prompt tokens of the requests sent to replicas, counted when they are sent; estimated "
+            "where prompts are not read.",
             ["model"],
             registry=registry,
         )
@@ -146,21 +158,23 @@ class GatewayMetrics:
             "Lines of the access log that could not be written.",
             registry=registry,
         )
-        in_flight = Gauge(
-            "galerne_gateway_in_flight_requests",
-            "Requests this gateway holds on replicas.",
-            ["model"],
-            registry=registry,
-        )
-        queued = Gauge(
-            "galerne_gateway_queued_requests",
-            "Requests waiting for room on a replica.",
-            ["model"],
-            registry=registry,
-        )
+        # Else the first of each would not be seen to rise: there would be nothing before it.
         for model in models:
-            in_flight.labels(model).set_function(_asking(num_in_flight, model))
-            queued.labels(model).set_function(_asking(num_queued, model))
+            for counter in (self._arrived, self._prompt_tokens, self._predicted_hits):
+                counter.labels(model)
+            for tenant, tenant_class in classes.by_tenant.items():
+                self._of_tenants.labels(model, self._tenants.of(tenant), tenant_class)
+
+    def arrived(self, model: ModelId, tenant: TenantId) -> None:
+        """Count a request that wants a replica."""
+        self._arrived.labels(model).inc()
+        tenant_class = self._classes.of(tenant)
+        self._of_tenants.labels(model, self._tenants.of(tenant), tenant_class).inc()
+
+    def sent(self, model: ModelId, prompt_tokens: int, hit_tokens: int) -> None:
+        """Count a prompt that goes to a replica, and what of it is expected to be cached there."""
+        self._prompt_tokens.labels(model).inc(prompt_tokens)
+        self._predicted_hits.labels(model).inc(hit_tokens)
 
     def record(self, outcome: RequestOutcome) -> None:
         """Count one finished request."""
@@ -175,8 +189,6 @@ class GatewayMetrics:
         self._resumes.labels(model).inc(outcome.num_resumes)
         self._reading.labels(model).observe(outcome.reading_s)
         self._picking.labels(model).observe(outcome.picking_s)
-        self._prompt_tokens.labels(model).inc(outcome.prompt_tokens)
-        self._predicted_hits.labels(model).inc(outcome.predicted_hit_tokens)
         if outcome.ttft_s is not None and outcome.status < 300:
             self._ttft.labels(model).observe(outcome.ttft_s)
 
@@ -187,7 +199,3 @@ class GatewayMetrics:
     def lines_lost(self, num_lines: int) -> None:
         """Count lines of the access log that could not be written."""
         self._lost_lines.inc(num_lines)
-
-
-def _asking(ask: Callable[[ModelId], int], model: ModelId) -> Callable[[], float]:
-    return lambda: float(ask(model))

@@ -60,27 +60,29 @@ class ToldStates(Protocol):
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
     """One model's replicas: the requests each accepts at once, how one is chosen, how long a new
-    one is spared, and what they tell of themselves."""
+    one is spared, what they tell of themselves, and what waiting for one may cost."""
 
     replica_limit: int
     policy: Policy
     warm_up_s: float
     told: ToldStates
+    limits: QueueLimits
 
 
 class ReplicaPool:
-    """One model's replicas and the requests that wait for one, first come first served."""
+    """One model's replicas and the requests that wait for one, first come first served.
+
+    `on_sent` is told the tokens of each prompt that goes to a replica, and how many of them are
+    expected to be cached there; `on_missing` that a request waits and there is no replica.
+    """
 
     def __init__(
-        self,
-        model: ModelId,
-        settings: PoolSettings,
-        limits: QueueLimits,
-        rng: Random,
-        now: Callable[[], float],
+        self, model: ModelId, settings: PoolSettings, rng: Random, now: Callable[[], float]
     ) -> None:
-        self.limits = limits
+        self.limits = settings.limits
         self.now = now
+        self.on_sent: Callable[[int, int], None] = _ignore
+        self.on_missing: Callable[[], None] = _ignore
         self.endpoints: tuple[ReplicaEndpoint, ...] = ()
         self.in_flight: Counter[ReplicaId] = Counter()
         self._waiting_tokens: Counter[ReplicaId] = Counter()  # of requests without an answer yet
@@ -148,6 +150,7 @@ class ReplicaPool:
         self._waiting_tokens[picked] += ticket.request.prompt_tokens
         self._sent[picked] += 1
         self._sent_tokens[picked] += ticket.request.uncached_tokens(picked)
+        self.on_sent(ticket.request.prompt_tokens, ticket.request.hit_tokens.get(picked, 0))
         return True
 
     def heard(self, replica: ReplicaId) -> None:
@@ -195,6 +198,8 @@ class ReplicaPool:
         """Queue a request by its number, so that one that came back is before later ones."""
         insort(self.waiting, ticket, key=lambda waiting: waiting.number)
         self.serve_waiting()
+        if not self.endpoints:
+            self.on_missing()
 
     def leave_queue(self, ticket: Ticket) -> None:
         """Forget a request that waits no longer."""
@@ -209,6 +214,15 @@ class ReplicaPool:
                 ticket.arrive()
             elif not ticket.excluded:
                 return  # no room for anyone
+
+    def num_replicas(self) -> dict[str, int]:
+        """Replicas by how they are heard: heard, silent, lost."""
+        number = dict.fromkeys(("heard", "silent", "lost"), 0)
+        for endpoint in self.endpoints:
+            silent_s = self._settings.told.silent_s(endpoint.id)
+            state = "lost" if silent_s >= LOST_S else "silent" if silent_s >= SUSPECT_S else "heard"
+            number[state] += 1
+        return number
 
     def overloaded(self) -> Overloaded:
         """The refusal while every replica is at its limit."""
@@ -279,6 +293,10 @@ class ReplicaPool:
     def _end_pause(self, replica: ReplicaId) -> None:
         del self._pauses[replica]
         self.serve_waiting()
+
+
+def _ignore(*_told: object) -> None:
+    pass
 
 
 def _take_off(counter: Counter[ReplicaId], replica: ReplicaId, number: int) -> None:

@@ -32,8 +32,6 @@ class Trace:
     num_resumes: int = 0
     reading_s: float = 0.0
     picking_s: float = 0.0
-    prompt_tokens: int = 0
-    predicted_hit_tokens: int = 0
     is_explained: bool = False
     """Whether its client wants to know how it was routed."""
 
@@ -50,8 +48,6 @@ class Trace:
             num_resumes=self.num_resumes,
             reading_s=self.reading_s,
             picking_s=self.picking_s,
-            prompt_tokens=self.prompt_tokens,
-            predicted_hit_tokens=self.predicted_hit_tokens,
             bytes_sent=exchange.bytes_sent,
         )
 

@@ -122,12 +122,17 @@ class SloPolicy:
         self._needs: deque[tuple[float, float]] = deque()
         self._desired: int | None = None
         self._used_at_s: float | None = None
+        self._is_woken = False
         self._idle_s = 0.0
 
     @property
     def capacity_ratio(self) -> float:
         """What a replica is taken to do, as a share of what was measured."""
         return self._learned
+
+    def wake(self) -> None:
+        """A request waits for a first replica, which figures may not tell yet."""
+        self._is_woken = True
 
     def reckon_with(self, cold_start_s: float) -> None:
         """Replicas have turned out to take so long to start."""
@@ -150,7 +155,7 @@ class SloPolicy:
             self._for_classes(signals),
         )
         decision = self._bounded(max(needs, key=lambda one: one.replicas), signals, replicas)
-        self._desired = decision.desired
+        self._desired, self._is_woken = decision.desired, False
         return replace(decision, needs=needs)
 
     def _for_demand(self) -> Need:
@@ -186,7 +191,11 @@ class SloPolicy:
         return Need(NeedKind.RUNNING, replicas, f"{signals.running:.0f} requests run")
 
     def _to_wake(self, signals: Signals) -> Need:
-        return Need(NeedKind.WAKE, float(signals.queued > 0), "requests wait for a first replica")
+        return Need(
+            NeedKind.WAKE,
+            float(signals.queued > 0 or self._is_woken),
+            "requests wait for a first replica",
+        )
 
     def _for_classes(self, signals: Signals) -> Need:
         floors = {name: self._bounds.floors.get(name, 0) for name in signals.active_classes}
@@ -196,7 +205,7 @@ class SloPolicy:
 
     def _note_use(self, signals: Signals) -> None:
         in_use = signals.requests_per_s > 0 or signals.queued > 0 or signals.running > 0
-        if in_use or self._used_at_s is None:
+        if in_use or self._is_woken or self._used_at_s is None:
             self._used_at_s = signals.at_s
         self._idle_s = signals.at_s - self._used_at_s
 
@@ -217,9 +226,8 @@ class SloPolicy:
         if bounds.lowest == 0 and self._idle_s >= bounds.idle_s:
             self._needs.clear()
             return Decision(bounds.spares, f"no request for {self._idle_s:.0f} s")
-        # What was needed before the first decision is unknown, and was probably there. Ray Serve
-        # itself wakes a model that has none, before any figures tell of the request.
-        if self._desired is None or self._desired == 0 < replicas.target:
+        # What was needed before the first decision is unknown, and was probably there.
+        if self._desired is None:
             self._needs.append((signals.at_s, float(replicas.target - bounds.spares)))
         self._needs.append((signals.at_s, need.replicas))
         while self._needs[0][0] <= signals.at_s - self._tuning.hold_s:

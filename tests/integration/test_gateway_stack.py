@@ -33,15 +33,18 @@ from serving.gateway.connections import Connections
 from serving.gateway.edge import middlewares
 from serving.gateway.engine_client import EngineClient
 from serving.gateway.fleet import Fleet
+from serving.gateway.load_metrics import LoadMetrics
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.profiles import Profiler
 from serving.gateway.relay import Relay
 from serving.gateway.replica_pool import PoolSettings
 from serving.gateway.replica_states import ReplicaStates
+from serving.gateway.slo import SloMetrics
 from serving.protocol.envelope import with_cache_salt
 from serving.routing.policies import LeastTokens
-from serving.settings import GatewaySettings, LimitSettings, Settings
+from serving.settings import GatewaySettings, LimitSettings, Settings, SloSettings
 from serving.tenancy.cache_salt import CacheSalts
+from serving.tenancy.labels import TenantClasses
 
 with warnings.catch_warnings():
     # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
@@ -284,19 +287,25 @@ async def running_stack(
         connections, token=TOKEN, max_entries=1, now=time.monotonic, rng=Random(0)
     )
     fleet = Fleet(
-        {MODEL: PoolSettings(max_in_flight, LeastTokens(), 10.0, untold)},
-        limits=gateway_assembly._queue_limits(settings),
+        {
+            MODEL: PoolSettings(
+                max_in_flight,
+                LeastTokens(),
+                10.0,
+                untold,
+                gateway_assembly._queue_limits(settings, tree.models[MODEL]),
+            )
+        },
         rng=Random(0),
         now=time.monotonic,
     )
     log: list[dict[str, Any]] = []
     registry = CollectorRegistry()
-    metrics = GatewayMetrics(
-        registry,
-        [MODEL],
-        num_in_flight=fleet.num_in_flight,
-        num_queued=fleet.num_queued,
-    )
+    metrics = GatewayMetrics(registry, [MODEL], TenantClasses({"gold": [TENANT]}))
+    slos = SloMetrics({MODEL: SloSettings(ttft_s=0.5, itl_s=0.25)})
+    registry.register(slos)
+    registry.register(LoadMetrics([MODEL], fleet))
+    fleet.tell(on_sent=metrics.sent, on_missing=lambda _model: None)
     gateway = Gateway(
         GatewayParts(
             settings=settings,
@@ -316,7 +325,8 @@ async def running_stack(
             access_log=lambda record: log.append(dict(record)),
             metrics_token=METRICS_TOKEN,
             metric_targets=no_targets,
-            record=metrics.record,
+            metrics=metrics,
+            slos=slos.counts,
         )
     )
     following_keys = asyncio.create_task(cache.run())

@@ -162,7 +162,7 @@ def test_no_address_of_a_replica_is_shown() -> None:
 
 def rollout(state: DeploymentState, *, versions: list[str], replicas: int = 2) -> dict[str, Any]:
     """Of one model whose running replicas have these versions, to `replicas` of version `new`."""
-    targets = {"engine:demo": DeploymentTarget(replicas, "new")}
+    targets = {"engine:demo": DeploymentTarget(replicas, replicas, "new")}
     rows = [{"version": version} for version in versions]
     views = Views({"engine:demo": state}, [], {"models": {"demo": rows}})
     return compose_rollout(views.states, targets, num_current(targets, views), failure=None)
@@ -203,6 +203,6 @@ def test_anything_else_is_still_under_way(phases: dict[str, int], versions: list
 
 
 def test_gateways_count_by_what_they_tell_of_themselves() -> None:
-    targets = {"gateway": DeploymentTarget(2, "new")}
+    targets = {"gateway": DeploymentTarget(2, 2, "new")}
     gateways = [{"version": "new"}, {"version": None}, {"version": "old"}]
     assert num_current(targets, Views({}, gateways, None)) == {"gateway": 1}

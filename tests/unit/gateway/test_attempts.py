@@ -89,8 +89,7 @@ async def attempt(
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
     relay, trace = ScriptedRelay(*failures), Trace(started_at=0.0)
     fleet = Fleet(
-        {MODEL: PoolSettings(1, RoundRobin(), 0.0, NobodyToldMe())},
-        limits=QueueLimits(max_queued=9, queue_timeout_s=0.0, no_replica_wait_s=0.0),
+        {MODEL: PoolSettings(1, RoundRobin(), 0.0, NobodyToldMe(), QueueLimits(9, 0.0, 0.0))},
         rng=Random(0),
         now=time.monotonic,
     )

@@ -55,8 +55,12 @@ def make_fleet(*replicas: ReplicaEndpoint, room: int = NO_LIMIT, **limits: Any) 
     """A fleet of one model whose replicas take `room` requests each; waiting has no end."""
     patience = {"max_queued": 100, "queue_timeout_s": NEVER_S, "no_replica_wait_s": NEVER_S}
     fleet = Fleet(
-        {model: PoolSettings(room, LeastTokens(), 0.0, Told()) for model in (MODEL, OTHER)},
-        limits=QueueLimits(**{**patience, **limits}),
+        {
+            model: PoolSettings(
+                room, LeastTokens(), 0.0, Told(), QueueLimits(**{**patience, **limits})
+            )
+            for model in (MODEL, OTHER)
+        },
         rng=Random(0),
         now=time.monotonic,
     )
@@ -304,8 +308,11 @@ def fleet_at(
 ) -> Fleet:
     """A fleet whose clock reads `clock[0]` seconds."""
     fleet = Fleet(
-        {MODEL: PoolSettings(NO_LIMIT, policy, 10.0, told_by)},
-        limits=QueueLimits(9, NEVER_S, no_replica_wait_s),
+        {
+            MODEL: PoolSettings(
+                NO_LIMIT, policy, 10.0, told_by, QueueLimits(9, NEVER_S, no_replica_wait_s)
+            )
+        },
         rng=Random(0),
         now=lambda: clock[0],
     )
@@ -425,8 +432,7 @@ async def test_a_stream_waits_for_another_replica_however_long_it_has_run() -> N
     """Before newer requests, and where the queue takes no more of those."""
     clock = [0.0]
     fleet = Fleet(
-        {MODEL: PoolSettings(1, LeastTokens(), 0.0, Told())},
-        limits=QueueLimits(max_queued=0, queue_timeout_s=30.0, no_replica_wait_s=0.0),
+        {MODEL: PoolSettings(1, LeastTokens(), 0.0, Told(), QueueLimits(0, 30.0, 0.0))},
         rng=Random(0),
         now=lambda: clock[0],
     )

@@ -118,11 +118,14 @@ def test_the_first_request_wakes_a_model() -> None:
     assert (woken.desired, woken.reason) == (1, "requests wait for a first replica")
 
 
-def test_a_model_that_ray_serve_has_woken_stays_awake_until_figures_come() -> None:
+def test_a_model_that_was_woken_stays_awake_until_figures_come() -> None:
     one = policy(Bounds(0, 20, idle_s=60.0))
-    one.decide(idle(at_s=0.0), Replicas(0, 0))
-    assert one.decide(idle(at_s=5.0), Replicas(1, 0)).desired == 1
-    assert one.decide(idle(at_s=20.0), Replicas(1, 1)).desired == 1
+    for at_s in (0.0, 100.0):
+        assert one.decide(idle(at_s=at_s), Replicas(0, 0)).desired == 0
+    one.wake()
+    assert one.decide(idle(at_s=101.0), Replicas(0, 0)).desired == 1
+    assert one.decide(idle(at_s=120.0), Replicas(1, 0)).desired == 1
+    assert one.decide(idle(at_s=170.0), Replicas(1, 1)).desired == 0
 
 
 def test_what_runs_must_fit_what_stays() -> None:
