@@ -18,9 +18,11 @@ from serving.adapters.deployment_state import (
     engine_deployment_name,
 )
 from serving.adapters.secrets_file import read_secret
+from serving.adapters.serve_control import own_order_time
 from serving.adapters.serve_router import router_config
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import check_adapters, resolve_weights
+from serving.core.start_record import StartRecord
 from serving.core.types import ModelId
 from serving.engine.deployment import Engine, EngineReplica, EngineSpec
 from serving.engine.vllm_launch import launch_vllm
@@ -85,6 +87,7 @@ def _engine_application(
         model_id=ModelId(model_id),
         model=model,
         launch=_launcher(ModelId(model_id), model, paths),
+        ordered_at=own_order_time,
         read_token=partial(read_secret, paths.internal_token_file),
         read_metrics_token=partial(read_secret, paths.metrics_token_file),
         version=version,
@@ -125,7 +128,7 @@ def _target(model: ModelSettings, version: str) -> DeploymentTarget:
 
 def _launcher(
     model_id: ModelId, model: ModelSettings, paths: StatePaths
-) -> Callable[[bytes], Awaitable[Engine]]:
+) -> Callable[[bytes, StartRecord], Awaitable[Engine]]:
     """What starts the model's engine in a replica."""
     find_weights = partial(_model_folder, model, paths)
     if model.simulator is None:

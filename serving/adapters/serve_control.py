@@ -64,6 +64,23 @@ def deployment_states(name: str) -> dict[str, DeploymentState]:
     }
 
 
+def own_order_time() -> float | None:
+    """When Serve ordered the replica that this process is, by its controller's clock in Unix time;
+    `None` if it does not say so in time."""
+    import ray
+    from ray import serve
+
+    me = serve.get_replica_context()
+    try:
+        application = _application(me.app_name, timeout_s=_ASK_TIMEOUT_S)
+    except (ray.exceptions.RayError, ValueError):  # it may be starting anew, or of another release
+        return None
+    deployment = application.deployments.get(me.deployment) if application else None
+    replicas = deployment.replicas if deployment else ()
+    times = (each.start_time_s for each in replicas if each.replica_id == me.replica_tag)
+    return next(times, None) or None
+
+
 def application_failure(name: str) -> str | None:
     """Serve's message if it has given the application up, else `None`."""
     application = _application(name)
@@ -72,11 +89,14 @@ def application_failure(name: str) -> str | None:
     return str(application.message)
 
 
-def _application(name: str) -> ApplicationDetails | None:
+def _application(name: str, *, timeout_s: float | None = None) -> ApplicationDetails | None:
     """The details that Serve's own REST interface shows of an application, if there is one.
 
     Its public `serve.status` leaves out the replicas, and starts a cluster of its own where none
     runs yet.
+
+    Raises:
+        ray.exceptions.RayError: the controller has died, or does not answer in time.
     """
     import ray
     from ray.serve.schema import ServeInstanceDetails
@@ -87,7 +107,7 @@ def _application(name: str) -> ApplicationDetails | None:
         controller = ray.get_actor(_CONTROLLER, namespace="serve")
     except ValueError:
         return None
-    details = ray.get(controller.get_serve_instance_details.remote())
+    details = ray.get(controller.get_serve_instance_details.remote(), timeout=timeout_s)
     return ServeInstanceDetails(**details).applications.get(name)
 
 

@@ -64,7 +64,8 @@ class EngineLoad:
     """Figures of one engine step: requests running and waiting, KV blocks in use by them.
 
     `waiting_tokens` is prompt left to compute, `prefill_tokens_per_s` how fast prompts have been
-    computed lately, 0 before the first.
+    computed lately, 0 before the first. The last three count since the engine's start: tokens of
+    prompts that were computed rather than found in the cache, tokens generated, and preemptions.
     """
 
     running: int
@@ -72,3 +73,6 @@ class EngineLoad:
     kv_blocks_used: int
     waiting_tokens: int = 0
     prefill_tokens_per_s: float = 0.0
+    prompt_tokens_computed: int = 0
+    output_tokens: int = 0
+    preemptions: int = 0

@@ -34,6 +34,9 @@ ROUTED = b"x-galerne-routed"
 """In a request: names of the parts of its prompt, so that the replica can tell all gateways what
 was routed to it."""
 
+TENANT = b"x-galerne-tenant"
+"""In a request to an engine: whom it is accounted to, as `serving.protocol.usage` packs it."""
+
 STATE_PATH = "/galerne/state"
 """Where an engine's listener tells a gateway its state."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,16 +13,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ray
 from prometheus_client import REGISTRY
 
+from serving.core.start_record import StartPhase, StartRecord
 from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.engine.guard import EngineGuard
+from serving.engine.lifetime import LifetimeCollector
 from serving.engine.listener import HttpListener
 from serving.engine.metrics import EngineMetrics
 from serving.engine.oom import be_first_victim
 from serving.engine.state_stream import StateStream
+from serving.planner.placement import num_gpus
 from serving.protocol.metrics_page import MetricsPage
 from serving.protocol.state_frames import CacheLayout, LoadReport
 from serving.routing.block_namer import CacheChange, GroupedNames
 from serving.routing.routed_prefixes import PART_TOKENS, RoutedPrefixes
+from serving.scaling.replica_figures import figures_of
 from serving.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -46,7 +51,7 @@ class Engine(Protocol):
         """How its KV cache is made, and whether it tells what is cached."""
 
     def load(self) -> EngineLoad:
-        """Scheduler figures of the latest engine step."""
+        """Scheduler figures of the latest engine step, and all work so far."""
 
     def cache_change(self) -> CacheChange:
         """What has changed in the prefix cache since the last call."""
@@ -70,14 +75,17 @@ class EngineSpec:
     """What one engine replica is built from.
 
     The callables run in the replica's process, on its node: `launch` starts the engine, whose names
-    of blocks the given secret makes; `read_token` and `read_metrics_token` give the cluster's
-    secrets. Neither a path of another machine nor a secret travels in the deployment's arguments.
-    `version` names all of it.
+    of blocks the given secret makes, and tells the phases of its start; `read_token` and
+    `read_metrics_token` give the cluster's secrets. `ordered_at` asks when Serve ordered the
+    replica, in Unix time, `None` if nobody says: it may take seconds, so it gets a thread. Neither
+    a path of another machine nor a secret travels in the deployment's arguments. `version` names
+    all of it.
     """
 
     model_id: ModelId
     model: ModelSettings
-    launch: Callable[[bytes], Awaitable[Engine]]
+    launch: Callable[[bytes, StartRecord], Awaitable[Engine]]
+    ordered_at: Callable[[], float | None]
     read_token: Callable[[], str]
     read_metrics_token: Callable[[], str]
     version: str
@@ -92,10 +100,19 @@ class EngineReplica:
 
     async def __init__(self, spec: EngineSpec) -> None:  # type: ignore[misc]  # Serve awaits it
         self._spec = spec
+        self._start = StartRecord(clock=time.monotonic, wall_clock=time.time)
+        asking = asyncio.get_running_loop().run_in_executor(None, spec.ordered_at)
         be_first_victim()
         token = spec.read_token()
-        self._engine = await spec.launch(token.encode())
-        layout = self._engine.layout
+        self._engine = await spec.launch(token.encode(), self._start)
+        if (ordered_at := await asking) is not None:
+            self._start.ordered(ordered_at)
+        with self._start.phase(StartPhase.WARM_UP):
+            self._open(token)
+
+    def _open(self, token: str) -> None:
+        """Begin to take requests, and to tell of them."""
+        spec, layout = self._spec, self._engine.layout
         self._routed = RoutedPrefixes(layout.total_blocks * layout.block_size // PART_TOKENS)
         self._stream = StateStream(
             layout, report=self._report, changes=self._changes, cached=self._cached
@@ -109,7 +126,9 @@ class EngineReplica:
             stream=self._stream.serve,
         )
         self._guard.on_routed = self._routed.record
-        EngineMetrics(REGISTRY, model=spec.model_id, guard=self._guard)
+        self._metrics = EngineMetrics(REGISTRY, model=spec.model_id, guard=self._guard)
+        gpus = num_gpus(spec.model.engine, resources=spec.model.resources)
+        REGISTRY.register(LifetimeCollector(self._start, model=spec.model_id, num_gpus=gpus))
         page = MetricsPage(REGISTRY, token=spec.read_metrics_token())
         host = ray.util.get_node_ip_address()
         self._listener = HttpListener(self._guard, host=host)
@@ -127,6 +146,20 @@ class EngineReplica:
             "version": self._spec.version,
         }
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """This replica's figures for the autoscaler.
+
+        Serve asks twice a second where a deployment scales by itself; not `async`, it would ask in
+        a thread, from which an engine cannot be asked.
+        """
+        figures = figures_of(
+            self._engine.load(),
+            self._engine.description,
+            in_flight=self._guard.in_flight,
+            is_draining=self._guard.is_draining,
+        )
+        return asdict(figures)
+
     async def check_health(self) -> None:
         """Raise when the engine process or the listener is gone, so that Serve replaces both."""
         await self._engine.check_health()
@@ -135,6 +168,7 @@ class EngineReplica:
 
     def _report(self) -> LoadReport:
         load = self._engine.load()
+        self._metrics.show_load(load)
         return LoadReport(
             running=load.running,
             waiting=load.waiting,

@@ -11,16 +11,19 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from serving.core.types import TenantId
 from serving.core.wire import (
     INTERNAL_TOKEN,
     REFUSED,
     ROUTED,
     STATE_PATH,
     STATE_STREAM_PATH,
+    TENANT,
     Refusal,
 )
 from serving.engine.journaling import BadJournalError, is_journaled, serve_journaled
 from serving.protocol.journal import current_journal
+from serving.protocol.usage import RequestUsage, TokenCounts, current_usage, unpack_tenant
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,7 +45,8 @@ class EngineGuard:
         stream: answers `STATE_STREAM_PATH`, until the caller leaves.
 
     `on_refusal` is called with the reason of each refusal, `on_routed` with the `ROUTED` header of
-    requests that have one.
+    requests that have one, `on_usage` at the end of each request, whatever end, with its tenant and
+    what it has taken of the engine.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class EngineGuard:
         self.is_draining = False
         self.on_refusal: Callable[[Refusal], None] = _ignore
         self.on_routed: Callable[[bytes], None] = _ignore
+        self.on_usage: Callable[[TenantId, TokenCounts], None] = _ignore
         self._idle = asyncio.Event()
         self._idle.set()
         self.in_flight = 0
@@ -111,10 +116,12 @@ class EngineGuard:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.in_flight += 1
         self._idle.clear()
-        for name, value in scope["headers"]:
-            if name == ROUTED:
-                self.on_routed(value)
+        headers = dict(scope["headers"])
+        if ROUTED in headers:
+            self.on_routed(headers[ROUTED])
         closing = _CloseAfterFailure(send)
+        usage = RequestUsage()
+        current_usage.set(usage)
         try:
             if is_journaled(scope):
                 await serve_journaled(self._app, scope, receive, closing, version=self._version)
@@ -128,6 +135,7 @@ class EngineGuard:
             self.in_flight -= 1
             if self.in_flight == 0:
                 self._idle.set()
+            self.on_usage(unpack_tenant(headers.get(TENANT, b"")), usage.settle())
 
 
 class _CloseAfterFailure:
@@ -147,7 +155,7 @@ class _CloseAfterFailure:
         await self._send(message)
 
 
-def _ignore(_told: object) -> None:
+def _ignore(*_told: object) -> None:
     pass
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ray
 
+from serving.core.start_record import StartPhase, StartRecord
 from serving.core.types import ModelId
 from serving.engine.arguments import engine_arguments, engine_environment
 from serving.engine.socket_dir import make_socket_dir
@@ -18,35 +19,43 @@ from serving.settings import ModelSettings
 
 
 async def launch_vllm(
-    model_id: ModelId, model: ModelSettings, resolve_weights: Callable[[], Path], secret: bytes
+    model_id: ModelId,
+    model: ModelSettings,
+    resolve_weights: Callable[[], Path],
+    secret: bytes,
+    start: StartRecord,
 ) -> VllmEngine:
     """Load the model into this process and its children.
 
     Args:
         resolve_weights: gives the verified model folder; runs in this process, on its node.
         secret: of the names of its blocks.
+        start: is told the phases.
 
     Raises:
         ConfigError: the weights, the options or the placement cannot be used.
     """
     _refuse_split_tensor_group(model)
+    with start.phase(StartPhase.WEIGHTS):
+        weights = resolve_weights()
     sockets = make_socket_dir()
     kv_events = f"ipc://{sockets}/events"
     arguments = engine_arguments(
         model_id,
         model,
-        weights=resolve_weights(),
+        weights=weights,
         placement=plan_placement(model.engine, resources=model.resources),
         kv_events=kv_events,
     )
     num_cores = len(os.sched_getaffinity(0))
     os.environ.update(engine_environment(model.resources, num_cores=num_cores))
     os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # not loose in the temporary folder
-    return await start_engine(
-        arguments,
-        hang_timeout_s=model.engine.hang_timeout_s,
-        events=KvEventSource(kv_events, secret, _adapter_paths(model)),
-    )
+    with start.phase(StartPhase.LOAD):
+        return await start_engine(
+            arguments,
+            hang_timeout_s=model.engine.hang_timeout_s,
+            events=KvEventSource(kv_events, secret, _adapter_paths(model)),
+        )
 
 
 def _adapter_paths(model: ModelSettings) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +19,7 @@ from serving.core.types import EngineDescription, EngineLoad
 from serving.engine.kv_event_feed import KvEventFeed
 from serving.engine.load_recorder import LoadRecorder
 from serving.engine.resuming import journal_generations
+from serving.engine.usage_meter import meter_requests
 from serving.errors import ConfigError, EngineError
 from serving.protocol.journal import Output
 from serving.protocol.state_frames import CacheLayout
@@ -88,8 +89,8 @@ class VllmEngine:
     _events: KvEventFeed | None
 
     def load(self) -> EngineLoad:
-        """Scheduler figures of the latest engine step, and the prompts that wait now."""
-        return replace(self._loads.latest, waiting_tokens=self._loads.queued_tokens())
+        """Scheduler figures of the latest engine step, prompts that wait now, all work so far."""
+        return self._loads.load()
 
     def cache_change(self) -> CacheChange:
         """What has changed in the prefix cache since the last call."""
@@ -156,6 +157,7 @@ async def start_engine(
     args = parse_options(arguments)
     watch = ProgressWatch(hang_timeout_s)
     llm, loads = _start_llm(args, watch)
+    meter_requests(llm)
     _journal(llm)
     await llm.reset_mm_cache()
     tasks = await llm.get_supported_tasks()

@@ -236,7 +236,7 @@ class Gateway:
         inquiry = Inquiry(path, body, scope, session or envelope.session)
         profile = await parts.profilers[model].profile(inquiry, is_asked=is_asked)
         routed = pack_header(profile.part_names) if profile.part_names else b""
-        return _Admitted(model, Asked(body, routed), profile, envelope.stream is True)
+        return _Admitted(model, Asked(body, tenant, routed), profile, envelope.stream is True)
 
     async def _explain(self, exchange: Exchange) -> None:
         question = read_question(await exchange.read_body(self._parts.settings.limits))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
+from serving.core.types import TenantId
 from serving.core.wire import (
     INTERNAL_TOKEN,
     JOURNAL,
@@ -14,6 +15,7 @@ from serving.core.wire import (
     REQUEST_ID,
     RESUME,
     ROUTED,
+    TENANT,
     Refusal,
 )
 from serving.errors import EngineError, ServingError
@@ -25,6 +27,7 @@ from serving.protocol.anthropic import REQUEST_ID as ANTHROPIC_REQUEST_ID
 from serving.protocol.anthropic import VERSION as ANTHROPIC_VERSION
 from serving.protocol.journal import HEARTBEAT_S, JournalReader
 from serving.protocol.openai import error_event
+from serving.protocol.usage import pack_tenant
 from serving.settings import GatewaySettings
 
 FORWARDED_HEADERS = frozenset(
@@ -82,10 +85,11 @@ class AnswerBrokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What goes to an engine. `routed` names the prompt's parts, for the replica to tell all
-    gateways, or is empty."""
+    """What goes to an engine, and whom it is accounted to. `routed` names the prompt's parts, for
+    the replica to tell all gateways, or is empty."""
 
     body: bytes
+    tenant: TenantId
     routed: bytes = b""
 
 
@@ -192,6 +196,7 @@ class Relay:
         progress: _Progress,
     ) -> None:
         headers, body = self._request_headers(exchange), asked.body
+        headers.append((TENANT, pack_tenant(asked.tenant)))
         if asked.routed:
             headers.append((ROUTED, asked.routed))
         if journal is not None:

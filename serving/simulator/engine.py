@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -15,6 +16,7 @@ from serving.core.prefill_rate import PrefillRate
 from serving.core.progress import ProgressWatch
 from serving.core.types import EngineLoad
 from serving.errors import EngineError
+from serving.protocol.usage import current_usage
 from serving.rendering.refusal import engine_dead
 from serving.routing.block_namer import NO_CHANGE, BlockNamer, CacheChange
 from serving.simulator.generation import (
@@ -25,7 +27,7 @@ from serving.simulator.generation import (
     Sampling,
     TokenStream,
 )
-from serving.simulator.in_flight import InFlight, answers_to
+from serving.simulator.in_flight import InFlight, answers_to, tokens_of
 from serving.simulator.limits import check_decoder_prompt
 from serving.simulator.metrics import EngineMetrics, RequestTimes, StepCounts
 from serving.simulator.request import Request, RequestStatus
@@ -116,7 +118,7 @@ class EngineLoop:
             raise EngineError("the simulated engine hangs", code="engine_hung", retryable=True)
 
     def load(self) -> EngineLoad:
-        """Scheduler figures of the latest engine step."""
+        """Scheduler figures of the latest engine step, and all work so far."""
         return EngineLoad(
             running=self._scheduler.num_running,
             waiting=self._scheduler.num_waiting + len(self._entering),
@@ -125,6 +127,10 @@ class EngineLoop:
             + self._scheduler.num_prefill_tokens_left
             + sum(running.request.num_prompt_tokens for _, running in self._entering),
             prefill_tokens_per_s=self._prefill_rate.per_second,
+            prompt_tokens_computed=self._metrics.num_prompt_tokens
+            - self._metrics.num_cached_tokens,
+            output_tokens=self._metrics.num_generation_tokens,
+            preemptions=self._metrics.num_preemptions,
         )
 
     def cache_change(self) -> CacheChange:
@@ -174,6 +180,8 @@ class EngineLoop:
             self._running[running.request.request_id] = running
             self._entering.append((now + self.parts.overhead_s, running))
         self._wake.set()
+        if (usage := current_usage.get()) is not None:
+            usage.follow(partial(tokens_of, batch))
         return stream
 
     def abort(self, stream: TokenStream) -> None:

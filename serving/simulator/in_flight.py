@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from serving.protocol.usage import TokenCounts
 from serving.simulator.generation import Answer, AnswerSource, Prompt, Sampling, TokenStream
 from serving.simulator.metrics import RequestTimes
 from serving.simulator.request import Request
@@ -88,3 +89,17 @@ def answers_to(
             )
         )
     return answers
+
+
+def tokens_of(answers: Iterable[InFlight]) -> TokenCounts:
+    """What some answers have taken of the engine so far. What another one generated is not its
+    work; nor is the prompt, which was counted there."""
+    prompt = cached = output = 0
+    for running in answers:
+        num_tokens = running.answer.num_tokens - running.num_emitted
+        output += num_tokens
+        is_first_to_prompt = running.choice % running.sampling.n == 0
+        if num_tokens and is_first_to_prompt and not running.num_emitted:
+            prompt += running.request.num_prompt_tokens
+            cached += running.request.num_cached_tokens
+    return TokenCounts(prompt, cached, output)

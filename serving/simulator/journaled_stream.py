@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from serving.protocol.journal import Journal, Output
+from serving.protocol.usage import current_usage
 from serving.simulator.generation import CacheUse, Delta, TokenStream
 from serving.simulator.reply import Reply
 from serving.simulator.service import Generation
@@ -39,6 +40,8 @@ class JournaledStream:
             return generation.start(0)
         # Of a complete answer only the last bytes are wanted, but they take a stream to tell of.
         num_emitted = len(journal.token_ids) - journal.is_finished
+        if journal.is_finished:
+            current_usage.set(None)  # its last token was counted where it was generated
         stream, reply = generation.start(num_emitted)
         self._is_noted = journal.begin(can_resume=len(stream.request_ids) == 1)
         return stream, reply

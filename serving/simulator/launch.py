@@ -11,6 +11,7 @@ from random import Random
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from serving.core.start_record import StartPhase, StartRecord
 from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.errors import ConfigError
 from serving.protocol.state_frames import CacheLayout
@@ -88,23 +89,27 @@ async def launch_simulator(
     model: ModelSettings,
     resolve_weights: Callable[[], Path] | None,
     secret: bytes,
+    start: StartRecord,
 ) -> SimulatedEngine:
     """Start an engine in this process, after as long as the settings say that takes.
 
     Args:
         secret: of the names it gives its blocks.
         resolve_weights: gives the folder whose tokenizer and chat template are used, if any.
+        start: is told the phases.
 
     Raises:
         ConfigError: the settings ask for no simulator, or for one that vLLM would not start.
     """
     if model.simulator is None:
         raise ConfigError("the model is not simulated", code="setting_invalid", param="simulator")
-    folder = resolve_weights() if resolve_weights else None
-    engine = build_engine(
-        model_id, model, folder, registry=REGISTRY, clock=time.monotonic, secret=secret
-    )
-    await asyncio.sleep(model.simulator.start_s)
+    with start.phase(StartPhase.WEIGHTS):
+        folder = resolve_weights() if resolve_weights else None
+    with start.phase(StartPhase.LOAD):
+        engine = build_engine(
+            model_id, model, folder, registry=REGISTRY, clock=time.monotonic, secret=secret
+        )
+        await asyncio.sleep(model.simulator.start_s)
     engine.loop.start()
     return engine
 

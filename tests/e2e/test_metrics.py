@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from e2e.harness import EMBEDDER, MODEL, NUM_GATEWAYS, Platform, chat, wait_until
+from e2e.harness import EMBEDDER, ENDLESS, MODEL, NUM_GATEWAYS, Platform, chat, wait_until
 from e2e.prometheus import Prometheus, running_prometheus
 
 SCRAPED_WITHIN_S = 90
@@ -59,6 +62,106 @@ def test_a_request_is_counted_by_gateway_and_engine(
             what=f"{expression} beyond {before}",
             period_s=0.5,
         )
+
+
+LONG = "Tell me about the sea, the ships on it, and the rivers that end there. " * 15
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+SEVERAL = {"model": MODEL, "prompt": [LONG, "One word:"], "n": 2, "max_tokens": 6}
+CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    # The same twice: the second finds its prompt in the cache.
+    "Équipe 1": 2 * [("/v1/chat/completions", chat(LONG))],
+    "Équipe 2": 2 * [("/v1/chat/completions", chat(LONG, **STREAM))],
+    "stopped": [("/v1/chat/completions", chat(LONG, max_tokens=40, stop=["e"], **STREAM))],
+    "answers": [("/v1/chat/completions", chat(LONG, n=3, temperature=1, **STREAM))],
+    "several": [("/v1/completions", SEVERAL), ("/v1/completions", {**SEVERAL, **STREAM})],
+    "embedder": [("/v1/embeddings", {"model": EMBEDDER, "input": [LONG, "One word:"]})],
+}
+
+
+def reported(answer: httpx.Response) -> dict[str, int]:
+    """The tokens of an answer's usage, as the metric calls them."""
+    assert answer.status_code == 200, answer.text
+    text = answer.text
+    if text.startswith("data:"):
+        *_, text, _done = text.strip().split("\n\n")
+    usage = json.loads(text.removeprefix("data:"))["usage"]
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    output = usage.get("completion_tokens", 0)
+    return {"prompt": usage["prompt_tokens"], "cached": cached, "output": output}
+
+
+def tokens_of(prometheus: Prometheus, tenant: str) -> dict[str, float]:
+    """By kind."""
+    rows = prometheus.query(f'galerne_engine_tenant_tokens_total{{tenant="{tenant}"}}')
+    return {labels["kind"]: value for labels, value in rows}
+
+
+@pytest.mark.parametrize("tenant", CASES)
+def test_a_tenant_is_accounted_for_what_its_answers_report(
+    platform: Platform, prometheus: Prometheus, tenant: str
+) -> None:
+    with platform.anonymous(
+        headers={"authorization": f"Bearer {platform.create_key(tenant)}"}
+    ) as client:
+        usages = [reported(client.post(path, json=body)) for path, body in CASES[tenant]]
+    expected = {kind: sum(usage[kind] for usage in usages) for kind in usages[0]}
+    assert expected["prompt"] > 0
+    if tenant.startswith("Équipe"):
+        assert expected["cached"] > 0
+    if tenant in ("answers", "several"):
+        # Usage has what the cache did for one of the answers or prompts; here each prompt counts.
+        del expected["cached"]
+    wait_until(
+        lambda: expected.items() <= tokens_of(prometheus, tenant).items(),
+        timeout_s=SCRAPED_WITHIN_S,
+        what=f"{expected} of {tenant}",
+        period_s=0.5,
+    )
+
+
+@pytest.mark.parametrize("how", [{}, {"stream": True}], ids=["whole", "stream"])
+def test_a_client_that_leaves_is_accounted_for(
+    platform: Platform, prometheus: Prometheus, how: dict[str, Any]
+) -> None:
+    tenant = f"leaver {len(how)}"
+    body = json.dumps(chat(LONG, **ENDLESS, **how)).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: galerne\r\n"
+        f"authorization: Bearer {platform.create_key(tenant)}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+
+    def num_generated() -> int:
+        return int(platform.engine()["state"]["load"]["output_tokens"])
+
+    before = num_generated()
+    with socket.create_connection(platform.address) as connection:
+        connection.sendall(head.encode() + body)
+        wait_until(lambda: num_generated() > before + 3, timeout_s=60, what="generating")
+    tokens = wait_until(
+        lambda: tokens_of(prometheus, tenant), timeout_s=SCRAPED_WITHIN_S, what="tokens"
+    )
+    assert tokens["prompt"] > 100
+    assert 3 < tokens["output"] < ENDLESS["max_tokens"]
+
+
+def test_a_replicas_start_and_seconds(prometheus: Prometheus) -> None:
+    """No GPUs here."""
+
+    def by_model(name: str, **labels: str) -> dict[str, float]:
+        chosen = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        return {row["model"]: value for row, value in prometheus.query(f"{name}{{{chosen}}}")}
+
+    name = "galerne_engine_start_seconds"
+    phases = {
+        phase: by_model(name, phase=phase) for phase in ("schedule", "weights", "load", "warm_up")
+    }
+    assert all(seconds.keys() == {MODEL, EMBEDDER} for seconds in phases.values()), phases
+    assert min(phases["schedule"].values()) > 0
+    assert min(phases["load"].values()) > 1
+    for model, seconds in by_model("galerne_engine_replica_seconds_total").items():
+        assert seconds > sum(spent[model] for spent in phases.values())
+    assert set(by_model("galerne_engine_gpu_seconds_total").values()) == {0.0}
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/galerne/metric-targets"])

@@ -22,6 +22,7 @@ from test_gateway_stack import (
     JSON,
     LIMITS,
     MODEL,
+    TENANT,
     TOKEN,
     EngineRequest,
     Stack,
@@ -35,12 +36,14 @@ from test_gateway_stack import (
 )
 
 from loadtest.processes import free_port
+from serving.core.types import TenantId
 from serving.engine import journaling
 from serving.errors import EngineError
 from serving.gateway import relay as relay_module
 from serving.gateway.connections import Connections
 from serving.gateway.exchange import ClientGoneError, Exchange
 from serving.gateway.relay import Asked, Relay
+from serving.protocol.usage import TokenCounts
 
 MESSAGES = "/v1/messages"
 ABORT_WITHIN_S = 1.0
@@ -180,6 +183,7 @@ async def test_engines_see_only_the_headers_they_need(stack: Stack) -> None:
         "cookie": "a=b",
         "x-galerne-token": "forged",
         "x-galerne-refused": "full",
+        "x-galerne-tenant": "forged",
         "x-data-parallel-rank": "3",
         "x-request-timeout-seconds": "1",
         "x-request-disconnect-disabled": "?0",
@@ -199,11 +203,26 @@ async def test_engines_see_only_the_headers_they_need(stack: Stack) -> None:
         "host",
         "content-length",
         "x-galerne-token",
+        "x-galerne-tenant",
         "x-request-id",
     }
     assert len(names) == len(set(names))
     assert stack.engine.requests[0].header(b"x-galerne-token") == [TOKEN.encode()]
+    assert stack.engine.requests[0].header(b"x-galerne-tenant") == [TENANT.encode()]
     assert not any(stack.key.encode() in value for _, value in seen)
+
+
+@pytest.mark.parametrize("name", ["Équipe 7", '50% off, "now"', "日本" * 32])
+async def test_an_engine_is_told_whose_request_it_is(stack: Stack, name: str) -> None:
+    """A key may be named in any language."""
+    told: list[tuple[str, TokenCounts]] = []
+    stack.guards[0].on_usage = lambda tenant, counts: told.append((tenant, counts))
+    key, _ = stack.keys.create(name)
+    async with stack.post(headers={"authorization": f"Bearer {key}"}) as response:
+        assert response.status == 200
+    await stack.idle()
+
+    assert told == [(name, TokenCounts())]
 
 
 async def test_a_body_without_a_media_type_reaches_the_engine_as_json(stack: Stack) -> None:
@@ -693,8 +712,9 @@ async def test_a_stalled_client_of_a_broken_stream_is_let_go(stack: Stack) -> No
     exchange = Exchange({"method": "POST", "path": CHAT, "headers": []}, receive, send)
     relay = Relay(Connections(1.0), token=TOKEN, settings=GATEWAY)
     async with asyncio.timeout(LIMITS.stalled_read_timeout_s + 3):
+        asked = Asked(b"{}", TenantId(TENANT))
         with pytest.raises(EngineError) as broken:
-            await relay.forward(exchange, stack.listeners[0].url, Asked(b"{}"), journal=None)
+            await relay.forward(exchange, stack.listeners[0].url, asked, journal=None)
         with pytest.raises(ClientGoneError):
             await relay.fail_midway(exchange, broken.value)
 

@@ -456,16 +456,18 @@ def test_what_the_engine_refuses_ends_up_in_the_stream(http: httpx.Client) -> No
 
 
 LAUNCH = """
-import asyncio, sys
-from pathlib import Path
+import asyncio, sys, time
+from serving.core.start_record import StartRecord
 from serving.settings import ModelSettings, SimulatorSettings
 from serving.simulator.launch import launch_simulator
 
 async def main():
     settings = ModelSettings(simulator=SimulatorSettings(start_s=0.01))
-    engine = await launch_simulator("sim", settings, None, b"secret")
+    start = StartRecord(clock=time.monotonic, wall_clock=time.time)
+    engine = await launch_simulator("sim", settings, None, b"secret", start)
     await engine.check_health()
     print(engine.description)
+    print(start.seconds)
     engine.shutdown()
 
 asyncio.run(main())
@@ -477,6 +479,7 @@ def test_a_replica_starts_without_heavy_libraries() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LAUNCH], capture_output=True, text=True, timeout=60, check=True
     )
-    description, heavy = done.stdout.splitlines()
+    description, phases, heavy = done.stdout.splitlines()
     assert "kv_blocks_total=4096" in description
+    assert "'load'" in phases
     assert heavy == "[]"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from serving.engine.guard import EngineGuard
+from serving.protocol.usage import TokenCounts, current_usage
 
 TOKEN = "s3cret"
 OURS = [(b"x-galerne-token", TOKEN.encode())]
@@ -235,3 +236,56 @@ async def test_the_state_stream_is_for_the_cluster_and_holds_no_room(guard: Engi
     await gateway.task
     assert gateway.sent[-1]["body"] == b"frame"
     assert guard.in_flight == MAX_IN_FLIGHT
+
+
+class Accounted:
+    """A guard whose engine takes tokens before it is let go, and what the guard says of that."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.told: list[tuple[str, TokenCounts]] = []
+        self.guard = EngineGuard(
+            self._serve, token=TOKEN, max_in_flight=9, version="v1", state=dict, stream=tell_once
+        )
+        self.guard.on_usage = lambda tenant, counts: self.told.append((tenant, counts))
+        self._engine = engine
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        usage = current_usage.get()
+        assert usage is not None
+        for num_tokens in (3, 4):
+            usage.follow(lambda count=num_tokens: TokenCounts(10, 8, count))
+        await self._engine(scope, receive, send)
+
+    def call(self, tenant: bytes, *more: tuple[bytes, bytes]) -> Call:
+        return Call(self.guard, headers=[*OURS, (b"x-galerne-tenant", tenant), *more])
+
+
+@pytest.fixture
+async def accounted(engine: Engine) -> Accounted:
+    return Accounted(engine)
+
+
+@pytest.mark.parametrize("more", [[], [(b"x-galerne-journal", b"new")]])
+@pytest.mark.parametrize("end", ["answer", "failure", "disconnect"])
+async def test_each_tenant_is_told_of_at_the_end_whatever_end(
+    accounted: Accounted, engine: Engine, end: str, more: list[tuple[bytes, bytes]]
+) -> None:
+    calls = [accounted.call(tenant, *more) for tenant in (b"ann", b"%C3%89quipe")]
+    await asyncio.sleep(0)
+    assert accounted.told == []
+    if end == "failure":
+        engine.failure = ValueError("broken")
+    if end == "disconnect":
+        for call in calls:
+            call.task.cancel()
+    engine.may_finish.set()
+    await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
+    assert sorted(accounted.told) == [
+        ("ann", TokenCounts(20, 16, 7)), ("Équipe", TokenCounts(20, 16, 7))
+    ]  # fmt: skip
+
+
+async def test_what_is_refused_is_told_of_nowhere(accounted: Accounted) -> None:
+    assert await accounted.guard.drain(0)
+    assert (await accounted.call(b"ann").refusal())[1] == "draining"
+    assert accounted.told == []

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
+from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId, TenantId
 from serving.errors import EngineError, Overloaded, RequestError
 from serving.gateway.attempts import MAX_ATTEMPTS, MAX_RESUMES, Attempts
 from serving.gateway.exchange import Exchange
@@ -102,7 +102,7 @@ async def attempt(
     try:
         with fleet.ticket(MODEL, RequestProfile(10, 10), patience_s=patience_s) as ticket:
             exchange = Exchange(scope, receive, send)
-            await Attempts(relay, ticket, exchange, trace, reader).run(Asked(body))
+            await Attempts(relay, ticket, exchange, trace, reader).run(Asked(body, TenantId("ann")))
     finally:
         assert fleet.num_in_flight(MODEL) == 0
         assert len(set(relay.tried)) == len(relay.tried), "no replica is asked twice"

@@ -17,8 +17,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from virtual_time import simulate
 
-from serving.core.types import ModelId, ReplicaId
+from serving.core.types import EngineLoad, ModelId, ReplicaId
 from serving.errors import EngineError
+from serving.protocol.usage import RequestUsage, TokenCounts, current_usage
 from serving.rendering.refusal import RequestRefused
 from serving.rendering.tokenizer import PieceTokenizer
 from serving.routing.block_hashing import BlockHasher
@@ -491,3 +492,59 @@ def test_an_engine_tells_the_prompts_it_has_yet_to_compute() -> None:
             return waiting
 
     assert simulate(scenario()) == [200, 136, 72, 0]
+
+
+def test_an_engine_adds_up_its_work() -> None:
+    async def scenario() -> EngineLoad:
+        async with running() as engine:
+            for _ in range(2):
+                await engine.loop.generate([prompt(50)], TEN).read_all()
+            return engine.load()
+
+    load = simulate(scenario())
+    assert load.prompt_tokens_computed == 100 - 48
+    assert (load.output_tokens, load.preemptions) == (20, 0)
+
+
+def accounted(prompts: list[Prompt], sampling: Sampling, *, before: int = 0, **more: Any) -> Any:
+    """What some answers count, the same prompts having been asked `before` times."""
+
+    async def scenario() -> TokenCounts:
+        async with running() as engine:
+            for _ in range(before):
+                await engine.loop.generate(prompts, sampling).read_all()
+            usage = RequestUsage()
+            token = current_usage.set(usage)
+            await engine.loop.generate(prompts, sampling, **more).read_all()
+            current_usage.reset(token)
+            return usage.settle()
+
+    return simulate(scenario())
+
+
+def test_a_request_counts_what_it_takes() -> None:
+    several = [prompt(50), prompt(30, first=300)]
+    assert accounted([prompt(50)], TEN) == (50, 0, 10)
+    assert accounted([prompt(50)], TEN, before=1) == (50, 48, 10)
+    assert accounted([prompt(50)], replace(TEN, n=3)) == (50, 0, 30)
+    assert accounted(several, TEN, before=1) == (80, 48 + 16, 20)
+    assert accounted([prompt(50)], TEN, num_emitted=4) == (0, 0, 6)
+
+
+def test_a_request_that_is_left_counts_what_it_took() -> None:
+    async def scenario() -> list[TokenCounts]:
+        async with running() as engine:
+            seen = []
+            for steps in (0, 3):
+                usage = RequestUsage()
+                token = current_usage.set(usage)
+                stream = engine.loop.generate([prompt(50, cache_salt=str(steps))], TEN)
+                current_usage.reset(token)
+                await asyncio.sleep(OVERHEAD_S / 2 + steps * STEP_S)
+                engine.loop.abort(stream)
+                seen.append(usage.settle())
+                await asyncio.sleep(10 * STEP_S)
+            return seen
+
+    # The first step begins when the overhead has passed, half of it later.
+    assert simulate(scenario()) == [TokenCounts(), TokenCounts(50, 0, 2)]

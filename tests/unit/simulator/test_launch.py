@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from serving.core.start_record import StartRecord
 from serving.core.types import ModelId
 from serving.errors import ConfigError
 from serving.settings import EngineSettings, ModelSettings, SimulatorSettings
@@ -65,7 +66,10 @@ async def test_the_description_is_what_vllm_would_tell() -> None:
 
 
 async def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Any) -> None:
+    start = StartRecord(clock=float, wall_clock=float)
     with pytest.raises(ConfigError) as refused:
-        await launch_simulator(ModelId("sim"), settings({}, start_s=0), lambda: tmp_path, b"s")
+        await launch_simulator(
+            ModelId("sim"), settings({}, start_s=0), lambda: tmp_path, b"s", start
+        )
     assert refused.value.code == "tokenizer_unusable"
     assert str(tmp_path) not in refused.value.message
