@@ -63,7 +63,7 @@ from serving.routing.snapshots import RequestProfile
 from serving.settings import GatewaySettings, ModelSettings, RoutingSettings, Settings
 from serving.tenancy.access import authenticate, bearer_token
 from serving.tenancy.cache_salt import CacheSalts
-from serving.tenancy.labels import TenantClasses
+from serving.tenancy.classes import TenantClasses
 
 logger = logging.getLogger("ray.serve")
 

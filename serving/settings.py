@@ -192,6 +192,11 @@ class EngineSettings(_Section):
     """Further vLLM server options by their command-line name without the dashes, for example
     `{seed: 1}`. Options that Galerne owns (model, host, port, api-key, …) are refused."""
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one replica, where it runs on GPUs."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
 
 class ResourceSettings(_Section):
     """What one engine replica reserves in the Ray cluster."""
@@ -404,7 +409,7 @@ class ModelSettings(_Section):
         """GPUs of one replica."""
         if self.resources.device == "cpu":
             return 0
-        return self.engine.tensor_parallel_size * self.engine.pipeline_parallel_size
+        return self.engine.num_gpus
 
 
 class TenancySettings(_Section):

@@ -21,7 +21,6 @@ from serving.engine.listener import HttpListener
 from serving.engine.metrics import EngineMetrics
 from serving.engine.oom import be_first_victim
 from serving.engine.state_stream import StateStream
-from serving.planner.placement import num_gpus
 from serving.protocol.metrics_page import MetricsPage
 from serving.protocol.state_frames import CacheLayout, LoadReport
 from serving.routing.block_namer import CacheChange, GroupedNames
@@ -127,8 +126,8 @@ class EngineReplica:
         )
         self._guard.on_routed = self._routed.record
         self._metrics = EngineMetrics(REGISTRY, model=spec.model_id, guard=self._guard)
-        gpus = num_gpus(spec.model.engine, resources=spec.model.resources)
-        REGISTRY.register(LifetimeCollector(self._start, model=spec.model_id, num_gpus=gpus))
+        lifetime = LifetimeCollector(self._start, model=spec.model_id, num_gpus=spec.model.num_gpus)
+        REGISTRY.register(lifetime)
         page = MetricsPage(REGISTRY, token=spec.read_metrics_token())
         host = ray.util.get_node_ip_address()
         self._listener = HttpListener(self._guard, host=host)

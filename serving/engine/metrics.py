@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from serving.core.bounded_labels import BoundedLabels
+from serving.core.bounded_labels import MAX_TENANTS, BoundedLabels
 from serving.core.types import EngineLoad, ModelId, TenantId
 from serving.engine.guard import EngineGuard
 from serving.protocol.usage import TokenCounts
-
-_MAX_TENANTS = 200
-"""With a label of their own, so that a metric stays readable however many keys there are."""
 
 
 class EngineMetrics:
@@ -18,7 +15,7 @@ class EngineMetrics:
 
     def __init__(self, registry: CollectorRegistry, *, model: ModelId, guard: EngineGuard) -> None:
         self._model = model
-        self._tenants = BoundedLabels(_MAX_TENANTS)
+        self._tenants = BoundedLabels(MAX_TENANTS)
         in_flight = Gauge(
             "galerne_engine_in_flight_requests",
             "Requests the replica holds, from the first byte in to the last byte out.",

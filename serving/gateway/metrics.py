@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from serving.core.bounded_labels import MAX_TENANTS, BoundedLabels
 from serving.core.types import ModelId, TenantId
-from serving.tenancy.labels import TenantClasses, TenantLabels
+from serving.tenancy.classes import TenantClasses
 
 _NO_MODEL = ""
 """Label of requests that were refused before their model was known."""
@@ -60,7 +61,7 @@ class GatewayMetrics:
         classes: TenantClasses,
     ) -> None:
         self._classes = classes
-        self._tenants = TenantLabels()
+        self._tenants = BoundedLabels(MAX_TENANTS)
         self._requests = Counter(
             "galerne_gateway_requests",
             "Finished requests by HTTP status and error code; the code is empty on success.",

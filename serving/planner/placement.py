@@ -37,20 +37,6 @@ class Placement:
     actor_resources: Mapping[str, float]
 
 
-def num_gpus(engine: EngineSettings, *, resources: ResourceSettings) -> int:
-    """GPUs that one replica reserves.
-
-    >>> engine = EngineSettings(tensor_parallel_size=4, pipeline_parallel_size=2)
-    >>> num_gpus(engine, resources=ResourceSettings(device="gpu"))
-    8
-    >>> num_gpus(EngineSettings(), resources=ResourceSettings(device="cpu"))
-    0
-    """
-    if resources.device == "cpu":
-        return 0
-    return engine.tensor_parallel_size * engine.pipeline_parallel_size
-
-
 def plan_placement(engine: EngineSettings, *, resources: ResourceSettings) -> Placement:
     """The placement of one engine replica.
 
@@ -87,14 +73,13 @@ def plan_placement(engine: EngineSettings, *, resources: ResourceSettings) -> Pl
     if resources.device == "cpu":
         _refuse_gpu_options(engine, resources=resources)
         return Placement("uni", (), "PACK", _resources(resources.num_cpus))
-    count = num_gpus(engine, resources=resources)
     if engine.pipeline_parallel_size > 1:
-        bundles = tuple(_bundle(resources, num_gpus=1) for _ in range(count))
+        bundles = tuple(_bundle(resources, num_gpus=1) for _ in range(engine.num_gpus))
         return Placement("ray", bundles, "PACK", _resources(resources.num_cpus))
-    executor: Literal["uni", "mp"] = "uni" if count == 1 else "mp"
-    bundle = _bundle(resources, num_gpus=count)
+    executor: Literal["uni", "mp"] = "uni" if engine.num_gpus == 1 else "mp"
+    bundle = _bundle(resources, num_gpus=engine.num_gpus)
     return Placement(
-        executor, (bundle,), "STRICT_PACK", _resources(resources.num_cpus, num_gpus=count)
+        executor, (bundle,), "STRICT_PACK", _resources(resources.num_cpus, num_gpus=engine.num_gpus)
     )
 
 

@@ -44,7 +44,7 @@ from serving.protocol.envelope import with_cache_salt
 from serving.routing.policies import LeastTokens
 from serving.settings import GatewaySettings, LimitSettings, Settings, SloSettings
 from serving.tenancy.cache_salt import CacheSalts
-from serving.tenancy.labels import TenantClasses
+from serving.tenancy.classes import TenantClasses
 
 with warnings.catch_warnings():
     # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
