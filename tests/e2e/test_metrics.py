@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from prometheus_tools import Prometheus, running_prometheus
 
 from e2e.harness import EMBEDDER, MODEL, NUM_GATEWAYS, Platform, chat, wait_until
-from e2e.prometheus import Prometheus, running_prometheus
 
 SCRAPED_WITHIN_S = 90
 
