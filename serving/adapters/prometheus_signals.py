@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -76,6 +78,29 @@ QUERY = " or ".join(
 """A vector with one sample per model and signal."""
 
 
+class _Brief(logging.Filter):
+    """Lets a failed query be told once a minute, without its text of 4 kB."""
+
+    _PERIOD_S = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_at_s = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith("Failed to evaluate Prometheus query"):
+            return True
+        if record.created - self._told_at_s < self._PERIOD_S:
+            return False
+        self._told_at_s = record.created
+        cause = record.args[-1] if isinstance(record.args, tuple) and record.args else ""
+        record.msg, record.args = "no scaling signals from Prometheus: %s", (cause,)
+        return True
+
+
+_brief = _Brief()
+
+
 class PrometheusSignals(PrometheusQueryMixin):  # type: ignore[misc]  # ray ships no types
     """The latest signals, fetched by a thread of its own.
 
@@ -84,6 +109,7 @@ class PrometheusSignals(PrometheusQueryMixin):  # type: ignore[misc]  # ray ship
     """
 
     def __init__(self, url: str | None) -> None:
+        logging.getLogger("ray.serve").addFilter(_brief)
         super().__init__(
             prometheus_address=url, prometheus_queries=[QUERY], cache_ttl_s=_CACHE_TTL_S
         )

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_tools import Prometheus, running_prometheus
 
 from e2e.harness import EMBEDDER, ENDLESS, MODEL, NUM_GATEWAYS, Platform, chat, wait_until
-from e2e.prometheus import Prometheus, running_prometheus
 
 SCRAPED_WITHIN_S = 90
 
@@ -24,7 +24,7 @@ def prometheus(
     printed = platform.run("metrics", "config")
     assert printed.returncode == 0, printed.stderr
     config = tmp_path_factory.mktemp("prometheus") / "prometheus.yml"
-    config.write_text(printed.stdout.replace("scrape_interval: 15s", "scrape_interval: 1s"))
+    config.write_text(printed.stdout.replace("scrape_interval: 5s", "scrape_interval: 1s"))
     with running_prometheus(config) as server:
         yield server
 

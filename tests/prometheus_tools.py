@@ -1,36 +1,36 @@
-"""A real Prometheus server, from Debian's package."""
+"""A real Prometheus server and its promtool, from Debian's package."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
-import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from e2e.harness import free_port, wait_until
+from loadtest.processes import free_port, running, wait_until_up
 from serving.adapters.state_paths import StatePaths
 
 
-def find_prometheus() -> str:
-    """Path of the binary: the installed one, or Debian's package unpacked into the cache folder.
+def find_tool(name: Literal["prometheus", "promtool"]) -> str:
+    """Path of the program: the installed one, or Debian's package unpacked into the cache folder.
 
     Skips the test, with the reason, where neither can be had.
     """
-    if installed := shutil.which("prometheus"):
+    if installed := shutil.which(name):
         return installed
     folder = StatePaths.from_environment().cache_dir / "tools" / "prometheus"
-    binary = folder / "usr" / "bin" / "prometheus"
-    if not binary.exists():
+    program = folder / "usr" / "bin" / name
+    if not program.exists():
         _unpack_package(folder)
-    return str(binary)
+    return str(program)
 
 
 def _unpack_package(folder: Path) -> None:
@@ -62,40 +62,33 @@ class Prometheus:
         return found
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of every series that a PromQL expression gives."""
+        """Labels and value of every series that a PromQL expression gives.
+
+        Raises:
+            ValueError: Prometheus cannot evaluate it; the message is its own.
+        """
         result = self._ask(f"/api/v1/query?query={urllib.parse.quote(expression)}")["result"]
         return [(row["metric"], float(row["value"][1])) for row in result]
 
-    def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(self._url + "/-/ready", timeout=5):
-                return True
-        except OSError:
-            return False
-
     def _ask(self, path: str) -> Any:
-        with urllib.request.urlopen(self._url + path, timeout=10) as answer:
-            return json.load(answer)["data"]
+        try:
+            with urllib.request.urlopen(self._url + path, timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ValueError(error.read().decode()) from error
 
 
 @contextmanager
-def running_prometheus(config: Path) -> Iterator[Prometheus]:
-    """A server with this configuration and its data beside it."""
-    binary, port = find_prometheus(), free_port()
+def running_prometheus(config: Path, *, port: int | None = None) -> Iterator[Prometheus]:
+    """A server with this configuration and its data beside it, on a free port unless told."""
+    port = port or free_port()
     command = [
-        binary,
+        find_tool("prometheus"),
         f"--config.file={config}",
         f"--storage.tsdb.path={config.parent / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    with (config.parent / "prometheus.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        server = Prometheus(port)
-        wait_until(server.is_ready, timeout_s=60, what="Prometheus ready")
-        yield server
-    finally:
-        begun = time.monotonic()
-        process.terminate()
-        process.wait(timeout=60)
-        print(f"Prometheus stopped after {time.monotonic() - begun:.1f} s")
+    with running(command) as child:
+        wait_until_up(child, f"http://127.0.0.1:{port}/-/ready", timeout_s=60)
+        yield Prometheus(port)

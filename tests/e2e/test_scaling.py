@@ -1,0 +1,191 @@
+"""A platform scales with its load, by what a real Prometheus finds, and nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_tools import Prometheus, running_prometheus
+
+from e2e.harness import Platform, wait_until
+from loadtest.processes import free_port
+
+MODEL = "sim"
+ALONE = "alone"
+COLD_START_S = 6
+STEP_S = 0.2
+SEQUENCES = 8
+"""A replica gives each of so many streams a token per step."""
+STREAM_TOKENS = 20
+MOST = 4
+SCALED_WITHIN_S = 120
+IDLE_S = 20
+
+SETTINGS = (
+    "gateway.replicas=2",
+    f"models.{MODEL}.simulator.start_s={COLD_START_S}",
+    f"models.{MODEL}.simulator.timing={{step_s: {STEP_S}, decode_s_per_sequence: 0.0001}}",
+    f"models.{MODEL}.engine.max_num_seqs={SEQUENCES}",
+    f"models.{MODEL}.slo={{ttft_s: 5, itl_s: 1}}",
+    f"models.{MODEL}.scaling={{max_replicas: {MOST}, cold_start_s: 10}}",
+    f"models.{ALONE}.simulator={{start_s: 1}}",
+    f"models.{ALONE}.resources={{device: cpu, num_cpus: 0}}",
+    f"models.{ALONE}.scaling={{min_replicas: 0, max_replicas: 1, idle_s: {IDLE_S}}}",
+)
+
+
+@dataclass
+class Scaled:
+    """A platform and the Prometheus that watches it."""
+
+    platform: Platform
+    prometheus: Prometheus
+    watching: ExitStack
+
+    def scaling(self, model: str = MODEL) -> dict[str, Any]:
+        found: dict[str, Any] = self.platform.model_status(model)["scaling"]
+        return found
+
+    def is_at(self, replicas: int, model: str = MODEL) -> bool:
+        scaling = self.scaling(model)
+        return scaling["desired"] == scaling["current"] == replicas
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scaled]:
+    port = free_port()
+    folder: Path = tmp_path_factory.mktemp("scaling")
+    settings = (*SETTINGS, f"autoscaler.prometheus_url=http://127.0.0.1:{port}")
+    platform = Platform.start(folder / "state", "sim", settings)
+    try:
+        platform.note_processes()
+        config = folder / "prometheus.yml"
+        config.write_text(platform.run("metrics", "config").stdout)
+        with ExitStack() as watching:
+            prometheus = watching.enter_context(running_prometheus(config, port=port))
+            yield Scaled(platform, prometheus, watching)
+    finally:
+        platform.stop()
+
+
+@dataclass
+class Users:
+    """Clients that each ask again as soon as they are answered."""
+
+    session: aiohttp.ClientSession
+    num_whole: int = 0
+    broken: list[str] = field(default_factory=list)
+    is_over: bool = False
+
+    async def run(self) -> None:
+        while not self.is_over:
+            await self.ask()
+
+    async def ask(self, model: str = MODEL) -> None:
+        """One stream, counted as whole or kept as broken."""
+        message = {"role": "user", "content": f"Tell me about ship {time.monotonic_ns()}."}
+        length = {"max_tokens": STREAM_TOKENS, "ignore_eos": True}
+        body = {"model": model, "messages": [message], "stream": True, **length}
+        try:
+            async with self.session.post("/v1/chat/completions", json=body) as answer:
+                text = (await answer.read()).decode()
+        except (aiohttp.ClientError, ConnectionError) as error:
+            self.broken.append(repr(error))
+            return
+        if answer.status == 200 and text.count('"content"') >= STREAM_TOKENS and "[DONE]" in text:
+            self.num_whole += 1
+        else:
+            self.broken.append(f"{answer.status} {text[-300:]}")
+
+
+@asynccontextmanager
+async def users(platform: Platform, number: int) -> AsyncIterator[Users]:
+    """So many clients while the context is open; their last answers are awaited at its end."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(
+        platform.endpoint, headers=platform.authorization, connector=connector
+    ) as session:
+        crowd = Users(session)
+        asking = [asyncio.create_task(crowd.run()) for _ in range(number)]
+        try:
+            yield crowd
+        finally:
+            crowd.is_over = True
+            await asyncio.gather(*asking)
+
+
+async def until(scaled: Scaled, replicas: int, *, timeout_s: float, model: str = MODEL) -> float:
+    """Seconds until there are so many replicas."""
+    begun = time.monotonic()
+    what = f"{model} at {replicas} replicas"
+
+    def wait() -> None:
+        wait_until(
+            lambda: scaled.is_at(replicas, model), timeout_s=timeout_s, what=what, period_s=0.5
+        )
+
+    await asyncio.to_thread(wait)
+    print(f"{what} after {time.monotonic() - begun:.0f} s: {scaled.scaling(model)['reason']}")
+    return time.monotonic() - begun
+
+
+def value(scaled: Scaled, expression: str) -> float:
+    return sum(number for _, number in scaled.prometheus.query(expression))
+
+
+async def test_a_model_nobody_uses_goes_and_a_request_wakes_it(scaled: Scaled) -> None:
+    await until(scaled, 0, timeout_s=SCALED_WITHIN_S, model=ALONE)
+    assert scaled.scaling(ALONE)["reason"].startswith("no request for")
+    begun = time.monotonic()
+    async with users(scaled.platform, 0) as nobody:
+        await nobody.ask(ALONE)
+        assert nobody.broken == []
+    print(f"a model was woken and answered in {time.monotonic() - begun:.1f} s")
+    assert scaled.is_at(1, ALONE)
+
+
+async def test_replicas_come_with_the_load_and_go_with_it(scaled: Scaled) -> None:
+    """A step and its end; Prometheus dies in between, and users see nothing of any of it."""
+    await until(scaled, 1, timeout_s=SCALED_WITHIN_S)
+    async with users(scaled.platform, 3 * SEQUENCES) as crowd:
+        await until(scaled, MOST, timeout_s=SCALED_WITHIN_S)
+        assert value(scaled, f'galerne_scaling_desired_replicas{{model="{MODEL}"}}') > 1
+        assert value(scaled, f'galerne_scaling_changes_total{{model="{MODEL}",direction="up"}}') > 0
+
+        scaled.watching.close()
+        reasons = set()
+        died_at = time.monotonic()
+        while "own reports" not in (reason := scaled.scaling()["reason"]):
+            reasons.add(reason.partition(" for")[0].partition(" old")[0])
+            assert scaled.scaling()["desired"] == MOST
+            assert time.monotonic() - died_at < SCALED_WITHIN_S + 60, reasons
+            await asyncio.sleep(1.0)
+        print(f"after Prometheus' death: {sorted(reasons)}, then {reason}")
+        assert any(reason.startswith("held") for reason in reasons)
+    await until(scaled, 1, timeout_s=SCALED_WITHIN_S + 60)
+    assert crowd.broken == []
+    print(f"{crowd.num_whole} streams")
+
+
+def test_reasons_are_in_the_log(scaled: Scaled) -> None:
+    logs = (scaled.platform.state_dir / "logs" / "ray" / "serve").glob("controller_*.log")
+    text = "".join(path.read_text() for path in logs)
+    assert f"scale {MODEL} from" in text
+    assert "no scaling signals from Prometheus" in text
+    assert "Traceback" not in text
+
+
+def test_status_says_what_is_wanted_and_why(scaled: Scaled) -> None:
+    status = scaled.platform.run("status").stdout
+    assert f"{MODEL}: 1 replica wanted, 1 ready: " in status
+    document = json.loads(scaled.platform.run("status", "--json").stdout)
+    rows = {model["id"]: model["scaling"] for model in document["models"]}
+    assert rows[MODEL].keys() == {"desired", "current", "reason", "signals_age_s"}
