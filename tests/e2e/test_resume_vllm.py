@@ -16,6 +16,7 @@ from serving.engine.arguments import engine_arguments, engine_environment
 from serving.engine.vllm_shim import KvEventSource, VllmEngine, start_engine
 from serving.planner.placement import plan_placement
 from serving.protocol.journal import Journal
+from serving.protocol.usage import RequestUsage, TokenCounts, current_usage
 from serving.settings import ModelSettings, WeightSettings
 
 pytestmark = pytest.mark.filterwarnings("default")  # of vLLM, in this process
@@ -103,6 +104,34 @@ async def test_answers_continue_exactly(engine: VllmEngine) -> None:
                 num_ties += 1
     print(f"{num_ties} of {num_cuts} continued answers differ by a near-tie")
     assert num_ties < num_cuts
+
+
+@pytest.mark.timeout(600)
+async def test_a_continued_answer_is_accounted_for_once(engine: VllmEngine) -> None:
+    """Its prompt and first tokens where they were computed, the rest where it went on."""
+    path, body = requests()[0]
+    body = {**body, "ignore_eos": True}
+    for cut in (0, 1, NUM_TOKENS // 2, NUM_TOKENS):
+        call = JournaledCall(path, {**body, "cache_salt": f"counted-{cut}"})
+        begun = await counted(engine, call, max_frames=cut)
+        num_emitted = len(tokens(call))
+        assert begun.output >= num_emitted, cut
+        rest = await counted(engine, call)
+        assert rest.output == NUM_TOKENS - num_emitted, cut
+        assert rest.cached <= rest.prompt, cut
+        assert bool(rest.prompt) is not bool(num_emitted), cut
+        assert begun.prompt or not num_emitted, cut
+
+
+async def counted(
+    engine: VllmEngine, call: JournaledCall, *, max_frames: int | None = None
+) -> TokenCounts:
+    """What one run of a request takes of the engine."""
+    usage = RequestUsage()
+    context = current_usage.set(usage)
+    await call.run(engine.app, max_frames=max_frames)
+    current_usage.reset(context)
+    return usage.settle()
 
 
 def tokens(call: JournaledCall) -> list[int]:
