@@ -20,7 +20,7 @@ SLO = Slo(ttft_s=0.5, itl_s=0.04)
 ENGINE = EngineSettings(max_num_batched_tokens=512, max_num_seqs=16, block_size=16)
 SIMULATOR = SimulatorSettings(kv_blocks=2000)
 MODEL = ModelSettings(simulator=SIMULATOR, engine=ENGINE)
-RULES = rules_of(MODEL, SIMULATOR, SLO)
+RULES = rules_of(MODEL, SLO)
 
 
 def demand_of(*rows: tuple[float, int, int]) -> Demand:
