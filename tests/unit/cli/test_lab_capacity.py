@@ -22,7 +22,7 @@ TIMING = TimingSettings(prefill_tokens_per_s=10_000, attention_s_per_token=0)
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trace") / "short.jsonl"
-    rows = ({"at_s": at, "prompt_tokens": 100 + 40 * at, "output_tokens": 50} for at in range(20))
+    rows = ({"at_s": at, "prompt_tokens": 2000 + 200 * at, "output_tokens": 50} for at in range(20))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
