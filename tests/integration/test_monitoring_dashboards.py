@@ -102,6 +102,14 @@ def test_every_expression_parses_and_has_no_variable_left(expression: str) -> No
     assert metric_names_in(expression)
 
 
+def test_metric_names_are_found_wherever_they_stand() -> None:
+    expression = """
+        histogram_quantile(0.9, sum by (le) (rate(a_bucket{b="c"}[5m]))) > on (d) -e:f
+        unless max_over_time((g + 1)[1h:5m]) and absent(h offset 5m)
+    """
+    assert metric_names_in(expression) == {"a_bucket", "e:f", "g", "h"}
+
+
 def test_rules_and_dashboards_ask_only_for_metrics_that_exist() -> None:
     assert raw_metric_names() - PROMETHEUS_OWN == METRICS
 

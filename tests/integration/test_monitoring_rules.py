@@ -37,10 +37,7 @@ def checks_of(alert: str) -> list[list[dict[str, Any]]]:
 
 
 def seconds(duration: str) -> int:
-    """
-    >>> seconds("1h30m")
-    5400
-    """
+    """Of a duration such as `1h30m`."""
     factors = {"h": 3600, "m": 60, "s": 1}
     return sum(int(n) * factors[unit] for n, unit in re.findall(r"(\d+)([hms])", duration))
 
