@@ -21,6 +21,7 @@ _TO_MODEL = (
     "&from=${__from}&to=${__to}"
 )
 _DESIRED = highest("galerne_scaling_desired_replicas")
+_HEARD = highest("galerne_gateway_replicas", 'state="heard"')
 _READY = highest("galerne_scaling_ready_replicas")
 
 
@@ -54,13 +55,13 @@ def _tables() -> Sequence[Panel]:
                 ),
                 Column("TTFT p99", "galerne:client_ttft_seconds:p99", "s"),
                 Column("ITL p99", "galerne:itl_seconds:p99", "s"),
-                Column("Ready", _READY),
+                Column("Heard", _HEARD),
                 Column("Wanted", _DESIRED),
                 Column("KV used", "galerne:kv_usage_ratio:avg", "percentunit", (0.8, 0.9)),
             ],
             about="One row per model; click a model to look closer. A row without a model is of "
             "requests that failed before theirs was known. The burn rate is that of the worst "
-            "objective within the last hour.",
+            "objective within the last hour; heard are the replicas that answer gateways.",
             links={"model": _TO_MODEL},
         ),
     )
