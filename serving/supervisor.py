@@ -209,8 +209,7 @@ class Supervisor:
             states = await asyncio.to_thread(serve_control.deployment_states, APP_NAME)
             report(_describe(states, targets))
             if all(
-                name in states and states[name].num_running >= max(target.lowest, 1)
-                for name, target in targets.items()
+                name in states and _is_up(states[name], target) for name, target in targets.items()
             ):
                 return
             if failure := await asyncio.to_thread(serve_control.application_failure, APP_NAME):
@@ -303,6 +302,12 @@ def endpoint_url(settings: Settings) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
         host = "127.0.0.1"
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.endpoint.port}"
+
+
+def _is_up(state: DeploymentState, target: DeploymentTarget) -> bool:
+    """Whether a deployment has started: a model that may sleep can already do so again."""
+    sleeps = target.lowest == 0 and state.status == "HEALTHY"
+    return sleeps or state.num_running >= max(target.lowest, 1)
 
 
 def _describe(
