@@ -107,6 +107,8 @@ def cluster_environment(
         "RAY_worker_niceness": str(settings.cluster.worker_niceness),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(paths.ray_token_file),
+        # A second series for each counter, which says when it was made and nobody asks for.
+        "PROMETHEUS_DISABLE_CREATED_SERIES": "True",
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

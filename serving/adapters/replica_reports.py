@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -19,6 +18,8 @@ class Point(Protocol):
 Reports = Mapping[str, Mapping[object, Sequence[Point]]]
 """By name of the figure and replica, as `AutoscalingContext.raw_metrics` has them; the names are
 those of `EngineReplica.record_autoscaling_stats`."""
+_ABSURD = 1e15
+"""No replica has done, or has, as much of anything."""
 
 
 def told_signals(reports: Reports, *, at_s: float, queued: float) -> Signals | None:
@@ -74,4 +75,4 @@ def _rate(points: Sequence[Point]) -> float:
 
 
 def _can_be(value: float) -> bool:
-    return math.isfinite(value) and value >= 0
+    return 0 <= value < _ABSURD  # not so of NaN

@@ -11,7 +11,16 @@ import typer
 from rich.table import Table
 
 from serving.cli.console import err, out, progress
-from serving.cli.sim import model_settings
+from serving.cli.lab_capacity import capacity
+from serving.cli.lab_options import (
+    ItlOption,
+    ModelSetOption,
+    SeedOption,
+    TraceFormatOption,
+    TraceOption,
+    TtftOption,
+    simulated_model,
+)
 from serving.errors import ConfigError
 from serving.scaling.policy import DEFAULT_QUANTILE
 
@@ -20,9 +29,7 @@ if TYPE_CHECKING:
     from serving.lab.scaling import Outcome
 
 app = typer.Typer(help="Experiments in virtual time.", no_args_is_help=True)
-
-_CHUNK = "engine.max_num_batched_tokens=1024"
-"""Longer chunks of prompts take longer than the time between two tokens that the SLO allows."""
+app.command()(capacity)
 
 
 @app.callback()
@@ -32,13 +39,8 @@ def _group() -> None:
 
 @app.command()
 def scaling(  # noqa: PLR0913 - each is an option of the command
-    trace: Annotated[
-        Path | None,
-        typer.Option(help="A file of requests. [default: a made-up day with bursts]"),
-    ] = None,
-    trace_format: Annotated[
-        str, typer.Option("--format", help="Of the trace: azure, mooncake or galerne.")
-    ] = "galerne",
+    trace: TraceOption = None,
+    trace_format: TraceFormatOption = "galerne",
     policy: Annotated[
         list[str] | None,
         typer.Option("--policy", help="One to compare; repeatable. [default: all]"),
@@ -49,25 +51,18 @@ def scaling(  # noqa: PLR0913 - each is an option of the command
     cold_start_s: Annotated[
         float, typer.Option(min=0, help="From a replica's order until it is ready.")
     ] = 120.0,
-    ttft_s: Annotated[float, typer.Option(min=0.001, help="SLO: TTFT, 99 % of requests.")] = 2.0,
-    itl_s: Annotated[
-        float, typer.Option(min=0.001, help="SLO: time between tokens, 99 % of them.")
-    ] = 0.08,
+    ttft_s: TtftOption = 2.0,
+    itl_s: ItlOption = 0.08,
     quantile: Annotated[
         float,
         typer.Option(
             min=0, max=1, help="Caution of `slo`: how often its forecast shall be enough."
         ),
     ] = DEFAULT_QUANTILE,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", "-s", metavar="PATH=VALUE", help="A setting of the model; VALUE is YAML."
-        ),
-    ] = None,
+    overrides: ModelSetOption = None,
     picture: Annotated[Path | None, typer.Option(help="Draw a PNG.")] = None,
     log: Annotated[Path | None, typer.Option(help="Write every decision and its reason.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seed: SeedOption = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line per policy.")] = False,
 ) -> None:
     """Replay a trace on simulated replicas under several scaling policies.
@@ -91,7 +86,7 @@ def scaling(  # noqa: PLR0913 - each is an option of the command
     from serving.lab.fleet import Slo
 
     question = Question(
-        model_settings([_CHUNK, *(overrides or [])]),
+        simulated_model(overrides),
         Slo(ttft_s=ttft_s, itl_s=itl_s),
         peak_replicas=peak_replicas,
         cold_start_s=cold_start_s,

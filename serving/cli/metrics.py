@@ -1,7 +1,8 @@
-"""`galerne metrics`: what a Prometheus server needs to know."""
+"""`galerne metrics`: what there is to measure, and what a Prometheus server needs to know."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -13,12 +14,12 @@ from serving.adapters.state_paths import StatePaths
 from serving.cli.console import print_json
 from serving.core.wire import METRIC_TARGETS_PATH
 
-app = typer.Typer(help="Connect Prometheus.", no_args_is_help=True)
+app = typer.Typer(help="Metrics, and Prometheus.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Connect Prometheus."""
+    """Metrics, and Prometheus."""
 
 
 @app.command()
@@ -43,6 +44,32 @@ def config(
         print_json(document)
     else:
         typer.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
+
+
+@app.command("list")
+def list_metrics(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/metrics.md.")] = False,
+) -> None:
+    """Print every metric that the platform shows, and what it means.
+
+    **Examples**
+
+    `galerne metrics list | grep tenant`
+
+    `galerne metrics list --json`
+    """
+    # Reads them off all parts of the platform, whose libraries take a second to import.
+    from serving.metrics_catalog import catalog, to_markdown
+
+    metrics = catalog()
+    if as_json:
+        print_json([asdict(metric) for metric in metrics])
+    elif as_markdown:
+        typer.echo(to_markdown(metrics), nl=False)
+    else:
+        for metric in metrics:
+            typer.echo(f"{metric.name} [{', '.join(metric.labels)}]: {metric.meaning}")
 
 
 def scrape_config(endpoint: str, *, token_file: str) -> dict[str, Any]:

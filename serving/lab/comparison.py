@@ -125,21 +125,12 @@ def prepare(question: Question, scalable: Scalable) -> Bench:
     """The demand, scaled so that its busiest minute needs as many replicas as asked for.
 
     Raises:
-        ConfigError: no replica can keep the SLO.
+        ConfigError: the model is not simulated, or no replica can keep the SLO.
     """
-    simulator = question.model.simulator
-    if simulator is None:
-        raise ConfigError("the model is not simulated", code="simulator_missing", param="--set")
-    rules = rules_of(question.model, simulator, question.slo)
+    rules = rules_of(question.model, question.slo)
     demand = scalable(1.0, np.random.default_rng(question.seed))
     replica = measure(demand, rules, question.slo)
     capacity = replica.capacity
-    if capacity.usable_ratio == 0.0:
-        raise ConfigError(
-            "a replica cannot keep the SLO even for one request at a time",
-            code="slo_unreachable",
-            hint="raise --ttft-s or --itl-s, or lower engine.max_num_batched_tokens",
-        )
     peak = float(contenders.work_of(demand, capacity, _PEAK_BLOCK_S).max())
     factor = capacity.work_of(question.peak_replicas) / peak
     scaled = scalable(factor, np.random.default_rng(question.seed))

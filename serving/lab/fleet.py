@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.errors import ConfigError
 from serving.lab.demand import Demand
 from serving.lab.replay import (
     ABSENT,
@@ -22,7 +23,7 @@ from serving.lab.replay import (
     State,
     advance,
 )
-from serving.settings import ModelSettings, SimulatorSettings
+from serving.settings import ModelSettings
 from serving.simulator.launch import scheduler_config
 
 _UNBOUNDED = 1 << 40
@@ -39,12 +40,16 @@ class Slo:
     window_s: float = 10.0
 
 
-def rules_of(model: ModelSettings, simulator: SimulatorSettings, slo: Slo) -> Rules:
+def rules_of(model: ModelSettings, slo: Slo) -> Rules:
     """How the replicas of a model with these settings behave.
 
     Raises:
-        ConfigError: a sequence of `max_model_len` tokens would not fit the KV cache.
+        ConfigError: the model is not simulated, or a sequence of `max_model_len` tokens would not
+            fit the KV cache.
     """
+    simulator = model.simulator
+    if simulator is None:
+        raise ConfigError("the model is not simulated", code="simulator_missing", param="--set")
     timing, limits = simulator.timing, scheduler_config(model, simulator)
     cache = limits.kv_cache
     return Rules(

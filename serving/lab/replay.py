@@ -117,15 +117,17 @@ class State(NamedTuple):
 def advance(state: State, rules: Rules, until_s: float) -> None:
     """Let everything happen that begins before `until_s`."""
     requests, cursor = state.requests, state.cursor
-    while cursor[0] < requests.at_s.size and requests.at_s[cursor[0]] < until_s:
+    while cursor[0] < requests.at_s.size:
         request = cursor[0]
-        now_s = requests.at_s[request]
-        _run(state, rules, now_s)
+        enters_s = requests.at_s[request] + rules.overhead_s
+        if enters_s >= until_s:
+            break
+        _run(state, rules, enters_s)
         cursor[0] += 1
-        window = _window(state, rules, now_s)
+        window = _window(state, rules, enters_s)
         state.counts.arrivals[window] += 1
         state.counts.prompt_tokens[window] += requests.prompt_tokens[request]
-        _dispatch(state, request, now_s + rules.overhead_s)
+        _dispatch(state, request, enters_s)
     _run(state, rules, until_s)
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
+from monitoring_queries import raw_metric_names
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_tools import Prometheus, running_prometheus
 
 from e2e.harness import Platform, wait_until
 from loadtest.processes import free_port
+from serving.metrics_catalog import catalog
 
 MODEL = "sim"
 ALONE = "alone"
@@ -28,6 +33,8 @@ STREAM_TOKENS = 20
 MOST = 4
 SCALED_WITHIN_S = 120
 IDLE_S = 20
+PROMETHEUS_OWN = {"up", "ALERTS", "ALERTS_FOR_STATE"}
+"""Series of rules and dashboards that Prometheus makes by itself."""
 
 SETTINGS = (
     "gateway.replicas=2",
@@ -137,19 +144,46 @@ async def until(scaled: Scaled, replicas: int, *, timeout_s: float, model: str =
     return time.monotonic() - begun
 
 
+def shown(scaled: Scaled) -> dict[str, set[str]]:
+    """Names of all metrics by the component that shows them."""
+    token = (scaled.platform.state_dir / "metrics-token").read_text().strip()
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for target in scaled.prometheus.targets():
+        headers = {"authorization": f"Bearer {token}"}
+        page = httpx.get(target["scrapeUrl"], headers=headers)
+        assert page.status_code == 200
+        for family in text_string_to_metric_families(page.text):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            found[target["labels"]["component"]].add(name)
+    return found
+
+
 def value(scaled: Scaled, expression: str) -> float:
     return sum(number for _, number in scaled.prometheus.query(expression))
 
 
-async def test_a_model_nobody_uses_goes_and_a_request_wakes_it(scaled: Scaled) -> None:
-    await until(scaled, 0, timeout_s=SCALED_WITHIN_S, model=ALONE)
-    assert scaled.scaling(ALONE)["reason"].startswith("no request for")
-    begun = time.monotonic()
-    async with users(scaled.platform, 0) as nobody:
-        await nobody.ask(ALONE)
-        assert nobody.broken == []
-    print(f"a model was woken and answered in {time.monotonic() - begun:.1f} s")
-    assert scaled.is_at(1, ALONE)
+async def test_a_running_fleet_shows_the_metrics_of_the_docs(scaled: Scaled) -> None:
+    def is_complete() -> bool:
+        return shown(scaled).keys() == {"gateway", "engine", "autoscaler"}
+
+    await asyncio.to_thread(wait_until, is_complete, timeout_s=60, what="all components scraped")
+    found = shown(scaled)
+    expected: defaultdict[str, set[str]] = defaultdict(set)
+    for metric in catalog():
+        expected[metric.component.partition(",")[0]].add(metric.name)
+    for component, names in expected.items():
+        assert names - found[component] == set(), component
+        own = {name for name in found[component] if name.startswith("galerne_")}
+        assert own - names == set(), component
+    everything = set().union(*found.values())
+    unknown = {name for name in raw_metric_names() if is_unknown(name, everything)}
+    assert unknown == PROMETHEUS_OWN
+
+
+def is_unknown(name: str, known: Collection[str]) -> bool:
+    """Whether a query's series is of no metric; those of histograms have names of their own."""
+    stems = {name, *(name.removesuffix(end) for end in ("_bucket", "_count", "_sum"))}
+    return stems.isdisjoint(known)
 
 
 async def test_replicas_come_with_the_load_and_go_with_it(scaled: Scaled) -> None:
@@ -173,6 +207,17 @@ async def test_replicas_come_with_the_load_and_go_with_it(scaled: Scaled) -> Non
     await until(scaled, 1, timeout_s=SCALED_WITHIN_S + 60)
     assert crowd.broken == []
     print(f"{crowd.num_whole} streams")
+
+
+async def test_a_model_nobody_uses_goes_and_a_request_wakes_it(scaled: Scaled) -> None:
+    """It went while Prometheus told that it was idle; the request needs none."""
+    await until(scaled, 0, timeout_s=SCALED_WITHIN_S, model=ALONE)
+    begun = time.monotonic()
+    async with users(scaled.platform, 0) as nobody:
+        await nobody.ask(ALONE)
+        assert nobody.broken == []
+    print(f"a model was woken and answered in {time.monotonic() - begun:.1f} s")
+    assert scaled.is_at(1, ALONE)
 
 
 def test_reasons_are_in_the_log(scaled: Scaled) -> None:

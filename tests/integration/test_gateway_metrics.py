@@ -13,6 +13,7 @@ from test_gateway_stack import (
     GATEWAY,
     METRICS_TOKEN,
     MODEL,
+    TENANT,
     EngineRequest,
     Stack,
     error_of,
@@ -21,6 +22,7 @@ from test_gateway_stack import (
 )
 
 TARGETS = "/galerne/metric-targets"
+STREAM = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 
 
 @pytest.fixture
@@ -81,6 +83,55 @@ async def test_load_is_shown_while_it_lasts(stack: Stack) -> None:
             assert await error_of(refused) == (429, "engine_overloaded")
     await stack.idle()
     assert value(stack, "in_flight_requests", model=MODEL) == 0
+
+
+def events(stack: Stack, slo: str, result: str) -> float | None:
+    return value(stack, "slo_events_total", model=MODEL, slo=slo, result=result)
+
+
+async def test_late_tokens_are_bad_events(stack: Stack) -> None:
+    """By the SLO of these tests: half a second for the first, a quarter between two."""
+
+    async def hesitates(request: EngineRequest) -> None:
+        await request.start(200, EVENT_STREAM)
+        for pause_s in (0.6, 0.0, 0.3, 0.0):
+            await asyncio.sleep(pause_s)
+            await request.write(b"data: 1\n\n")
+        await request.end()
+
+    stack.engine.script = hesitates
+    async with stack.post(CHAT, STREAM) as response:
+        await response.read()
+    assert events(stack, "ttft", "bad") == 1
+    assert events(stack, "ttft", "good") == 0
+    assert (events(stack, "itl", "bad") or 0) >= 1
+    assert value(stack, "slo_objective_ratio", model=MODEL) == 0.99
+
+
+async def test_a_stream_that_is_refused_is_a_late_one(stack: Stack) -> None:
+    async def one_chunk(request: EngineRequest) -> None:
+        await request.start(200, EVENT_STREAM)
+        await request.write(b"data: 1\n\n")
+        await asyncio.Event().wait()
+
+    stack.engine.script = one_chunk
+    async with stack.post(CHAT, STREAM) as first:
+        await first.content.readany()
+        async with stack.post(CHAT, STREAM) as refused:
+            assert await error_of(refused) == (429, "engine_overloaded")
+        async with stack.post(CHAT, {**STREAM, "n": 10_000}) as wrong:
+            assert wrong.status == 400
+    await until(lambda: len(stack.log) == 3)
+    assert events(stack, "ttft", "bad") == 1
+    assert events(stack, "ttft", "good") == 1
+
+
+async def test_requests_are_counted_by_tenant_and_class(stack: Stack) -> None:
+    async with stack.post() as response:
+        await response.read()
+    labels = {"model": MODEL, "tenant": TENANT, "tenant_class": "gold"}
+    assert value(stack, "tenant_requests_total", **labels) == 1
+    assert value(stack, "arrived_requests_total", model=MODEL) == 1
 
 
 @pytest.mark.parametrize("token", [None, "wrong", "{key}", METRICS_TOKEN])

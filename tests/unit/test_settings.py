@@ -118,3 +118,51 @@ def test_ranges(section: str, field: str, value: object) -> None:
     with pytest.raises(ValidationError) as caught:
         ModelSettings.model_validate(tree)
     assert caught.value.errors()[0]["loc"] == (section, field)
+
+
+SCALED = {"simulator": {}, "scaling": {"max_replicas": 4}}
+
+
+def test_scaling_bounds_must_fit() -> None:
+    with pytest.raises(ValidationError, match=r"min_replicas \(5\) is above max_replicas \(4\)"):
+        _settings(a={**SCALED, "scaling": {"min_replicas": 5, "max_replicas": 4}})
+
+
+def test_a_real_engine_needs_a_capacity_to_scale_by() -> None:
+    with pytest.raises(ValidationError, match="galerne lab capacity"):
+        _settings(a={"scaling": {"max_replicas": 4}})
+    capacity = {"prompt_token_s": 0.0001, "output_token_s": 0.001}
+    _settings(a={"scaling": {"max_replicas": 4, "capacity": capacity}})
+
+
+def test_floors_are_of_classes_that_there_are() -> None:
+    model = {**SCALED, "scaling": {"max_replicas": 4, "floors": {"gold": 2}}}
+    with pytest.raises(ValidationError, match=r"tenancy\.classes has no 'gold'"):
+        _settings(a=model)
+    tree = {"models": {"a": model}, "tenancy": {"classes": {"gold": ["ann"]}}}
+    assert Settings.model_validate(tree).tenancy.classes == {"gold": ["ann"]}
+
+
+@pytest.mark.parametrize("floor", [0, 5])
+def test_a_floor_is_within_what_the_model_may_have(floor: int) -> None:
+    with pytest.raises(ValidationError, match=r"floors.gold must be 1 to max_replicas \(4\)"):
+        _settings(a={**SCALED, "scaling": {"max_replicas": 4, "floors": {"gold": floor}}})
+
+
+def test_a_tenant_is_of_one_class() -> None:
+    tenancy = {"classes": {"gold": ["ann"], "silver": ["ann"]}}
+    with pytest.raises(ValidationError, match="classes: 'ann' is listed twice"):
+        Settings.model_validate({"models": {"a": SCALED}, "tenancy": tenancy})
+
+
+def test_a_budget_holds_what_is_promised() -> None:
+    model = {
+        **SCALED,
+        "scaling": {"min_replicas": 3, "max_replicas": 4},
+        "engine": {"tensor_parallel_size": 2},
+    }
+    tree = {"models": {"a": model}, "autoscaler": {"gpu_budget": 5}}
+    with pytest.raises(ValidationError, match=r"gpu_budget \(5\) is less than .* take \(6\)"):
+        Settings.model_validate(tree)
+    model["resources"] = {"device": "cpu"}
+    assert Settings.model_validate(tree).models["a"].num_gpus == 0

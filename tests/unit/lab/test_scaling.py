@@ -16,7 +16,7 @@ MODEL = ModelSettings(
     simulator=SIMULATOR, engine=EngineSettings(max_num_batched_tokens=1024, max_num_seqs=64)
 )
 SLO = Slo()
-RULES = rules_of(MODEL, SIMULATOR, SLO)
+RULES = rules_of(MODEL, SLO)
 
 
 def steady(per_s: float, span_s: float, *, prompt: int = 1000, output: int = 20) -> Demand:

@@ -1,0 +1,43 @@
+"""Options that the laboratory's commands share, and the model and the requests they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.cli.sim import model_settings
+from serving.settings import ModelSettings
+
+_CHUNK = "engine.max_num_batched_tokens=1024"
+"""Longer chunks of prompts take longer than the time between two tokens that the SLO allows."""
+
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(help="A file of requests. [default: a made-up day with bursts]"),
+]
+TraceFormatOption = Annotated[
+    str, typer.Option("--format", help="Of the trace: azure, mooncake or galerne.")
+]
+TtftOption = Annotated[float, typer.Option(min=0.001, help="SLO: TTFT, 99 % of requests.")]
+ItlOption = Annotated[
+    float, typer.Option(min=0.001, help="SLO: time between tokens, 99 % of them.")
+]
+ModelSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="PATH=VALUE", help="A setting of the model; VALUE is YAML."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of all that is random.")]
+
+
+def simulated_model(overrides: Sequence[str] | None) -> ModelSettings:
+    """The `sim` preset's model in chunks that the SLO allows, with overrides.
+
+    Raises:
+        ConfigError: as `load_settings`.
+    """
+    return model_settings([_CHUNK, *(overrides or ())])
