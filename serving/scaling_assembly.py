@@ -172,6 +172,7 @@ def plan_of(model: ModelSettings) -> ModelPlan:
         spares=scaling.spares,
         idle_s=scaling.idle_s,
         requests_per_replica=model.max_concurrent_requests,
+        sequences_per_replica=model.engine.max_num_seqs,
         floors=scaling.floors,
     )
     return ModelPlan(

@@ -152,13 +152,14 @@ def scaler_of(policy: str, bench: Bench, *, ray: RayTuning, tuning: Tuning) -> S
     """One of `POLICIES`, made for the bench."""
     setting, replica = bench.setting, bench.replica
     highest = setting.max_replicas
+    bounds = Bounds(1, highest, sequences_per_replica=setting.rules.max_sequences)
     makers: Mapping[str, Callable[[], Scaler]] = {
         "ray_default": lambda: contenders.ray_default(RayTuning(), highest=highest),
         "ray_default_tuned": lambda: contenders.ray_default(ray, highest=highest),
         "keda_threshold": lambda: contenders.KedaThreshold(
             threshold=replica.in_flight, highest=highest
         ),
-        "slo": lambda: contenders.slo(replica.capacity, Bounds(1, highest), tuning),
+        "slo": lambda: contenders.slo(replica.capacity, bounds, tuning),
         "oracle": lambda: contenders.oracle(setting, replica.capacity),
     }
     return makers[policy]()

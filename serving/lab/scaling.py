@@ -122,7 +122,8 @@ def observe(fleet: VirtualFleet, target: int) -> Seen:
     arrivals = int(counts.arrivals[recent].sum())
     census = fleet.census()
     ready = max(census.ready, 1)
-    in_flight = int(state.replicas.num_queued.sum() + state.replicas.num_running.sum())
+    waiting = int(state.replicas.num_queued.sum())
+    in_flight = waiting + int(state.replicas.num_running.sum())
     queued = fleet.num_waiting_for_any
     signals = Signals(
         at_s=now_s,
@@ -131,6 +132,8 @@ def observe(fleet: VirtualFleet, target: int) -> Seen:
         output_tokens_per_s=int(counts.output_tokens[recent].sum()) / span_s,
         waiting_tokens=float(state.replicas.waiting_tokens.sum()),
         queued=queued,
+        running=in_flight,
+        waiting=waiting,
         kv_used_ratio=min(
             float(state.replicas.reserved_tokens.sum()) / rules.kv_tokens / ready, 1.0
         ),

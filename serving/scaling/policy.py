@@ -14,6 +14,7 @@ from serving.scaling.signals import Capacity, Replicas, Signals
 
 _BAD_RATIO = 0.01
 """Share of late tokens that an SLO of 99 % allows."""
+_BATCH_FULL_RATIO = 0.95
 _KV_FULL_RATIO = 0.9
 """Above this, engines begin to preempt."""
 DEFAULT_QUANTILE = 0.85
@@ -28,8 +29,8 @@ class Bounds:
     `spares` ready beyond what is needed.
 
     Where `lowest` is 0 the last one goes after `idle_s` without a request. A replica takes
-    `requests_per_replica` at once. `floors` are the fewest replicas while a class of tenants uses
-    the model.
+    `requests_per_replica` at once and decodes `sequences_per_replica` of them together. `floors`
+    are the fewest replicas while a class of tenants uses the model.
     """
 
     lowest: int = 1
@@ -38,6 +39,7 @@ class Bounds:
     spares: int = 0
     idle_s: float = 900.0
     requests_per_replica: float = math.inf
+    sequences_per_replica: float = math.inf
     floors: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -150,7 +152,7 @@ class SloPolicy:
             self._for_demand(),
             self._for_backlog(signals, work),
             self._for_kv(signals, replicas),
-            self._for_running(signals),
+            self._for_running(signals, replicas),
             self._to_wake(signals),
             self._for_classes(signals),
         )
@@ -185,10 +187,18 @@ class SloPolicy:
             used = max(used, _KV_FULL_RATIO * (replicas.ready + 1) / max(replicas.ready, 1))
         return Need(NeedKind.KV, replicas.ready * used / _KV_FULL_RATIO, reason)
 
-    def _for_running(self, signals: Signals) -> Need:
-        """What a replica that goes cannot finish, another one has to take over."""
-        replicas = signals.running / self._bounds.requests_per_replica
-        return Need(NeedKind.RUNNING, replicas, f"{signals.running:.0f} requests run")
+    def _for_running(self, signals: Signals, replicas: Replicas) -> Need:
+        """What a replica that goes cannot finish, another one has to take over; and where batches
+        are full, what waits for a place in one needs places too. Tokens that come out tell nothing
+        of a demand beyond what all batches give."""
+        bounds, places = self._bounds, self._bounds.sequences_per_replica
+        begun = signals.running - signals.waiting
+        if signals.waiting > 0 and begun >= _BATCH_FULL_RATIO * replicas.ready * places:
+            number = signals.running + signals.queued
+            reason = f"{number:.0f} requests run or wait, {places:.0f} fit a replica's batch"
+            return Need(NeedKind.RUNNING, number / places, reason)
+        number = signals.running / bounds.requests_per_replica
+        return Need(NeedKind.RUNNING, number, f"{signals.running:.0f} requests run")
 
     def _to_wake(self, signals: Signals) -> Need:
         return Need(

@@ -134,6 +134,18 @@ def test_what_runs_must_fit_what_stays() -> None:
     assert (decision.desired, decision.reason) == (4, "350 requests run")
 
 
+def test_requests_that_wait_for_a_place_in_a_full_batch_need_places() -> None:
+    """Their prompts are short, and the tokens that come out are as many as ever."""
+    one = policy(Bounds(1, 20, sequences_per_replica=8))
+    decision = one.decide(replace(asked(0.1), running=40.0, waiting=32.0), Replicas(1, 1))
+    assert decision.desired == 5
+    assert decision.reason == "40 requests run or wait, 8 fit a replica's batch"
+    reading = replace(asked(0.1), running=6.0, waiting=3.0)  # a moment before their first step
+    assert (
+        policy(Bounds(1, 20, sequences_per_replica=8)).decide(reading, Replicas(1, 1)).desired == 1
+    )
+
+
 def test_a_class_of_tenants_has_its_replicas_while_it_is_active() -> None:
     one = policy(Bounds(1, 20, floors={"gold": 3, "silver": 2}))
     decision = one.decide(
