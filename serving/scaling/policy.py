@@ -57,7 +57,7 @@ class Tuning:
     hold_s: float
     clear_s: float = 60.0
     quantile: float = DEFAULT_QUANTILE
-    level_s: float = 30.0
+    level_s: float = 15.0
     memory_s: float = 14_400.0
     first_guess: float = 1.3
 

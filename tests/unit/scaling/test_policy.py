@@ -46,7 +46,7 @@ def test_demand_that_falls_is_served_by_as_many_for_a_while() -> None:
     replicas = Replicas(10, 10)
     wanted = []
     for tick in range(200, 300):
-        wanted.append(one.decide(asked(0.8, at_s=tick * TICK_S), replicas))
+        wanted.append(one.decide(asked(0.5, at_s=tick * TICK_S), replicas))
     first_fewer = next(i for i, decision in enumerate(wanted) if decision.desired < 10)
     assert first_fewer * TICK_S >= TUNING.hold_s
     assert wanted[first_fewer - 1].reason == "10 were needed within the last 180 s"
