@@ -6,7 +6,7 @@ What happens inside of a gateway process is composed in `gateway_assembly.py`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -43,13 +43,13 @@ _SCALES = {*ScalingSettings.model_fields} - {"min_replicas", "wake_wait_s"}
 
 
 def build_application(
-    settings: Settings, paths: StatePaths, *, created: int, is_first: bool
+    settings: Settings, paths: StatePaths, *, created: int, running: Collection[str]
 ) -> serve.Application:
     """The whole platform as one Serve application: an engine deployment per model, and gateways.
 
     Args:
         created: Unix time that the model list shows.
-        is_first: it is not deployed yet.
+        running: deployments that there are already; scaled ones keep their replicas.
 
     A deployment whose version stays the same keeps its replicas when the application is deployed
     again, so that a change of `replicas` alone restarts nothing.
@@ -57,7 +57,9 @@ def build_application(
     version = _version(settings, paths)
     spec = GatewaySpec(settings, paths, created=created, version=version)
     engines = {
-        model_id: _engine_application(model_id, settings, paths, is_first=is_first)
+        model_id: _engine_application(
+            model_id, settings, paths, is_first=engine_deployment_name(model_id) not in running
+        )
         for model_id in settings.models
     }
     gateway = serve.deployment(serve.ingress()(GatewayReplica)).options(

@@ -43,6 +43,7 @@ class ScalingSpec:
     """What the autoscaler is built from in the controller's process; goes there as JSON."""
 
     prometheus_url: str | None
+    num_gateways: int
     gpu_budget: int | None
     metrics_token_file: str
 
@@ -93,17 +94,21 @@ def autoscaler_of(spec: ScalingSpec) -> Autoscaler:
     """The process's autoscaler, by these settings from now on."""
     autoscaler = share_autoscaler(lambda: _build(spec))
     figures = autoscaler.figures
-    if isinstance(figures, PrometheusSignals) and figures.url != spec.prometheus_url:
-        autoscaler.figures = PrometheusSignals(spec.prometheus_url)
+    if isinstance(figures, PrometheusSignals) and figures.source != _source(spec):
+        autoscaler.figures = PrometheusSignals(*_source(spec))
     autoscaler.budget = spec.gpu_budget
     return autoscaler
+
+
+def _source(spec: ScalingSpec) -> tuple[str | None, int]:
+    return spec.prometheus_url, spec.num_gateways
 
 
 def _build(spec: ScalingSpec) -> Shared:
     registry = CollectorRegistry()
     page = MetricsPage(registry, token=read_secret(Path(spec.metrics_token_file)))
     autoscaler = Autoscaler(
-        PrometheusSignals(spec.prometheus_url),
+        PrometheusSignals(*_source(spec)),
         AutoscalerMetrics(registry),
         budget=spec.gpu_budget,
     )
@@ -136,6 +141,7 @@ def autoscaling_options(
         return {"num_replicas": model.replicas}
     spec = ScalingSpec(
         settings.autoscaler.prometheus_url,
+        settings.gateway.replicas,
         settings.autoscaler.gpu_budget,
         str(paths.metrics_token_file),
     )

@@ -347,6 +347,8 @@ class ScalingSettings(_Section):
             raise ValueError(
                 f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})"
             )
+        if self.spares > self.max_replicas:
+            raise ValueError(f"spares ({self.spares}) is above max_replicas ({self.max_replicas})")
         for name, floor in self.floors.items():
             if not 1 <= floor <= self.max_replicas:
                 raise ValueError(f"floors.{name} must be 1 to max_replicas ({self.max_replicas})")
@@ -356,7 +358,7 @@ class ScalingSettings(_Section):
 class AutoscalerSettings(_Section):
     """What the scaling of all models has in common."""
 
-    prometheus_url: str | None = Field(None, pattern=r"^https?://")
+    prometheus_url: str | None = Field(None, pattern=r"^https?://[^@/]+(/[^@]*)?$")
     """Prometheus that scrapes this platform, for example `http://127.0.0.1:9090`. `None` decides by
     what replicas tell of themselves, which knows no latencies. The environment variable
     `RAY_PROMETHEUS_HEADERS` holds headers for it, as a JSON object."""

@@ -197,8 +197,9 @@ class Supervisor:
     def _deploy(self) -> None:
         from serving.app import build_application
 
+        running = serve_control.deployment_states(APP_NAME)
         application = build_application(
-            self._settings, self._paths, created=self._created, is_first=not self._is_ready
+            self._settings, self._paths, created=self._created, running=running.keys()
         )
         serve_control.deploy(application, name=APP_NAME, endpoint=self._settings.endpoint)
 

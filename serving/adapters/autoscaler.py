@@ -17,11 +17,15 @@ from typing import Any, Protocol
 from serving.scaling.budget import Claim, pressure, share
 from serving.scaling.cold_start import ColdStarts
 from serving.scaling.guard import GuardedPolicy, Trouble
-from serving.scaling.policy import Bounds, Decision, SloPolicy, Tuning
+from serving.scaling.policy import Bounds, Decision, NeedKind, SloPolicy, Tuning
 from serving.scaling.signals import Capacity, Replicas, Signals
 
 TICK_S = 5.0
 """Between two decisions on a model; Ray Serve asks several times a second."""
+_PRESSURE_STEP = 0.1
+"""Of the way to the latest figures, at each decision: a minute's mean."""
+_HOLDS = 2.0
+"""Times the time for which replicas are held anyway: so long others must have wanted them more."""
 _FORGOTTEN_S = 60.0
 """A model that Serve has not asked about for so long is not deployed any more."""
 
@@ -66,6 +70,9 @@ class Observer(Protocol):
 
     def troubled(self, model: str, trouble: Trouble, times: int) -> None:
         """Figures were not used."""
+
+    def forgotten(self, model: str) -> None:
+        """The model is not deployed any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +148,9 @@ class Autoscaler:
         if model.decided_at_s is None or now_s - model.decided_at_s >= TICK_S:
             model.decided_at_s = now_s
             model.decide(self.figures.latest(now_s=now_s).get(name), fleet, now_s=now_s)
+            self._share(now_s)
             self._observe(name, model, fleet)
-        return self._granted(now_s)[name]
+        return model.granted
 
     def wake(self, name: str) -> None:
         """A request waits for a first replica of the model: decide at once."""
@@ -160,24 +168,41 @@ class Autoscaler:
 
     def reports(self) -> dict[str, Report]:
         """The latest decision on each model that is deployed."""
-        now_s = self._now()
-        granted = self._granted(now_s)
-        return {name: self._models[name].report(granted[name]) for name in granted}
+        return {name: model.report() for name, model in self._deployed(self._now()).items()}
 
-    def _granted(self, now_s: float) -> dict[str, int]:
-        """Replicas by model, of those that are deployed and were decided on."""
-        claims = {
-            name: model.claim()
+    def _deployed(self, now_s: float) -> dict[str, _ScaledModel]:
+        return {
+            name: model
             for name, model in self._models.items()
             if model.asked_at_s is not None and now_s - model.asked_at_s < _FORGOTTEN_S
         }
-        return share(claims, budget=self.budget)
+
+    def _share(self, now_s: float) -> None:
+        """Grant replicas by the budget. What a model holds and wants it loses to others only when
+        they have wanted it more for a while: it costs two cold starts to be wrong."""
+        deployed = self._deployed(now_s)
+        for gone in self._models.keys() - deployed.keys():
+            if self._models[gone].asked_at_s is not None:
+                del self._models[gone]
+                self._observer.forgotten(gone)
+        claims = {name: model.claim() for name, model in deployed.items()}
+        fair = share(claims, budget=self.budget)
+        for name, model in deployed.items():
+            model.note_share(fair[name], now_s)
+        kept = {
+            name: claim if deployed[name].has_lost(now_s) else replace(claim, kept=claim.held)
+            for name, claim in claims.items()
+        }
+        for name, granted in share(kept, budget=self.budget).items():
+            deployed[name].granted = granted
 
     def _observe(self, name: str, model: _ScaledModel, fleet: Fleet) -> None:
-        report = model.report(self._granted(self._now())[name])
+        report = model.report()
         self._observer.decided(name, report)
         for trouble, times in model.new_troubles().items():
             self._observer.troubled(name, trouble, times)
+        if (error := model.new_error()) is not None:
+            logger.error("the policy of %s failed", name, exc_info=error)
         if report.granted != fleet.replicas.target:
             logger.info(
                 "scale %s from %d to %d replicas: %s",
@@ -186,7 +211,7 @@ class Autoscaler:
 
 
 class _ScaledModel:
-    """One model: its policy, what was learned of it and decided on it."""
+    """One model: its policy, what was learned of it, decided on it and granted to it."""
 
     def __init__(self, plan: ModelPlan) -> None:
         self.plan = plan
@@ -194,20 +219,34 @@ class _ScaledModel:
         self.asked_at_s: float | None = None
         self.decided_at_s: float | None = None
         self.replicas = Replicas(0, 0)
+        self.granted = 0
+        tuning = Tuning.of(plan.cold_start_s, quantile=plan.quantile)
         self._policy = SloPolicy(
-            plan.capacity, plan.bounds, Tuning.of(plan.cold_start_s, quantile=plan.quantile)
+            plan.capacity,
+            plan.bounds,
+            replace(tuning, allowed_bad_ratio=plan.allowed_bad_ratio),
         )
         self._guarded = GuardedPolicy(self._policy)
         self._told_troubles: dict[Trouble, int] = {}
-        self._decision: Decision | None = None
+        self._decision = Decision(0, "nothing decided yet")
         self._signals: Signals | None = None
+        self._classes: frozenset[str] = frozenset()
+        self._pressure = 1.0
+        self._short_since_s: float | None = None
         self._is_woken = False
 
     def decide(self, measured: Signals | None, fleet: Fleet, *, now_s: float) -> None:
         """Make a decision."""
         self._policy.reckon_with(self.cold_starts.expected_s)
         self._signals = measured
-        decision = self._guarded.decide(measured, fleet.told(), fleet.replicas, now_s=now_s)
+        if measured is not None:
+            now = pressure(measured.bad_ratio, self.plan.allowed_bad_ratio)
+            self._pressure += _PRESSURE_STEP * (now - self._pressure)
+            self._classes = measured.active_classes
+        told = fleet.told()
+        if told is not None:  # replicas do not know tenants
+            told = replace(told, active_classes=self._classes)
+        decision = self._guarded.decide(measured, told, fleet.replicas, now_s=now_s)
         if self._is_woken and decision.desired == 0:  # without figures the guard holds
             decision = replace(decision, desired=1, reason="a request waits for a first replica")
         self._decision, self._is_woken = decision, False
@@ -219,20 +258,34 @@ class _ScaledModel:
 
     def claim(self) -> Claim:
         """What the model asks of the budget."""
-        bad_ratio = self._signals.bad_ratio if self._signals else 0.0
+        floors = (need.replicas for need in self._decision.needs if need.kind is NeedKind.FLOOR)
         return Claim(
-            desired=self._decision.desired if self._decision else self.replicas.target,
+            desired=self._decision.desired,
             lowest=self.plan.bounds.lowest,
             held=self.replicas.target,
             gpus=self.plan.gpus,
-            pressure=pressure(bad_ratio, self.plan.allowed_bad_ratio),
+            pressure=self._pressure,
+            promised=int(max(floors, default=0)),
         )
 
-    def report(self, granted: int) -> Report:
+    def note_share(self, fair: int, now_s: float) -> None:
+        """The budget would grant so many, if nobody kept what is held."""
+        is_short = fair < min(self.replicas.target, self._decision.desired)
+        if not is_short:
+            self._short_since_s = None
+        elif self._short_since_s is None:
+            self._short_since_s = now_s
+
+    def has_lost(self, now_s: float) -> bool:
+        """Whether others have wanted for long what the model holds."""
+        since_s = self._short_since_s
+        return since_s is not None and now_s - since_s >= _HOLDS * self._policy.hold_s
+
+    def report(self) -> Report:
         """The latest decision."""
         return Report(
-            self._decision or Decision(self.replicas.target, "nothing decided yet"),
-            granted=granted,
+            self._decision,
+            granted=self.granted,
             replicas=self.replicas,
             signals_age_s=self._signals.age_s if self._signals else None,
             cold_start_s=self.cold_starts.expected_s,
@@ -245,6 +298,11 @@ class _ScaledModel:
         new = {name: times - self._told_troubles.get(name, 0) for name, times in now.items()}
         self._told_troubles = now
         return {name: times for name, times in new.items() if times}
+
+    def new_error(self) -> Exception | None:
+        """What the policy has raised since the last call."""
+        error, self._guarded.error = self._guarded.error, None
+        return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,19 @@ class AutoscalerMetrics:
     def __init__(
         self, registry: CollectorRegistry, *, unix_time: Callable[[], float] = time.time
     ) -> None:
+        self._all: list[Gauge | Counter] = []
+
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             name = f"galerne_scaling_{name}"
-            return Gauge(name, documentation, ["model", *labels], registry=registry)
+            made = Gauge(name, documentation, ["model", *labels], registry=registry)
+            self._all.append(made)
+            return made
 
         def counter(name: str, documentation: str, label: str) -> Counter:
             name = f"galerne_scaling_{name}"
-            return Counter(name, documentation, ["model", label], registry=registry)
+            made = Counter(name, documentation, ["model", label], registry=registry)
+            self._all.append(made)
+            return made
 
         self._unix_time = unix_time
         self._desired = gauge("desired_replicas", "Replicas that a model is to have.")
@@ -84,6 +90,12 @@ class AutoscalerMetrics:
     def troubled(self, model: str, trouble: Trouble, times: int) -> None:
         """Figures were not used."""
         self._troubles.labels(model, trouble).inc(times)
+
+    def forgotten(self, model: str) -> None:
+        """The model is not deployed any more: what was last said of it would stay for ever."""
+        self._before.pop(model, None)
+        for metric in self._all:
+            metric.remove_by_labels({"model": model})
 
     def _show_zeros(self, model: str) -> None:
         """So that the first of each is seen to rise."""

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray.serve.autoscaling_policy import (
@@ -21,12 +22,13 @@ _WINDOW = "40s"
 _ACTIVE = "15m"
 """A class of tenants counts as active for so long after its last request."""
 _CACHE_TTL_S = 120.0
-"""How long the last answer is kept; its age is told, and the guard says what is too old."""
+"""How long the last answer counts if the next does not come. One that fails empties the cache at
+once, and the guard holds."""
 
 
-def _gateways(metric: str) -> str:
+def _gateways(metric: str, *, over: str = "sum") -> str:
     """Summed over gateways; a target that two jobs scrape counts once."""
-    return f"sum by (model) (max by (model, instance) ({metric}))"
+    return f"{over} by (model) (max by (model, instance) ({metric}))"
 
 
 def _engines(metric: str, *, over: str = "sum") -> str:
@@ -66,6 +68,7 @@ _EXPRESSIONS: Mapping[str, str] = {
     "output_tokens_per_s": _engines(_rate("vllm:generation_tokens_total")),
     "preemptions_per_s": _engines(_rate("vllm:num_preemptions_total")),
     "kv_used_ratio": _engines("vllm:kv_cache_usage_perc", over="avg"),
+    "gateways_seen": _gateways("galerne_gateway_queued_requests", over="count"),
     "replicas_seen": _engines("vllm:kv_cache_usage_perc", over="count"),
 }
 _ALWAYS_THERE = ("requests_per_s", "prompt_tokens_per_s", "queued", "queued_tokens", "age_s")
@@ -106,14 +109,15 @@ class PrometheusSignals(PrometheusQueryMixin):  # type: ignore[misc]  # ray ship
 
     Args:
         url: of Prometheus; `None` takes the environment's `RAY_PROMETHEUS_HOST`, if there is one.
+        num_gateways: that there are.
     """
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, num_gateways: int) -> None:
         logging.getLogger("ray.serve").addFilter(_brief)
         super().__init__(
             prometheus_address=url, prometheus_queries=[QUERY], cache_ttl_s=_CACHE_TTL_S
         )
-        self.url = url
+        self.source = (url, num_gateways)
         self._evaluated_at = 0.0
         self._new_at_s = 0.0
 
@@ -128,13 +132,17 @@ class PrometheusSignals(PrometheusQueryMixin):  # type: ignore[misc]  # ray ship
             return {}
         if (evaluated_at := vector.samples[0].timestamp) != self._evaluated_at:
             self._evaluated_at, self._new_at_s = evaluated_at, now_s
-        return read_signals(vector.samples, at_s=now_s, fetched_s=now_s - self._new_at_s)
+        found = read_signals(vector.samples, at_s=now_s, fetched_s=now_s - self._new_at_s)
+        return {
+            model: replace(signals, gateways_missing=max(self.source[1] - num_seen, 0))
+            for model, (signals, num_seen) in found.items()
+        }
 
 
 def read_signals(
     samples: Iterable[PrometheusSample], *, at_s: float, fetched_s: float
-) -> dict[str, Signals]:
-    """Signals by model, of those models that have all that gateways tell.
+) -> dict[str, tuple[Signals, int]]:
+    """Signals by model, of those models that have all that gateways tell, and of how many gateways.
 
     Args:
         at_s: what the signals say of their time.
@@ -149,9 +157,13 @@ def read_signals(
         else:
             values[model][signal] = sample.value
     return {
-        model: _to_signals(found, frozenset(classes[model]), at_s=at_s, fetched_s=fetched_s)
+        model: (
+            _to_signals(found, frozenset(classes[model]), at_s=at_s, fetched_s=fetched_s),
+            num_seen,
+        )
         for model, found in values.items()
-        if all(name in found for name in _ALWAYS_THERE)
+        if (num_seen := int(found.pop("gateways_seen", 0.0)))
+        and all(name in found for name in _ALWAYS_THERE)
     }
 
 

@@ -60,6 +60,7 @@ def told_signals(reports: Reports, *, at_s: float, queued: float) -> Signals | N
         running=running,
         kv_used_ratio=sum(used) / len(used) if used else 0.0,
         preemptions_per_s=rate("preemptions_total"),
+        has_latencies=False,
         replicas_seen=len(reports.get("output_tokens_total", {})),
     )
 

@@ -47,10 +47,10 @@ class StartRecord:
 
     @contextmanager
     def phase(self, phase: StartPhase) -> Iterator[None]:
-        """The phase lasts as long as the block; one that fails is none."""
+        """The phase goes on as long as the block; one that fails is none."""
         begun = self._clock()
         yield
-        self.seconds[phase] = self._clock() - begun
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + self._clock() - begun
 
     def ordered(self, at: float) -> None:
         """The replica was ordered at this Unix time of another machine, whose clock may be ahead:

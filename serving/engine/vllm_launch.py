@@ -51,11 +51,14 @@ async def launch_vllm(
     os.environ.update(engine_environment(model.resources, num_cores=num_cores))
     os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)  # not loose in the temporary folder
     with start.phase(StartPhase.LOAD):
-        return await start_engine(
+        engine = await start_engine(
             arguments,
             hang_timeout_s=model.engine.hang_timeout_s,
             events=KvEventSource(kv_events, secret, _adapter_paths(model)),
         )
+    with start.phase(StartPhase.WARM_UP):
+        await engine.warm_up()
+    return engine
 
 
 def _adapter_paths(model: ModelSettings) -> dict[str, str]:

@@ -114,6 +114,20 @@ class VllmEngine:
         if self._watch.is_hung(now=monotonic(), busy=busy) or not (busy or await self._answers()):
             raise EngineError("the engine process hangs", code="engine_hung", retryable=True)
 
+    async def warm_up(self) -> None:
+        """Let vLLM compile what it otherwise would within the first request for log probabilities:
+        13 s on two cores, in which no other request gets a token.
+
+        Several sequences make it a program for any number.
+        """
+        from vllm import SamplingParams
+
+        if "generate" not in self.description.tasks:
+            return
+        params = SamplingParams(n=3, max_tokens=2, logprobs=1, seed=0, detokenize=False)
+        async for _ in self._llm.generate({"prompt_token_ids": [1]}, params, "warm-up"):
+            pass
+
     async def _answers(self) -> bool:
         """Whether the engine's process takes part, at the cost of one small message."""
         try:

@@ -260,7 +260,7 @@ class Gateway:
     def _log(self, exchange: Exchange, trace: Trace) -> None:
         duration_s = monotonic() - trace.started_at
         self._parts.metrics.record(trace.to_outcome(exchange, duration_s=duration_s))
-        exchange.count_missing_answer(waited_s=duration_s)
+        exchange.count_missing_answer(waited_s=duration_s, is_gone=trace.code == "client_gone")
         self._parts.access_log(trace.to_access_record(exchange, duration_s=duration_s))
 
 

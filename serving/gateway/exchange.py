@@ -161,13 +161,24 @@ class Exchange:
         """End the body."""
         await self._write({"type": "http.response.body", "body": b""})
 
-    def count_missing_answer(self, *, waited_s: float) -> None:
-        """Count a stream that has ended before its first part, unless its own request was wrong."""
+    def count_missing_answer(self, *, waited_s: float, is_gone: bool) -> None:
+        """Count a stream that has ended before its first part: as late, unless its own request was
+        wrong, or its client has gone in time."""
         if self.slo is None or self.first_byte_s is not None:
             return
         is_own_fault = self.status is not None and 400 <= self.status < 500 and self.status != 429
+        if is_gone and waited_s <= self.slo.ttft_s:
+            return
         if not is_own_fault:
-            self.slo.first(waited_s if self.status is None else math.inf)
+            self.slo.first(math.inf)
+
+    def count_broken_answer(self) -> None:
+        """Count a stream that breaks off as one whose next part never comes; what is still sent is
+        no part of it."""
+        self.on_first_byte = _nothing
+        if self.slo is not None:
+            (self.slo.first if self.first_byte_s is None else self.slo.gap)(math.inf)
+            self.slo = None
 
     async def respond(
         self, status: int, content: Mapping[str, Any] | Sequence[Any], *headers: Any

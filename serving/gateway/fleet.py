@@ -123,6 +123,8 @@ class Ticket:
         self.excluded: set[ReplicaId] = set()
         """Replicas that have failed this request."""
         self.held: ReplicaEndpoint | None = None
+        self.is_counted = False
+        """Whether its prompt is in the counters of what was sent."""
         self.is_explained = False
         self.decision: Decision | None = None
         """Why that one was chosen, if the request is to be explained: it is large."""
@@ -203,7 +205,7 @@ class Ticket:
         It may wait for that as long as a new request, and before all newer ones, even where the
         queue is full: its client has a part of the answer.
         """
-        self._has_begun = True
+        self._has_begun, self.is_counted = True, False  # it is computed once more
         self._wait_until_its_end()
         self.fail()
         self.give_back(is_full=False)

@@ -242,6 +242,7 @@ class Relay:
         """
         if not exchange.is_event_stream:
             return
+        exchange.count_broken_answer()
         event = error_event(body_of(error, anthropic=exchange.anthropic), named=exchange.anthropic)
         try:
             async with asyncio.timeout(self._settings.limits.stalled_read_timeout_s):

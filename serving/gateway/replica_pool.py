@@ -150,7 +150,9 @@ class ReplicaPool:
         self._waiting_tokens[picked] += ticket.request.prompt_tokens
         self._sent[picked] += 1
         self._sent_tokens[picked] += ticket.request.uncached_tokens(picked)
-        self.on_sent(ticket.request.prompt_tokens, ticket.request.hit_tokens.get(picked, 0))
+        if not ticket.is_counted:  # one that a replica has sent back is no new work
+            ticket.is_counted = True
+            self.on_sent(ticket.request.prompt_tokens, ticket.request.hit_tokens.get(picked, 0))
         return True
 
     def heard(self, replica: ReplicaId) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 _STAY = 1.25
 """A replica that runs counts so much more than one to be started: else two models of equal need
@@ -14,8 +15,9 @@ would hand one GPU to and fro, a cold start each time."""
 class Claim:
     """What a model asks for: `desired` replicas of `gpus` each, of which `held` are its own now.
 
-    `lowest` are promised to it. `pressure` weighs its need: 1 while its SLO is kept, more as its
-    error budget burns.
+    `lowest` are its own whatever the others want, `promised` come before what nobody was promised,
+    and `kept` before what others want more. `pressure` weighs its need: 1 while its SLO is kept,
+    more as its error budget burns.
     """
 
     desired: int
@@ -23,6 +25,8 @@ class Claim:
     held: int
     gpus: int
     pressure: float = 1.0
+    promised: int = 0
+    kept: int = 0
 
 
 def pressure(bad_ratio: float, allowed_ratio: float) -> float:
@@ -37,9 +41,10 @@ def pressure(bad_ratio: float, allowed_ratio: float) -> float:
 def share(claims: Mapping[str, Claim], *, budget: int | None) -> dict[str, int]:
     """Replicas of each model, together of no more than `budget` GPUs.
 
-    What is promised comes first. Then GPUs go one replica at a time to the model whose desire,
-    weighed by pressure, is the least fulfilled: the rule by which parliaments share their seats.
-    Models that take no GPU get what they desire.
+    First every model has what is its own whatever the others want, then one replica if it needs
+    any, then what was promised, then what it keeps. In each round, and with the rest, GPUs go one
+    replica at a time to the model whose desire, weighed by pressure, is the least fulfilled: the
+    rule by which parliaments share their seats. Models that take no GPU get what they desire.
 
     Source: Sainte-Laguë's method, with quotients desire / (2 * granted + 1).
 
@@ -53,15 +58,31 @@ def share(claims: Mapping[str, Claim], *, budget: int | None) -> dict[str, int]:
         for name, claim in claims.items()
     }
     left = budget - sum(claim.gpus * granted[name] for name, claim in claims.items())
-    while candidates := [
-        name
-        for name, claim in claims.items()
-        if granted[name] < claim.desired and 0 < claim.gpus <= left
-    ]:
-        best = max(candidates, key=lambda name: _quotient(claims[name], granted[name]))
-        granted[best] += 1
-        left -= claims[best].gpus
+    for most in (
+        dict.fromkeys(claims, 1),
+        {name: claim.promised for name, claim in claims.items()},
+        {name: claim.kept for name, claim in claims.items()},
+        {name: claim.desired for name, claim in claims.items()},
+    ):
+        left = _grant(claims, granted, most, left)
     return granted
+
+
+def _grant(
+    claims: Mapping[str, Claim], granted: dict[str, int], most: Mapping[str, int], left: int
+) -> int:
+    """Give GPUs of those that are left, up to `most` replicas to each; how many are left then."""
+    heap = [(-_quotient(claim, granted[name]), name) for name, claim in claims.items()]
+    heapify(heap)
+    while heap:
+        _, name = heappop(heap)
+        claim = claims[name]
+        if granted[name] >= min(most[name], claim.desired) or not 0 < claim.gpus <= left:
+            continue
+        granted[name] += 1
+        left -= claim.gpus
+        heappush(heap, (-_quotient(claim, granted[name]), name))
+    return left
 
 
 def _quotient(claim: Claim, granted: int) -> float:

@@ -9,6 +9,8 @@ import numpy as np
 _REMEMBERED = 16
 _QUANTILE = 0.8
 """One that waited an hour for a node does not make every other look slow."""
+_ENOUGH, _DOUBT = 3, 4.0
+"""Nor do the first of all: until so many have come, nothing beyond so many guesses is believed."""
 
 
 class ColdStarts:
@@ -51,4 +53,7 @@ class ColdStarts:
         """What to reckon with, in seconds."""
         if not self._taken_s:
             return self._first_guess_s
-        return float(np.quantile(self._taken_s, _QUANTILE))
+        expected_s = float(np.quantile(self._taken_s, _QUANTILE))
+        if len(self._taken_s) < _ENOUGH:
+            return min(expected_s, _DOUBT * self._first_guess_s)
+        return expected_s

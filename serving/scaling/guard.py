@@ -47,6 +47,8 @@ class GuardedPolicy:
         self._blind_since_s: float | None = None
         self.troubles: Counter[Trouble] = Counter()
         """How often each has happened."""
+        self.error: Exception | None = None
+        """What the policy raised last."""
 
     def decide(
         self,
@@ -62,35 +64,31 @@ class GuardedPolicy:
             measured: Prometheus' figures.
             told: the same from what replicas tell gateways.
         """
-        decision, words = self._by_prometheus(measured, replicas)
-        if not words:
+        trouble, words = _trouble(measured, replicas)
+        if trouble is None:
             self._blind_since_s = None
-            return decision or _held(replicas, "the policy failed")
-        if self._blind_since_s is None:
-            self._blind_since_s = now_s
-        blind_s = now_s - self._blind_since_s
-        if blind_s >= BLIND_HOLD_S:
-            decision = self._by_reports(told, replicas, words) or decision
+        else:
+            self.troubles[trouble] += 1
+            self._blind_since_s = now_s if self._blind_since_s is None else self._blind_since_s
+        blind_s = now_s - (now_s if self._blind_since_s is None else self._blind_since_s)
+        if measured is not None and trouble is None:
+            return self._ask(measured, replicas) or _held(replicas, "the policy failed")
+        if blind_s >= BLIND_HOLD_S and told is not None and _trouble(told, replicas)[0] is None:
+            decision = self._by_reports(told, replicas, words)
+        elif measured is not None and trouble is Trouble.PARTIAL:
+            decision = self._by_a_part(measured, replicas, words)
+        else:
+            decision = None
         return decision or _held(replicas, f"{words} for {blind_s:.0f} s")
 
-    def _by_prometheus(
-        self, measured: Signals | None, replicas: Replicas
-    ) -> tuple[Decision | None, str]:
-        """The decision if there is one, and what is wrong with the figures."""
-        trouble, words = _trouble(measured, replicas)
-        if trouble is not None:
-            self.troubles[trouble] += 1
-        if measured is None or trouble not in (None, Trouble.PARTIAL):
-            return None, words
+    def _by_a_part(self, measured: Signals, replicas: Replicas, words: str) -> Decision | None:
         decision = self._ask(measured, replicas)
-        if decision is not None and words:
-            desired = max(decision.desired, replicas.target)
-            decision = replace(decision, desired=desired, reason=f"{decision.reason}; {words}")
-        return decision, words
-
-    def _by_reports(self, told: Signals | None, replicas: Replicas, words: str) -> Decision | None:
-        if told is None or _trouble(told, replicas)[0] is not None:
+        if decision is None:
             return None
+        desired = max(decision.desired, replicas.target)
+        return replace(decision, desired=desired, reason=f"{decision.reason}; {words}")
+
+    def _by_reports(self, told: Signals, replicas: Replicas, words: str) -> Decision | None:
         decision = self._ask(told, replicas)
         if decision is None:
             return None
@@ -101,8 +99,9 @@ class GuardedPolicy:
     def _ask(self, signals: Signals, replicas: Replicas) -> Decision | None:
         try:
             return self._policy.decide(signals, replicas)
-        except Exception:
+        except Exception as error:
             self.troubles[Trouble.POLICY_FAILED] += 1
+            self.error = error
             return None
 
 
@@ -119,4 +118,6 @@ def _trouble(signals: Signals | None, replicas: Replicas) -> tuple[Trouble | Non
         return Trouble.STALE, f"figures {signals.age_s:.0f} s old"
     if signals.replicas_seen is not None and signals.replicas_seen < replicas.ready:
         return Trouble.PARTIAL, f"figures of {signals.replicas_seen} of {replicas.ready} replicas"
+    if signals.gateways_missing:
+        return Trouble.PARTIAL, f"{signals.gateways_missing} gateways tell nothing"
     return None, ""

@@ -12,13 +12,12 @@ from typing import Self
 from serving.scaling.forecast import DemandForecast
 from serving.scaling.signals import Capacity, Replicas, Signals
 
-_BAD_RATIO = 0.01
-"""Share of late tokens that an SLO of 99 % allows."""
 _BATCH_FULL_RATIO = 0.95
 _KV_FULL_RATIO = 0.9
 """Above this, engines begin to preempt."""
 DEFAULT_QUANTILE = 0.85
 _MIN_HOLD_S = 60.0
+_WAKING_S = 60.0
 _LEARNING = 0.02
 _MIN_LEARNED = 0.6
 
@@ -50,11 +49,12 @@ class Tuning:
     `cold_start_s` from a replica's order until it is ready. `hold_s` is how long fewer replicas
     must have been enough before some go: at least a cold start, since what was forecast within the
     last one is yet to come. Prompts that wait are to be read within `clear_s`. The others are those
-    of `DemandForecast`.
+    of `DemandForecast`. `allowed_bad_ratio` is the share of tokens that the SLO lets be late.
     """
 
     cold_start_s: float
     hold_s: float
+    allowed_bad_ratio: float = 0.01
     clear_s: float = 60.0
     quantile: float = DEFAULT_QUANTILE
     level_s: float = 15.0
@@ -126,11 +126,17 @@ class SloPolicy:
         self._used_at_s: float | None = None
         self._is_woken = False
         self._idle_s = 0.0
+        self._slept_at_s = -math.inf
 
     @property
     def capacity_ratio(self) -> float:
         """What a replica is taken to do, as a share of what was measured."""
         return self._learned
+
+    @property
+    def hold_s(self) -> float:
+        """How long fewer replicas must have been enough before some go."""
+        return self._tuning.hold_s
 
     def wake(self) -> None:
         """A request waits for a first replica, which figures may not tell yet."""
@@ -156,7 +162,11 @@ class SloPolicy:
             self._to_wake(signals),
             self._for_classes(signals),
         )
-        decision = self._bounded(max(needs, key=lambda one: one.replicas), signals, replicas)
+        if self._may_sleep:  # whatever the forecast, nobody asks
+            need = max(needs[-2:], key=lambda one: one.replicas)
+        else:
+            need = max(needs, key=lambda one: one.replicas)
+        decision = self._bounded(need, signals, replicas)
         self._desired, self._is_woken = decision.desired, False
         return replace(decision, needs=needs)
 
@@ -213,6 +223,10 @@ class SloPolicy:
         reason = f"{floors.get(name, 0)} are promised to tenants of class {name}"
         return Need(NeedKind.FLOOR, float(floors.get(name, 0)), reason)
 
+    @property
+    def _may_sleep(self) -> bool:
+        return self._bounds.lowest == 0 and self._idle_s >= self._bounds.idle_s
+
     def _note_use(self, signals: Signals) -> None:
         in_use = signals.requests_per_s > 0 or signals.queued > 0 or signals.running > 0
         if in_use or self._is_woken or self._used_at_s is None:
@@ -222,9 +236,13 @@ class SloPolicy:
     def _learn(self, signals: Signals, replicas: Replicas, work: float) -> None:
         """Late tokens without more work than a replica should take, and without a queue that is
         left of more, tell that it takes less."""
+        if replicas.ready == 0:
+            self._slept_at_s = signals.at_s
+        if not signals.has_latencies or signals.at_s - self._slept_at_s < _WAKING_S:
+            return  # who has woken the model is late whatever replicas can do
         if signals.waiting_tokens * self._capacity.prompt_token_s > replicas.ready:
             return  # more than a second each
-        is_late = max(signals.late_ttft_ratio, signals.long_itl_ratio) > _BAD_RATIO
+        is_late = signals.bad_ratio > self._tuning.allowed_bad_ratio
         needed_ratio = self._capacity.replicas_for(work) / self._learned / max(replicas.ready, 1)
         if is_late and needed_ratio < 1.0:
             self._learned = max(self._learned - _LEARNING, _MIN_LEARNED)
@@ -233,9 +251,13 @@ class SloPolicy:
 
     def _bounded(self, need: Need, signals: Signals, replicas: Replicas) -> Decision:
         bounds = self._bounds
-        if bounds.lowest == 0 and self._idle_s >= bounds.idle_s:
+        if self._may_sleep:
             self._needs.clear()
-            return Decision(bounds.spares, f"no request for {self._idle_s:.0f} s")
+            kept = max(
+                bounds.spares, math.ceil(need.replicas) if need.kind == NeedKind.FLOOR else 0
+            )
+            reason = need.reason if kept > bounds.spares else f"no request for {self._idle_s:.0f} s"
+            return Decision(min(kept, bounds.highest), reason)
         # What was needed before the first decision is unknown, and was probably there.
         if self._desired is None:
             self._needs.append((signals.at_s, float(replicas.target - bounds.spares)))

@@ -20,8 +20,9 @@ class Signals:
     take. `running` requests are held by replicas, those that drain included, of which `waiting`
     have not been begun. `kv_used_ratio` is the mean over the ready replicas. `late_ttft_ratio` and
     `long_itl_ratio` are the shares of first tokens and of times between tokens that missed the
-    SLO. `age_s` says how old the figures are, `replicas_seen` of how many replicas, if that is
-    known. `active_classes` are the classes of tenants that have used the model lately.
+    SLO, unless `has_latencies` is false. `age_s` says how old the figures are, `replicas_seen` of
+    how many replicas, if that is known; `gateways_missing` is of how many gateways there are none.
+    `active_classes` are the classes of tenants that have used the model lately.
     """
 
     at_s: float
@@ -37,7 +38,9 @@ class Signals:
     long_itl_ratio: float = 0.0
     preemptions_per_s: float = 0.0
     age_s: float = 0.0
+    has_latencies: bool = True
     replicas_seen: int | None = None
+    gateways_missing: int = 0
     active_classes: frozenset[str] = frozenset()
 
     @property

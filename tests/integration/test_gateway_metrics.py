@@ -97,7 +97,7 @@ async def test_late_tokens_are_bad_events(stack: Stack) -> None:
         for pause_s in (0.6, 0.0, 0.3, 0.0):
             await asyncio.sleep(pause_s)
             await request.write(b"data: 1\n\n")
-        await request.end()
+        await request.finish()
 
     stack.engine.script = hesitates
     async with stack.post(CHAT, STREAM) as response:
@@ -124,6 +124,34 @@ async def test_a_stream_that_is_refused_is_a_late_one(stack: Stack) -> None:
     await until(lambda: len(stack.log) == 3)
     assert events(stack, "ttft", "bad") == 1
     assert events(stack, "ttft", "good") == 1
+
+
+async def test_a_client_that_leaves_in_time_is_no_event(stack: Stack) -> None:
+    async def silent(request: EngineRequest) -> None:
+        await request.start(200, EVENT_STREAM)
+        await asyncio.Event().wait()
+
+    stack.engine.script = silent
+    async with stack.post(CHAT, STREAM) as response:
+        assert response.status == 200
+    await until(lambda: len(stack.log) == 1)
+    assert events(stack, "ttft", "bad") == events(stack, "ttft", "good") == 0
+
+
+async def test_a_stream_that_breaks_off_is_a_bad_one(stack: Stack) -> None:
+    """Our own error event is no token."""
+
+    async def breaks(request: EngineRequest) -> None:
+        await request.start(200, EVENT_STREAM)
+        await request.write(b"data: 1\n\n")  # and returns: the server then cuts the connection
+
+    stack.engine.script = breaks
+    async with stack.post(CHAT, STREAM) as response:
+        assert b"error" in await response.read()
+    await until(lambda: len(stack.log) == 1)
+    assert events(stack, "ttft", "good") == 1
+    assert events(stack, "itl", "bad") == 1
+    assert events(stack, "itl", "good") == 0
 
 
 async def test_requests_are_counted_by_tenant_and_class(stack: Stack) -> None:

@@ -122,9 +122,10 @@ def test_real_metrics_become_signals_and_duplicates_count_once(tmp_path: Path) -
         ]
         port = free_port()
         stack.enter_context(running_prometheus(scraping_twice(tmp_path, ports), port=port))
-        signals = PrometheusSignals(f"http://127.0.0.1:{port}")
+        signals = PrometheusSignals(f"http://127.0.0.1:{port}", 3)
         found = latest(signals, lambda found: found.replicas_seen == 2)
         assert found.queued == 6.0
+        assert found.gateways_missing == 1  # there are said to be three
         assert found.waiting_tokens == 600.0
         assert found.kv_used_ratio == 0.5
         assert found.active_classes == frozenset()
@@ -171,11 +172,11 @@ def scraping_twice(folder: Path, ports: Sequence[int]) -> Path:
 )
 def test_a_prometheus_that_answers_nonsense_tells_nothing(status: int, body: bytes) -> None:
     with answering(lambda: body, status=status) as port:
-        assert tells_nothing(PrometheusSignals(f"http://127.0.0.1:{port}"))
+        assert tells_nothing(PrometheusSignals(f"http://127.0.0.1:{port}", 1))
 
 
 def test_an_unreachable_prometheus_tells_nothing() -> None:
-    assert tells_nothing(PrometheusSignals(f"http://127.0.0.1:{free_port()}"))
+    assert tells_nothing(PrometheusSignals(f"http://127.0.0.1:{free_port()}", 1))
 
 
 def tells_nothing(signals: PrometheusSignals) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,8 @@ class Observed:
         self.troubles: list[Trouble] = []
 
     def decided(self, model: str, report: Any) -> None: ...
+
+    def forgotten(self, model: str) -> None: ...
 
     def troubled(self, model: str, trouble: Trouble, times: int) -> None:
         self.troubles += [trouble] * times
@@ -129,7 +130,6 @@ def test_a_failure_keeps_the_replicas_and_is_counted(tmp_path: Path) -> None:
 
 def test_an_autoscaler_that_cannot_be_built_keeps_the_replicas(tmp_path: Path) -> None:
     """There is no token for its metrics; an exception would end the controller's round."""
-    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
     policy = constructed(options_of(settings(), tmp_path))
     assert policy(context(target=4))[0] == 4
     assert autoscaler.shared() is None
@@ -141,7 +141,7 @@ def test_one_policy_scales_a_whole_application(tmp_path: Path) -> None:
     from serving.serve_scaling import FleetScaling
 
     entry = {"model": MODEL, "plan": asdict(plan_of(settings().models[MODEL]))}
-    spec = asdict(ScalingSpec(None, 4, str(tmp_path)))
+    spec = asdict(ScalingSpec(None, 1, 4, str(tmp_path)))
     policy = ray_policy._apply_app_level_autoscaling_config(
         FleetScaling({DEPLOYMENT.name: entry}, spec)
     )

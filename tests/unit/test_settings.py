@@ -166,3 +166,18 @@ def test_a_budget_holds_what_is_promised() -> None:
         Settings.model_validate(tree)
     model["resources"] = {"device": "cpu"}
     assert Settings.model_validate(tree).models["a"].num_gpus == 0
+
+
+@pytest.mark.parametrize("url", ["prometheus:9090", "http://ann:secret@prometheus:9090", "ftp://x"])
+def test_an_address_of_prometheus_holds_no_password(url: str) -> None:
+    """Ray Serve logs what its policies are made of."""
+    tree = {"models": {"a": SCALED}, "autoscaler": {"prometheus_url": url}}
+    with pytest.raises(ValidationError, match=r"autoscaler\.prometheus_url"):
+        Settings.model_validate(tree)
+    tree["autoscaler"] = {"prometheus_url": "https://prometheus:9090/tenant/1"}
+    Settings.model_validate(tree)
+
+
+def test_spares_are_within_the_maximum() -> None:
+    with pytest.raises(ValidationError, match=r"spares \(5\) is above max_replicas \(4\)"):
+        _settings(a={**SCALED, "scaling": {"max_replicas": 4, "spares": 5}})

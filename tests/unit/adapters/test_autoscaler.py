@@ -46,6 +46,9 @@ class Bench:
     def decided(self, model: str, report: Report) -> None:
         self.reports[model] = report
 
+    def forgotten(self, model: str) -> None:
+        self.reports.pop(model, None)
+
     def troubled(self, model: str, trouble: Trouble, times: int) -> None:
         self.troubles[model, trouble] += times
 
@@ -100,10 +103,55 @@ def test_without_figures_the_target_holds_then_reports_count() -> None:
 def test_a_budget_is_shared_and_what_it_withholds_is_told() -> None:
     bench = Bench(budget=6)
     bench.signals = {"a": busy(4.0), "b": busy(4.0, late_ttft_ratio=0.05)}
-    bench.run("a", "b", seconds=2 * TICK_S)
+    bench.run("a", "b", seconds=400.0)
     assert bench.replicas["a"].target + bench.replicas["b"].target == 6
     assert bench.replicas["b"].target > bench.replicas["a"].target
     assert "; the GPU budget withholds" in bench.reports["a"].reason
+
+
+def test_what_runs_is_not_taken_away_by_a_moment() -> None:
+    """Neither by latencies that go up and down, nor by a query that has failed."""
+    bench = Bench(budget=6)
+    calm = {"a": busy(4.0), "b": busy(4.0)}
+    bench.signals = calm
+    bench.run("a", "b", seconds=200.0)
+    before = dict(bench.replicas)
+    for moment in ({}, {**calm, "b": busy(4.0, late_ttft_ratio=0.5)}, {"a": calm["a"]}):
+        bench.signals = moment
+        bench.run("a", "b", seconds=10.0)
+        bench.signals = calm
+        bench.run("a", "b", seconds=300.0)
+        assert bench.replicas == before
+
+
+def test_a_model_that_is_woken_gets_one_from_a_budget_that_is_used_up() -> None:
+    bench = Bench(budget=4, plan=replace(PLAN, bounds=Bounds(0, 8, idle_s=60.0)))
+    bench.signals = {"a": busy(8.0), "b": Signals(0.0, 0.0, 0.0, 0.0)}
+    bench.replicas["b"] = Replicas(0, 0)
+    bench.run("a", "b", seconds=100.0)
+    assert (bench.replicas["a"].target, bench.replicas["b"].target) == (4, 0)
+    bench.autoscaler.wake("b")
+    assert bench.ask("b") == 1
+    bench.run("a", "b", seconds=10.0)
+    assert (bench.replicas["a"].target, bench.replicas["b"].target) == (3, 1)
+
+
+def test_promises_to_classes_outlast_prometheus() -> None:
+    bench = Bench(plan=replace(PLAN, bounds=Bounds(1, 8, floors={"gold": 3})))
+    bench.signals["a"] = replace(busy(0.1), active_classes=frozenset({"gold"}))
+    bench.told = busy(0.1)
+    assert bench.ask() == 3
+    bench.signals.clear()
+    bench.run("a", seconds=600.0)
+    assert bench.replicas["a"].target == 3
+
+
+def test_a_model_that_is_not_deployed_any_more_is_forgotten() -> None:
+    bench = Bench()
+    bench.signals = {"a": busy(1.0), "b": busy(1.0)}
+    bench.run("a", "b", seconds=10.0)
+    bench.run("a", seconds=120.0)
+    assert bench.reports.keys() == {"a"}
 
 
 def test_a_model_that_is_gone_claims_nothing() -> None:

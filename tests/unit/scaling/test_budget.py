@@ -20,6 +20,8 @@ claims = st.dictionaries(
         held=st.integers(0, 40),
         gpus=st.integers(0, 8),
         pressure=st.floats(1, 10),
+        promised=st.integers(0, 5),
+        kept=st.integers(0, 40),
     ),
     max_size=6,
 )
@@ -48,6 +50,22 @@ def test_what_is_left_goes_to_one_that_fits() -> None:
     assert share({"large": replace(FOUR, gpus=4), "small": FOUR}, budget=7) == {
         "large": 1, "small": 3,
     }  # fmt: skip
+
+
+def test_who_needs_any_has_one_before_others_have_many() -> None:
+    assert share({"chat": Claim(8, 1, 4, 1), "small": Claim(1, 0, 0, 1)}, budget=4) == {
+        "chat": 3, "small": 1,
+    }  # fmt: skip
+
+
+def test_promises_come_before_wishes() -> None:
+    gold = replace(FOUR, promised=3)
+    assert share({"a": replace(FOUR, pressure=9.0), "gold": gold}, budget=5) == {"a": 2, "gold": 3}
+
+
+def test_what_is_kept_comes_before_what_others_want_more() -> None:
+    held = replace(FOUR, held=4, kept=4)
+    assert share({"a": held, "b": replace(FOUR, pressure=9.0)}, budget=6) == {"a": 4, "b": 2}
 
 
 @given(claims=claims, budget=st.integers(0, 100))

@@ -46,6 +46,10 @@ def test_one_that_waits_for_a_node_does_not_make_the_others_look_slow() -> None:
     assert expected_after(*steps) == 60.0
 
 
+def test_the_first_one_that_waits_for_a_node_is_not_believed() -> None:
+    assert expected_after((0, 2, 1), (3600, 2, 2)) == 4 * 99.0
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 100), st.integers(0, 20), st.integers(0, 20)),

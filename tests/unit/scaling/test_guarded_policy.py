@@ -109,6 +109,29 @@ def test_replicas_that_are_never_scraped_are_asked_themselves() -> None:
     assert guarded.decide(partial, GOOD, FOUR, now_s=BLIND_HOLD_S).desired == 1
 
 
+def test_one_decision_is_made_of_one_load() -> None:
+    """Asked twice, a policy would take the mean of both."""
+
+    class Counting(Fixed):
+        num_asked = 0
+
+        def decide(self, signals: Signals, replicas: Replicas) -> Decision:
+            self.num_asked += 1
+            return super().decide(signals, replicas)
+
+    policy = Counting(1)
+    guarded = GuardedPolicy(policy)
+    for now_s in (0.0, BLIND_HOLD_S, 2 * BLIND_HOLD_S):
+        guarded.decide(replace(GOOD, replicas_seen=2), GOOD, FOUR, now_s=now_s)
+    assert policy.num_asked == 3
+
+
+def test_gateways_that_tell_nothing_are_missed() -> None:
+    fewer = GuardedPolicy(Fixed(1))
+    decision = fewer.decide(replace(GOOD, gateways_missing=1), None, FOUR, now_s=0.0)
+    assert (decision.desired, decision.reason) == (4, "because; 1 gateways tell nothing")
+
+
 @given(
     st.lists(
         st.tuples(

@@ -110,6 +110,40 @@ def test_an_unused_model_keeps_one_replica_for_a_while_then_none() -> None:
     assert decision.reason == "no request for 995 s"
 
 
+def test_a_promise_holds_for_an_idle_model_too() -> None:
+    one = policy(Bounds(0, 20, idle_s=60.0, floors={"gold": 2}))
+    gold = frozenset({"gold"})
+    for at_s in (0.0, 100.0):
+        decision = one.decide(replace(idle(at_s=at_s), active_classes=gold), Replicas(2, 2))
+    assert (decision.desired, decision.reason) == (2, "2 are promised to tenants of class gold")
+
+
+def test_spares_are_within_what_the_model_may_have() -> None:
+    one = policy(Bounds(0, 2, spares=8, idle_s=60.0))
+    for at_s in (0.0, 100.0):
+        decision = one.decide(idle(at_s=at_s), Replicas(2, 2))
+    assert decision.desired == 2
+
+
+def test_who_wakes_a_model_teaches_nothing_of_its_capacity() -> None:
+    """The wait was for the start."""
+    one = policy(Bounds(0, 20))
+    for at_s in range(0, 60, 5):
+        one.decide(replace(idle(at_s=at_s), queued=1.0, late_ttft_ratio=1.0), Replicas(1, 0))
+    for at_s in range(60, 100, 5):
+        one.decide(replace(asked(0.1, at_s=at_s), late_ttft_ratio=1.0), Replicas(1, 1))
+    assert one.capacity_ratio == 1.0
+
+
+def test_the_slo_says_how_many_may_be_late() -> None:
+    lenient = policy(tuning=replace(TUNING, allowed_bad_ratio=0.1))
+    for tick in range(100):
+        lenient.decide(
+            replace(asked(4.0, at_s=tick * TICK_S), late_ttft_ratio=0.05), Replicas(9, 9)
+        )
+    assert lenient.capacity_ratio == 1.0
+
+
 def test_the_first_request_wakes_a_model() -> None:
     one = policy(Bounds(0, 20, idle_s=60.0))
     for at_s in (0.0, 100.0):
