@@ -154,7 +154,7 @@ async def assemble_gateway(
             internal_token=token,
             fleet_state=partial(_fleet_state, fleet, client, list(engines)),
             metrics_token=metrics_token,
-            metric_targets=partial(_metric_targets, fleet, list(engines)),
+            metric_targets=partial(_metric_targets, fleet, client, list(engines)),
             has_room=descriptors.has_room,
             access_log=access_log.write,
             metrics=metrics,
@@ -235,7 +235,9 @@ def _serve_metrics(token: str) -> HttpListener:
     return listener
 
 
-async def _metric_targets(fleet: Fleet, models: list[str]) -> list[dict[str, Any]]:
+async def _metric_targets(
+    fleet: Fleet, client: EngineClient, models: list[str]
+) -> list[dict[str, Any]]:
     """Everything to scrape, in the format of Prometheus' HTTP service discovery."""
     gateways, autoscaler = await asyncio.gather(
         asyncio.to_thread(serve_control.replica_processes, APP_NAME, GATEWAY),
@@ -254,8 +256,23 @@ async def _metric_targets(fleet: Fleet, models: list[str]) -> list[dict[str, Any
             endpoint.metrics_url, component="engine", replica=endpoint.id, model=model_id
         )
         for model_id in models
-        for endpoint in fleet.endpoints(ModelId(model_id))
+        for endpoint in (
+            *fleet.endpoints(ModelId(model_id)),
+            *await _still_finishing(fleet, client, ModelId(model_id)),
+        )
     ]
+
+
+async def _still_finishing(
+    fleet: Fleet, client: EngineClient, model: ModelId
+) -> list[ReplicaEndpoint]:
+    """Replicas that drain: what their last requests take is counted when those end."""
+    leaving = fleet.leaving(model)
+    states = await client.states(leaving)
+    for endpoint, state in zip(leaving, states, strict=True):
+        if state is None:
+            fleet.has_left(model, endpoint.id)
+    return [endpoint for endpoint, state in zip(leaving, states, strict=True) if state is not None]
 
 
 def _metric_target(url: str, *, component: str, replica: str, model: str) -> dict[str, Any]:

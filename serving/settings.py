@@ -359,8 +359,9 @@ class AutoscalerSettings(_Section):
     """What the scaling of all models has in common."""
 
     prometheus_url: str | None = Field(None, pattern=r"^https?://[^@/]+(/[^@]*)?$")
-    """Prometheus that scrapes this platform, for example `http://127.0.0.1:9090`. `None` decides by
-    what replicas tell of themselves, which knows no latencies. The environment variable
+    """Prometheus that scrapes this platform, and no other one with models of the same names, for
+    example `http://127.0.0.1:9090`. `None` takes the environment's `RAY_PROMETHEUS_HOST`; without
+    either, replicas' own reports decide, which know no latencies and no tenants. The variable
     `RAY_PROMETHEUS_HEADERS` holds headers for it, as a JSON object."""
     gpu_budget: int | None = Field(None, ge=1)
     """GPUs that all scaled models may hold together; when they want more, those with the greatest

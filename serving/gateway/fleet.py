@@ -71,6 +71,14 @@ class Fleet:
         """Requests that wait for room on a replica."""
         return len(self._pools[model].waiting)
 
+    def leaving(self, model: ModelId) -> tuple[ReplicaEndpoint, ...]:
+        """Replicas of the model that take no new requests, and may still finish some."""
+        return tuple(self._pools[model].leaving.values())
+
+    def has_left(self, model: ModelId, replica: ReplicaId) -> None:
+        """A replica that was leaving does not answer any more."""
+        self._pools[model].leaving.pop(replica, None)
+
     def is_missing(self, model: ModelId) -> bool:
         """Whether requests wait for a model that has no replica."""
         pool = self._pools[model]

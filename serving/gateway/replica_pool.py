@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _STALE_S = 3.0
 """A report this old says nothing any more: a replica that was full must not stay so for ever."""
+_MAX_LEAVING = 64
+"""A gateway that nobody asks for them would remember all that there have ever been."""
 _FULL_PAUSE_S = 0.1
 """How long a replica that refused for want of room is left alone. Other gateways hold its slots,
 and their releases are not seen here."""
@@ -84,6 +86,8 @@ class ReplicaPool:
         self.on_sent: Callable[[int, int], None] = _ignore
         self.on_missing: Callable[[], None] = _ignore
         self.endpoints: tuple[ReplicaEndpoint, ...] = ()
+        self.leaving: dict[ReplicaId, ReplicaEndpoint] = {}
+        """The latest that take no new requests, and may still finish some."""
         self.in_flight: Counter[ReplicaId] = Counter()
         self._waiting_tokens: Counter[ReplicaId] = Counter()  # of requests without an answer yet
         self._sent: Counter[ReplicaId] = Counter()  # requests since the replica's last report
@@ -112,6 +116,11 @@ class ReplicaPool:
         self._known_since = {
             endpoint.id: self._known_since.get(endpoint.id, since) for endpoint in endpoints
         }
+        for endpoint in self.endpoints:
+            if endpoint.id not in self._known_since:
+                self.leaving[endpoint.id] = endpoint
+        for oldest in list(self.leaving)[:-_MAX_LEAVING]:
+            del self.leaving[oldest]
         self.endpoints = tuple(endpoints)
         for gone in self._sent.keys() - self._known_since.keys():
             del self._sent[gone], self._sent_tokens[gone]

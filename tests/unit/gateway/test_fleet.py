@@ -545,3 +545,70 @@ async def test_a_request_is_refused_before_its_client_gives_up() -> None:
         await ticket.wait()
     clock[0] = 0.0099
     assert ticket.is_late
+
+
+async def test_a_replica_that_leaves_is_remembered_until_it_is_gone() -> None:
+    """What its last requests take is counted when they end, and must be scraped."""
+    fleet = make_fleet(A, B)
+    fleet.update(MODEL, [B])
+    assert fleet.leaving(MODEL) == (A,)
+    fleet.update(MODEL, [B, C])
+    fleet.update(MODEL, [C])
+    assert fleet.leaving(MODEL) == (A, B)
+    fleet.has_left(MODEL, A.id)
+    fleet.has_left(MODEL, A.id)
+    assert fleet.leaving(MODEL) == (B,)
+    assert fleet.leaving(OTHER) == ()
+
+
+async def test_a_gateway_that_nobody_asks_forgets_the_oldest() -> None:
+    fleet = make_fleet()
+    for number in range(200):
+        name = ReplicaId(f"r{number}")
+        fleet.update(MODEL, [ReplicaEndpoint(name, "http://x", "", "n", 1, "v")])
+    leaving = fleet.leaving(MODEL)
+    assert len(leaving) == 64
+    assert leaving[-1].id == "r198"
+
+
+async def test_a_request_for_a_model_without_replicas_is_told() -> None:
+    missing: list[ModelId] = []
+    fleet = make_fleet(no_replica_wait_s=0.0)
+    fleet.tell(on_sent=lambda *_: None, on_missing=missing.append)
+    with fleet.ticket(MODEL, ANY) as ticket:
+        assert ticket.take() is None
+        with pytest.raises(Overloaded):
+            await ticket.wait()
+    assert missing == [MODEL]
+
+
+async def test_a_prompt_counts_once_however_often_it_is_sent_back() -> None:
+    sent: list[tuple[ModelId, int, int]] = []
+    fleet = make_fleet(A, B)
+    fleet.tell(on_sent=lambda *told: sent.append(told), on_missing=lambda _model: None)
+    request = RequestProfile(10, 10, hit_tokens={A.id: 4, B.id: 4})
+    with fleet.ticket(MODEL, request) as ticket:
+        for _ in range(2):
+            assert ticket.take() is not None
+            ticket.give_back(is_full=False)
+    assert sent == [(MODEL, 10, 4)]
+
+
+async def test_what_waits_and_who_is_heard_is_known() -> None:
+    told = Told()
+    fleet = Fleet(
+        {MODEL: PoolSettings(0, LeastTokens(), 0.0, told, QueueLimits(9, NEVER_S, NEVER_S))},
+        rng=Random(0),
+        now=time.monotonic,
+    )
+    fleet.update(MODEL, [A, B, C])
+    told.silent = {B.id: 5.0, C.id: 60.0}
+    assert fleet.num_replicas(MODEL) == {"heard": 1, "silent": 1, "lost": 1}
+    with fleet.ticket(MODEL, ANY) as ticket:
+        waiting = asyncio.create_task(ticket.wait())
+        await asyncio.sleep(0)
+        assert fleet.queued_tokens(MODEL) == 10
+        assert not fleet.is_missing(MODEL)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert fleet.queued_tokens(MODEL) == 0
