@@ -181,10 +181,11 @@ class Autoscaler:
         """Grant replicas by the budget. What a model holds and wants it loses to others only when
         they have wanted it more for a while: it costs two cold starts to be wrong."""
         deployed = self._deployed(now_s)
-        for gone in self._models.keys() - deployed.keys():
-            if self._models[gone].asked_at_s is not None:
-                del self._models[gone]
-                self._observer.forgotten(gone)
+        for name in self._models.keys() - deployed.keys():
+            # Its plan stays: a controller that stood still asks about all again, one by one.
+            if self._models[name].asked_at_s is not None:
+                self._models[name].asked_at_s = None
+                self._observer.forgotten(name)
         claims = {name: model.claim() for name, model in deployed.items()}
         fair = share(claims, budget=self.budget)
         for name, model in deployed.items():

@@ -199,3 +199,14 @@ def test_a_failure_is_counted() -> None:
     bench = Bench()
     bench.autoscaler.failed("a")
     assert bench.troubles == {("a", Trouble.POLICY_FAILED): 1}
+
+
+def test_a_controller_that_stood_still_goes_on() -> None:
+    bench = Bench()
+    bench.signals = {"a": busy(1.0), "b": busy(1.0)}
+    bench.run("a", "b", seconds=10.0)
+    before = dict(bench.replicas)
+    bench.now_s += 600.0
+    bench.run("a", "b", seconds=10.0)
+    assert bench.replicas == before
+    assert bench.reports.keys() == {"a", "b"}
