@@ -214,6 +214,8 @@ async def test_replicas_come_with_the_load_and_go_with_it(scaled: Scaled) -> Non
         kill_controller(scaled.platform)
         await until(scaled, MOST, timeout_s=SCALED_WITHIN_S)
 
+        # Only Prometheus may send the last replica away.
+        await until(scaled, 0, timeout_s=SCALED_WITHIN_S, model=ALONE)
         scaled.watching.close()
         await asyncio.to_thread(
             wait_until, lambda: is_held(scaled), timeout_s=60, what="held", period_s=0.5
