@@ -62,7 +62,7 @@ class GuardedPolicy:
 
         Args:
             measured: Prometheus' figures.
-            told: the same from what replicas tell gateways.
+            told: the same from what replicas report by themselves.
         """
         trouble, words = _trouble(measured, replicas)
         if trouble is None:

@@ -64,8 +64,7 @@ class Tuning:
     @classmethod
     def of(cls, cold_start_s: float, *, quantile: float = DEFAULT_QUANTILE) -> Self:
         """The usual tuning."""
-        hold_s = max(cold_start_s, _MIN_HOLD_S)
-        return cls(cold_start_s=cold_start_s, hold_s=hold_s, quantile=quantile)
+        return cls(cold_start_s=cold_start_s, hold_s=_hold_s(cold_start_s), quantile=quantile)
 
 
 class NeedKind(StrEnum):
@@ -77,6 +76,9 @@ class NeedKind(StrEnum):
     RUNNING = "running"
     WAKE = "wake"
     FLOOR = "floor"
+
+
+_OF_SLEEPERS = (NeedKind.WAKE, NeedKind.FLOOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class SloPolicy:
 
     def reckon_with(self, cold_start_s: float) -> None:
         """Replicas have turned out to take so long to start."""
-        hold_s = max(cold_start_s, _MIN_HOLD_S)
+        hold_s = _hold_s(cold_start_s)
         self._tuning = replace(self._tuning, cold_start_s=cold_start_s, hold_s=hold_s)
         self._forecast.horizon_s = cold_start_s
 
@@ -162,10 +164,9 @@ class SloPolicy:
             self._to_wake(signals),
             self._for_classes(signals),
         )
-        if self._may_sleep:  # whatever the forecast, nobody asks
-            need = max(needs[-2:], key=lambda one: one.replicas)
-        else:
-            need = max(needs, key=lambda one: one.replicas)
+        # Whatever the forecast, nobody asks of a model that may sleep.
+        counted = [need for need in needs if not self._may_sleep or need.kind in _OF_SLEEPERS]
+        need = max(counted, key=lambda one: one.replicas)
         decision = self._bounded(need, signals, replicas)
         self._desired, self._is_woken = decision.desired, False
         return replace(decision, needs=needs)
@@ -276,3 +277,7 @@ class SloPolicy:
         if not lowest <= desired <= bounds.highest:
             reason += f"; {lowest} to {bounds.highest} allowed"
         return Decision(min(max(desired, lowest), bounds.highest), reason)
+
+
+def _hold_s(cold_start_s: float) -> float:
+    return max(cold_start_s, _MIN_HOLD_S)
