@@ -29,6 +29,9 @@ COLD_START_S = 6
 STEP_S = 0.2
 SEQUENCES = 8
 """A replica gives each of so many streams a token per step."""
+LOAD_STEP = SEQUENCES * 3 // 2
+LOAD_BURST = 4 * SEQUENCES
+"""Clients that come to stay, and those that come on top of them for a while."""
 STREAM_TOKENS = 20
 MOST = 4
 SCALED_WITHIN_S = 120
@@ -61,9 +64,9 @@ class Scaled:
         found: dict[str, Any] = self.platform.model_status(model)["scaling"]
         return found
 
-    def is_at(self, replicas: int, model: str = MODEL) -> bool:
+    def is_at(self, *replicas: int, model: str = MODEL) -> bool:
         scaling = self.scaling(model)
-        return scaling["desired"] == scaling["current"] == replicas
+        return scaling["desired"] == scaling["current"] and scaling["current"] in replicas
 
 
 @pytest.fixture(scope="module")
@@ -129,19 +132,23 @@ async def users(platform: Platform, number: int) -> AsyncIterator[Users]:
             await asyncio.gather(*asking)
 
 
-async def until(scaled: Scaled, replicas: int, *, timeout_s: float, model: str = MODEL) -> float:
-    """Seconds until there are so many replicas."""
+async def until(
+    scaled: Scaled, *replicas: int, timeout_s: float = SCALED_WITHIN_S, model: str = MODEL
+) -> None:
+    """Waits until there are so many replicas, or one of those numbers."""
     begun = time.monotonic()
-    what = f"{model} at {replicas} replicas"
+    what = f"{model} at {' or '.join(map(str, replicas))}"
 
     def wait() -> None:
         wait_until(
-            lambda: scaled.is_at(replicas, model), timeout_s=timeout_s, what=what, period_s=0.5
+            lambda: scaled.is_at(*replicas, model=model),
+            timeout_s=timeout_s,
+            what=what,
+            period_s=0.5,
         )
 
     await asyncio.to_thread(wait)
     print(f"{what} after {time.monotonic() - begun:.0f} s: {scaled.scaling(model)['reason']}")
-    return time.monotonic() - begun
 
 
 def shown(scaled: Scaled) -> dict[str, set[str]]:
@@ -203,32 +210,35 @@ def is_unknown(name: str, known: Collection[str]) -> bool:
 
 
 async def test_replicas_come_with_the_load_and_go_with_it(scaled: Scaled) -> None:
-    """A step and its end; Ray Serve's controller and Prometheus die in between, and users see
-    nothing of any of it."""
-    await until(scaled, 1, timeout_s=SCALED_WITHIN_S)
-    async with users(scaled.platform, 5 * SEQUENCES) as crowd:
-        await until(scaled, MOST, timeout_s=SCALED_WITHIN_S)
-        assert value(scaled, f'galerne_scaling_desired_replicas{{model="{MODEL}"}}') > 1
-        assert value(scaled, f'galerne_scaling_changes_total{{model="{MODEL}",direction="up"}}') > 0
+    """A step, a burst on top of it and the end of both; Ray Serve's controller and Prometheus
+    die in between, and users see nothing of any of it."""
+    await until(scaled, 1)
+    async with users(scaled.platform, LOAD_STEP) as stayed:
+        await until(scaled, 2, 3)
+        async with users(scaled.platform, LOAD_BURST) as came:
+            await until(scaled, MOST)
+            assert value(scaled, f'galerne_scaling_desired_replicas{{model="{MODEL}"}}') > 1
+            ups = f'galerne_scaling_changes_total{{model="{MODEL}",direction="up"}}'
+            assert value(scaled, ups) > 1
 
-        kill_controller(scaled.platform)
-        await until(scaled, MOST, timeout_s=SCALED_WITHIN_S)
+            kill_controller(scaled.platform)
+            await until(scaled, MOST)
 
-        # Only Prometheus may send the last replica away.
-        await until(scaled, 0, timeout_s=SCALED_WITHIN_S, model=ALONE)
-        scaled.watching.close()
-        await asyncio.to_thread(
-            wait_until, lambda: is_held(scaled), timeout_s=60, what="held", period_s=0.5
-        )
+            # Only Prometheus may send the last replica away.
+            await until(scaled, 0, model=ALONE)
+            scaled.watching.close()
+            await asyncio.to_thread(
+                wait_until, lambda: is_held(scaled), timeout_s=60, what="held", period_s=0.5
+            )
     await until(scaled, 1, timeout_s=SCALED_WITHIN_S + 60)
     assert "own reports" in scaled.scaling()["reason"]
-    assert crowd.broken == []
-    print(f"{crowd.num_whole} streams")
+    assert stayed.broken + came.broken == []
+    print(f"{stayed.num_whole + came.num_whole} streams")
 
 
 async def test_a_model_nobody_uses_goes_and_a_request_wakes_it(scaled: Scaled) -> None:
     """It went while Prometheus told that it was idle; the request needs none."""
-    await until(scaled, 0, timeout_s=SCALED_WITHIN_S, model=ALONE)
+    await until(scaled, 0, model=ALONE)
     begun = time.monotonic()
     async with users(scaled.platform, 0) as nobody:
         await nobody.ask(ALONE)
