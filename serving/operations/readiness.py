@@ -1,0 +1,113 @@
+"""Whether the platform is up, and if not, the first reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import yaml
+
+from serving.operations.pods import HOPELESS, UNSCHEDULABLE, view_pods
+from serving.operations.snapshot import Snapshot, at, condition
+
+
+class Phase(StrEnum):
+    """`FAILED` does not get better by waiting."""
+
+    READY = "ready"
+    PROGRESSING = "progressing"
+    FAILED = "failed"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How the platform stands, and why it is not ready; empty when it is."""
+
+    phase: Phase
+    reason: str = ""
+
+
+def assess(snapshot: Snapshot) -> Readiness:
+    """How the platform stands.
+
+    Ready is: the operator has seen the latest specification, serves it from one RayCluster, and
+    every application of it runs. Replicas that the scaling policy still adds do not count.
+    """
+    service = snapshot.service
+    if service is None:
+        return Readiness(Phase.ABSENT, f"there is no RayService {snapshot.name!r}")
+    if at(service, "metadata", "deletionTimestamp"):
+        return Readiness(Phase.FAILED, "the RayService is being deleted")
+    generation = at(service, "metadata", "generation") or 0
+    if (at(service, "status", "observedGeneration") or 0) < generation:
+        return Readiness(Phase.PROGRESSING, "the operator has not seen the latest change")
+    if failure := next(_failures(snapshot), None):
+        return Readiness(Phase.FAILED, failure)
+    if waiting := next(_waits(snapshot), None):
+        return Readiness(Phase.PROGRESSING, waiting)
+    return Readiness(Phase.READY)
+
+
+def _failures(snapshot: Snapshot) -> Iterator[str]:
+    for kind in ("Ready", "UpgradeInProgress"):
+        found = condition(snapshot.service, kind)
+        if found.get("reason") in ("InitializingTimeout", "ValidationFailed"):
+            yield f"{found['reason']}: {found.get('message', '')}"
+    # What the new cluster fails at counts, what the old one does is about to end.
+    for name, status in _applications(snapshot).items():
+        if status.get("status") == "DEPLOY_FAILED":
+            yield f"application {name}: {_first_line(status.get('message'))}"
+
+
+def _waits(snapshot: Snapshot) -> Iterator[str]:
+    if blocked := _blocked_pod(snapshot):
+        yield blocked
+    statuses = _applications(snapshot)
+    for name in declared_applications(snapshot):
+        status = statuses.get(name, {})
+        if status.get("status") != "RUNNING":
+            state = str(status.get("status") or "not deployed yet").lower().replace("_", " ")
+            message = _first_line(status.get("message"))
+            yield f"application {name}: {state}" + (f": {message}" if message else "")
+    if snapshot.pending:
+        yield f"a new cluster {snapshot.pending} is being built"
+    ready = condition(snapshot.service, "Ready")
+    if ready.get("status") != "True":
+        yield str(ready.get("message") or ready.get("reason") or "the operator says nothing yet")
+
+
+def _blocked_pod(snapshot: Snapshot) -> str | None:
+    """The first pod of the newest cluster that waits for something people know."""
+    newest = snapshot.pending or snapshot.active
+    for pod in view_pods(snapshot.pods):
+        stuck = pod.reason in HOPELESS or pod.reason == UNSCHEDULABLE
+        if stuck and pod.cluster in ("", newest):
+            gpus = f" ({pod.gpus} GPU)" if pod.gpus else ""
+            message = f": {pod.message}" if pod.message else ""
+            return f"pod {pod.name}{gpus}: {pod.reason}{message}"
+    return None
+
+
+def declared_applications(snapshot: Snapshot) -> tuple[str, ...]:
+    """Names of the Serve applications that the specification asks for."""
+    try:
+        document = yaml.safe_load(at(snapshot.service, "spec", "serveConfigV2") or "")
+    except yaml.YAMLError:
+        return ()
+    found = document.get("applications") if isinstance(document, Mapping) else None
+    return tuple(str(each.get("name", "default")) for each in found or ())
+
+
+def _applications(snapshot: Snapshot) -> Mapping[str, Mapping[str, Any]]:
+    """Statuses of applications, of the cluster that is being built if there is one."""
+    for part in ("pendingServiceStatus", "activeServiceStatus"):
+        if found := at(snapshot.service, "status", part, "applicationStatuses"):
+            return found  # type: ignore[no-any-return]
+    return {}
+
+
+def _first_line(message: Any) -> str:
+    return str(message or "").strip().partition("\n")[0]

@@ -1,0 +1,77 @@
+"""Going on, being done, or going back: the decision an upgrade takes at each look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from serving.errors import ConfigError
+from serving.operations.readiness import Phase, Readiness
+from serving.operations.snapshot import Object
+
+_KEY = "previous.json"
+
+
+class Step(StrEnum):
+    """What follows from a look."""
+
+    WAIT = "wait"
+    CHECK = "check"
+    """The new version is up: now the golden prompts."""
+    BACK = "back"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next step, and why."""
+
+    step: Step
+    reason: str
+
+
+def decide(readiness: Readiness, *, waited_s: float, timeout_s: float) -> Decision:
+    """What follows from how the platform stands.
+
+    A failed application is given no more time: Serve has tried it several times by then.
+
+    >>> decide(Readiness(Phase.PROGRESSING, "loading"), waited_s=9, timeout_s=8).reason
+    'not ready within 8 s: loading'
+    """
+    if readiness.phase is Phase.READY:
+        return Decision(Step.CHECK, "")
+    if readiness.phase in (Phase.FAILED, Phase.ABSENT):
+        return Decision(Step.BACK, readiness.reason)
+    if waited_s >= timeout_s:
+        return Decision(Step.BACK, f"not ready within {timeout_s:g} s: {readiness.reason}")
+    return Decision(Step.WAIT, readiness.reason)
+
+
+def to_history(name: str, namespace: str, spec: Object, settings: str | None) -> dict[str, Any]:
+    """The ConfigMap that keeps what an upgrade replaces."""
+    kept = {"spec": spec, "settings": settings}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace},
+        "data": {_KEY: json.dumps(kept, sort_keys=True)},
+    }
+
+
+def from_history(config_map: Object | None) -> tuple[dict[str, Any], str | None]:
+    """The specification and the settings that were replaced.
+
+    Raises:
+        ConfigError: nothing is kept.
+    """
+    text = ((config_map or {}).get("data") or {}).get(_KEY)
+    if text is None:
+        raise ConfigError(
+            "no earlier version is kept",
+            code="history_missing",
+            hint="`galerne k8s upgrade` keeps one; Helm has its own: helm rollback",
+        )
+    kept: Mapping[str, Any] = json.loads(text)
+    return dict(kept["spec"]), kept.get("settings")
