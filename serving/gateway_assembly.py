@@ -25,7 +25,8 @@ from serving.adapters.deployment_state import (
     GATEWAY,
 )
 from serving.adapters.descriptors import DescriptorGuard
-from serving.adapters.key_store import KeyCache, utc_now
+from serving.adapters.key_records import utc_now
+from serving.adapters.key_store import KeyCache
 from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.state_paths import StatePaths

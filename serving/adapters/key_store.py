@@ -1,25 +1,26 @@
-"""API key records in a JSON file: `KeyFile` for the command line, `KeyCache` for gateways."""
+"""API key records in a JSON file: `KeyFile` for the command line, `KeyCache` for gateways.
+
+What such a file holds, and what may be done to it, is in `key_records.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import fcntl
-import hashlib
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-import msgspec
 import structlog
 
+from serving.adapters.key_records import KeyRules, decode, encode, invalid_records, utc_now
 from serving.adapters.secrets_file import make_private_folder, replace_private_file
 from serving.core.types import ApiKeyId
 from serving.errors import ConfigError, Overloaded
-from serving.tenancy.access import KEY_ID, KeyRecord, KeyState, issue_key
+from serving.tenancy.access import KeyRecord
 
 FAIL_CLOSED_S = 5.0
 """How long gateways trust what they last read. A revocation cannot be seen in a file that cannot
@@ -27,24 +28,9 @@ be read, so this is the promise "revoked keys stop working within 5 s" itself: l
 availability over it. A replaced file is never absent or partial, so a healthy store never gets
 here."""
 
-_VERSION = 1
-_DIGEST_BYTES = hashlib.sha256().digest_size
 _log = structlog.get_logger(__name__)
 
 _Signature = tuple[int, ...]
-
-
-class _Version(msgspec.Struct):
-    version: int
-
-
-class _Content(msgspec.Struct):
-    version: int
-    keys: list[KeyRecord]
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class KeyFile:
@@ -61,8 +47,7 @@ class KeyFile:
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._path = path
-        self._now = now
-        self._random_bytes = random_bytes
+        self._rules = KeyRules(now=now, random_bytes=random_bytes)
 
     def list(self) -> tuple[KeyRecord, ...]:
         """All records, oldest first, revoked and expired ones included.
@@ -71,11 +56,11 @@ class KeyFile:
             ConfigError: `key_file_invalid`.
         """
         try:
-            return _decode(self._path.read_bytes())
+            return decode(self._path.read_bytes())
         except FileNotFoundError:
             return ()
         except OSError as error:
-            raise _invalid_file(f"cannot be read: {error.strerror}") from error
+            raise invalid_records(f"cannot be read: {error.strerror}") from error
 
     def create(
         self, name: str, *, expires_at: datetime | None = None, is_operator: bool = False
@@ -86,19 +71,9 @@ class KeyFile:
             ConfigError: `key_name_taken`, `key_name_invalid`, `key_expiry_invalid`,
                 `key_file_invalid` or `key_file_unwritable`.
         """
-        now = self._now()
-        key, record = issue_key(
-            name,
-            now=now,
-            expires_at=expires_at,
-            random_bytes=self._random_bytes,
-            is_operator=is_operator,
-        )
+        key, record = self._rules.issue(name, expires_at=expires_at, is_operator=is_operator)
         with self._locked() as file:
-            records = self.list()
-            if any(r.name == name and r.state(now) is KeyState.ACTIVE for r in records):
-                raise _name_taken(name)
-            replace_private_file(file, _encode([*records, record]))
+            replace_private_file(file, encode(self._rules.added(self.list(), record)))
         return key, record
 
     def revoke(self, id_or_name: str) -> KeyRecord:
@@ -111,11 +86,9 @@ class KeyFile:
             ConfigError: `key_not_found`, `key_file_invalid` or `key_file_unwritable`.
         """
         with self._locked() as file:
-            records = self.list()
-            ids = _select(records, id_or_name)
-            revoked = [_revoked(r, self._now()) if r.id in ids else r for r in records]
-            replace_private_file(file, _encode(revoked))
-        return next(r for r in reversed(revoked) if r.id in ids)
+            records, revoked = self._rules.revoked(self.list(), id_or_name)
+            replace_private_file(file, encode(records))
+        return revoked
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[Path]:
@@ -222,7 +195,7 @@ class KeyCache:
             with self._path.open("rb") as file:
                 # The signature of the very file that is read, not of one swapped in since.
                 signature = _signature(os.fstat(file.fileno()))
-                records = {record.id: record for record in _decode(file.read())}
+                records = {record.id: record for record in decode(file.read())}
         except FileNotFoundError:
             if self._signature is not None:
                 raise
@@ -244,71 +217,6 @@ class KeyCache:
 
 def _signature(stat: os.stat_result) -> _Signature:
     return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-def _encode(records: list[KeyRecord]) -> bytes:
-    content = msgspec.json.encode(_Content(version=_VERSION, keys=records))
-    return msgspec.json.format(content, indent=2) + b"\n"
-
-
-def _decode(content: bytes) -> tuple[KeyRecord, ...]:
-    try:
-        version = msgspec.json.decode(content, type=_Version).version
-        if version != _VERSION:
-            raise _invalid_file(f"has version {version}; this Galerne knows version {_VERSION}")
-        records = msgspec.json.decode(content, type=_Content).keys
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid_file(f"is not valid: {error}") from error
-    for index, record in enumerate(records):
-        _check(record, index)
-    if len({record.id for record in records}) < len(records):
-        # One of the two could be the revoked one.
-        raise _invalid_file("lists an id twice")
-    return tuple(records)
-
-
-def _check(record: KeyRecord, index: int) -> None:
-    times = (record.created_at, record.expires_at, record.revoked_at)
-    if not KEY_ID.fullmatch(record.id):
-        raise _invalid_file(f"has a malformed id at keys[{index}]")
-    if len(record.digest) != _DIGEST_BYTES:
-        raise _invalid_file(f"has a digest of the wrong length at keys[{index}]")
-    if any(time is not None and time.tzinfo is None for time in times):
-        raise _invalid_file(f"has a time without a time zone at keys[{index}]")
-
-
-def _select(records: tuple[KeyRecord, ...], id_or_name: str) -> set[ApiKeyId]:
-    ids = {r.id for r in records if r.id == id_or_name}
-    ids = ids or {r.id for r in records if r.name == id_or_name}
-    if not ids:
-        raise ConfigError(
-            "no API key has that id or name",
-            code="key_not_found",
-            hint="galerne keys list shows them",
-        )
-    return ids
-
-
-def _revoked(record: KeyRecord, now: datetime) -> KeyRecord:
-    return dataclasses.replace(record, revoked_at=record.revoked_at or now)
-
-
-def _name_taken(name: str) -> ConfigError:
-    return ConfigError(
-        f"an active API key is already named {name!r}",
-        code="key_name_taken",
-        param="name",
-        hint="choose another name, or revoke that key first",
-    )
-
-
-def _invalid_file(problem: str) -> ConfigError:
-    return ConfigError(
-        f"the API key file {problem}",
-        code="key_file_invalid",
-        hint="restore keys.json in the state folder from a backup, or move it away and create "
-        "new keys",
-    )
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from serving.adapters.key_store import KeyFile, utc_now
+from serving.adapters.key_records import KeyStore, utc_now
+from serving.adapters.key_store import KeyFile
 from serving.adapters.state_paths import StatePaths
 from serving.cli.console import err, out, print_json
 from serving.errors import ConfigError
@@ -49,28 +50,13 @@ def create(
     as_json: _Json = False,
 ) -> None:
     """Create an API key and print it once. Only a salted hash is stored."""
-    expires_at = utc_now() + _parse_duration(expires_in) if expires_in is not None else None
-    key, record = _key_file().create(name, expires_at=expires_at, is_operator=operator)
-    if as_json:
-        public = ("id", "name", "created_at", "expires_at")
-        shown = _to_public(record)
-        print_json({"key": key} | {field: shown[field] for field in public})
-        return
-    out.print(key, markup=False, soft_wrap=True)
-    err.print(f"[dim]id {record.id}, expires {_to_text(record.expires_at)}[/dim]")
-    err.print("[yellow]Store the key now: it cannot be shown again.[/yellow]")
+    create_key(_key_file(), name, expires_in=expires_in, operator=operator, as_json=as_json)
 
 
 @app.command("list", epilog="Example: `galerne keys list --json`")
 def list_keys(as_json: _Json = False) -> None:
     """List all API keys, revoked and expired ones included. Never shows a key itself."""
-    records = _key_file().list()
-    if as_json:
-        print_json([_to_public(record) for record in records])
-    elif records:
-        out.print(_to_table(records))
-    else:
-        err.print("No API keys yet. Create one with: galerne keys create --name NAME")
+    show_keys(_key_file(), as_json=as_json)
 
 
 @app.command(epilog="Examples: `galerne keys revoke ci`, `galerne keys revoke k3v5xq2mzr7a`")
@@ -81,7 +67,39 @@ def revoke(
     as_json: _Json = False,
 ) -> None:
     """Revoke an API key for good. Revoking it again changes nothing."""
-    record = _key_file().revoke(id_or_name)
+    revoke_key(_key_file(), id_or_name, as_json=as_json)
+
+
+def create_key(
+    store: KeyStore, name: str, *, expires_in: str | None, operator: bool, as_json: bool
+) -> None:
+    """Create a key in a store and print it once."""
+    expires_at = utc_now() + _parse_duration(expires_in) if expires_in is not None else None
+    key, record = store.create(name, expires_at=expires_at, is_operator=operator)
+    if as_json:
+        public = ("id", "name", "created_at", "expires_at")
+        shown = _to_public(record)
+        print_json({"key": key} | {field: shown[field] for field in public})
+        return
+    out.print(key, markup=False, soft_wrap=True)
+    err.print(f"[dim]id {record.id}, expires {_to_text(record.expires_at)}[/dim]")
+    err.print("[yellow]Store the key now: it cannot be shown again.[/yellow]")
+
+
+def show_keys(store: KeyStore, *, as_json: bool) -> None:
+    """Print the keys of a store."""
+    records = store.list()
+    if as_json:
+        print_json([_to_public(record) for record in records])
+    elif records:
+        out.print(_to_table(records))
+    else:
+        err.print("No API keys yet. Create one with: keys create --name NAME")
+
+
+def revoke_key(store: KeyStore, id_or_name: str, *, as_json: bool) -> None:
+    """Revoke a key of a store and say which."""
+    record = store.revoke(id_or_name)
     if as_json:
         print_json(_to_public(record))
     else:

@@ -12,6 +12,10 @@ from serving.errors import ConfigError
 from serving.operations.readiness import Phase, Readiness
 from serving.operations.snapshot import Object
 
+SETTLED_S = 10.0
+"""The operator looks every 2 s, and tells of Serve what it saw at its last look: a platform that was
+ready before a change is so for a moment after it."""
+
 _KEY = "previous.json"
 
 
@@ -32,20 +36,33 @@ class Decision:
     reason: str
 
 
-def decide(readiness: Readiness, *, waited_s: float, timeout_s: float) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long an upgrade has taken, may take, and has been ready without a break, in seconds."""
+
+    waited_s: float
+    timeout_s: float
+    ready_for_s: float = 0.0
+
+
+def decide(readiness: Readiness, wait: Wait) -> Decision:
     """What follows from how the platform stands.
 
     A failed application is given no more time: Serve has tried it several times by then.
 
-    >>> decide(Readiness(Phase.PROGRESSING, "loading"), waited_s=9, timeout_s=8).reason
+    >>> decide(Readiness(Phase.PROGRESSING, "loading"), Wait(9, 8)).reason
     'not ready within 8 s: loading'
+    >>> decide(Readiness(Phase.READY), Wait(2, 8, ready_for_s=2)).step
+    <Step.WAIT: 'wait'>
     """
     if readiness.phase is Phase.READY:
+        if wait.ready_for_s < SETTLED_S:
+            return Decision(Step.WAIT, "ready; whether it stays so")
         return Decision(Step.CHECK, "")
     if readiness.phase in (Phase.FAILED, Phase.ABSENT):
         return Decision(Step.BACK, readiness.reason)
-    if waited_s >= timeout_s:
-        return Decision(Step.BACK, f"not ready within {timeout_s:g} s: {readiness.reason}")
+    if wait.waited_s >= wait.timeout_s:
+        return Decision(Step.BACK, f"not ready within {wait.timeout_s:g} s: {readiness.reason}")
     return Decision(Step.WAIT, readiness.reason)
 
 

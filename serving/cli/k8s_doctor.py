@@ -1,0 +1,60 @@
+"""`galerne k8s doctor`: what is wrong, why, and how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import typer
+from rich.markup import escape
+
+from serving.adapters.kube.platform_reader import read_survey
+from serving.cli.console import err, out, print_json
+from serving.cli.k8s_options import (
+    DEFAULT_NAME,
+    SHORT_TIMEOUT_S,
+    ContextOption,
+    JsonOption,
+    NameOption,
+    NamespaceOption,
+    TimeoutOption,
+    open_place,
+)
+from serving.operations.findings import diagnose
+from serving.operations.survey import Severity
+
+
+def doctor(
+    ctx: typer.Context,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    name: NameOption = DEFAULT_NAME,
+    as_json: JsonOption = False,
+    timeout: TimeoutOption = SHORT_TIMEOUT_S,
+) -> None:
+    """Look for what keeps the platform from running, and say how to mend it. Changes nothing.
+
+    Exit status 1 if something does, 0 with warnings only.
+    """
+    place = open_place(ctx, namespace, context, name, timeout)
+    survey = read_survey(place.client, place.namespace, place.name)
+    findings = diagnose(survey)
+    if as_json:
+        print_json(
+            {
+                "findings": [dataclasses.asdict(each) for each in findings],
+                "unread": sorted(survey.unread),
+            }
+        )
+    else:
+        for each in findings:
+            style = "bold red" if each.severity is Severity.ERROR else "yellow"
+            out.print(f"[{style}]{each.severity}[/{style}] {escape(each.what)}", soft_wrap=True)
+            out.print(f"  why   {each.why}", markup=False, soft_wrap=True)
+            out.print(f"  mend  {each.mend}", markup=False, soft_wrap=True)
+        if survey.unread:
+            err.print(f"[dim]not looked at, for want of rights: {', '.join(sorted(survey.unread))}"
+                      "[/dim]", soft_wrap=True)  # fmt: skip
+        if not findings:
+            err.print("[green]nothing found[/green]")
+    if any(each.severity is Severity.ERROR for each in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,233 @@
+"""`galerne k8s upgrade` and `galerne k8s rollback`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serving.adapters.golden_prompts import GoldenPrompt, first_failure, read_golden_prompts
+from serving.adapters.kube.client import Object
+from serving.adapters.kube.resources import CONFIG_MAPS, NODES, PODS, RAY_SERVICES
+from serving.adapters.manifest_files import read_manifests
+from serving.cli.console import err, print_json, progress
+from serving.cli.k8s_apply import FilesArgument, ForceOption, Item, apply_all, describe, plan
+from serving.cli.k8s_options import (
+    DEFAULT_NAME,
+    LONG_TIMEOUT_S,
+    ContextOption,
+    JsonOption,
+    NameOption,
+    NamespaceOption,
+    Place,
+    TimeoutOption,
+    open_place,
+)
+from serving.cli.k8s_status import wait_until_ready
+from serving.errors import ClusterError, ConfigError, ServingError
+from serving.operations.cluster_change import Effect
+from serving.operations.readiness import Phase, assess
+from serving.operations.snapshot import Snapshot, history_name, name_of, settings_name
+from serving.operations.surge import plan_surge
+from serving.operations.upgrade_plan import Step, Wait, decide, from_history, to_history
+
+_SETTINGS = "settings.json"
+
+
+def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
+    ctx: typer.Context,
+    files: FilesArgument,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    name: NameOption = DEFAULT_NAME,
+    as_json: JsonOption = False,
+    timeout: TimeoutOption = LONG_TIMEOUT_S,
+    force: ForceOption = False,
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="YAML list of {model, prompt, contains} that must be answered so."),
+    ] = None,
+    endpoint: Annotated[
+        str, typer.Option(help="Where golden prompts are sent; the key is GALERNE_API_KEY.")
+    ] = "",
+    skip_surge_check: Annotated[
+        bool,
+        typer.Option(
+            "--skip-surge-check", help="Do not ask for free GPUs: the node autoscaler adds nodes."
+        ),
+    ] = False,
+) -> None:
+    """Apply a new version, wait until it is ready, and go back to the old one if it is not in
+    `--timeout`, or if golden prompts fail.
+
+    First asks whether a second cluster fits, where the change builds one.
+    """
+    place = open_place(ctx, namespace, context, name, timeout)
+    prompts = _golden(golden, endpoint)
+    items = plan(place.client, read_manifests(files), place.namespace, force=force)
+    before = place.snapshot()
+    service = _service_of(items, place)
+    if not as_json:
+        describe(items)
+    if service.change.effect is Effect.NEW_CLUSTER and not skip_surge_check:
+        _check_surge(place, before, service)
+    _keep(place, before)
+    try:
+        apply_all(place.client, items)
+        with progress("upgrading") as tell:
+            reason = _await(place, tell, lambda: first_failure(endpoint, prompts))
+    except ServingError as error:
+        reason = error.message
+    if reason:
+        _go_back(place, before, reason)
+    if as_json:
+        print_json({"upgraded": True, "effect": service.change.effect.value})
+    else:
+        err.print("[green]upgraded[/green]")
+
+
+def rollback(
+    ctx: typer.Context,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    name: NameOption = DEFAULT_NAME,
+    as_json: JsonOption = False,
+    timeout: TimeoutOption = LONG_TIMEOUT_S,
+) -> None:
+    """Go back to what the last `galerne k8s upgrade` replaced, and wait until it is ready.
+
+    What is replaced now is kept: `rollback` again goes forward.
+    """
+    place = open_place(ctx, namespace, context, name, timeout)
+    kept = place.client.find(CONFIG_MAPS, history_name(place.name), namespace=place.namespace)
+    spec, settings = from_history(kept)
+    _keep(place, place.snapshot())
+    _restore(place, spec, settings)
+    with progress("going back") as tell:
+        wait_until_ready(place, tell)
+    if as_json:
+        print_json({"rolled_back": True})
+    else:
+        err.print("[green]the earlier version is back[/green]")
+
+
+def _golden(file: Path | None, endpoint: str) -> tuple[GoldenPrompt, ...]:
+    if file is None:
+        return ()
+    if not endpoint:
+        raise ConfigError(
+            "--golden needs --endpoint", code="option_missing", hint="--endpoint https://HOST"
+        )
+    return read_golden_prompts(file, api_key=os.environ.get("GALERNE_API_KEY", ""))
+
+
+def _service_of(items: list[Item], place: Place) -> Item:
+    for item in items:
+        if item.wanted["kind"] == "RayService" and name_of(item.wanted) == place.name:
+            return item
+    raise ConfigError(
+        f"there is no RayService {place.name!r} in the files",
+        code="service_missing",
+        hint="an upgrade is one of the RayService; galerne k8s apply is for the rest",
+    )
+
+
+def _check_surge(place: Place, before: Snapshot, service: Item) -> None:
+    """Return if the new cluster finds its GPUs.
+
+    Raises:
+        ClusterError: it does not.
+    """
+    if before.service is None:
+        return  # Nothing runs that would need its GPUs at the same time.
+    spec = (service.after or service.wanted)["spec"]
+    surge = plan_surge(
+        spec["rayClusterConfig"],
+        before.clusters.get(before.active),
+        nodes=place.client.list(NODES).items,
+        pods=place.client.list(PODS).items,
+    )
+    if not surge.fits:
+        raise ClusterError(
+            f"nothing was changed: the new cluster needs {surge.num_gpus} GPUs beside those of the "
+            f"old one, {surge.free_gpus} are free; no node for {', '.join(surge.homeless)}",
+            code="surge_does_not_fit",
+            hint="add nodes, use upgradeStrategy NewClusterWithIncrementalUpgrade, or "
+            "--skip-surge-check if the node autoscaler adds them",
+        )
+
+
+def _keep(place: Place, before: Snapshot) -> None:
+    """What is in force now is kept for `rollback`."""
+    if before.service is None:
+        return
+    settings = place.client.find(CONFIG_MAPS, settings_name(place.name), namespace=place.namespace)
+    text = ((settings or {}).get("data") or {}).get(_SETTINGS)
+    history = to_history(history_name(place.name), place.namespace, before.service["spec"], text)
+    place.client.apply(CONFIG_MAPS, history, force=True)
+
+
+def _await(
+    place: Place, tell: Callable[[str], None], check: Callable[[], str | None]
+) -> str | None:
+    """Why the new version is not good enough; nothing if it is."""
+    unready_at_s = 0.0
+    for waited_s, snapshot in place.follow():
+        readiness = assess(snapshot)
+        if readiness.phase is not Phase.READY:
+            unready_at_s = waited_s
+        wait = Wait(waited_s, place.timeout_s, ready_for_s=waited_s - unready_at_s)
+        decision = decide(readiness, wait)
+        if decision.step is Step.CHECK:
+            return check()
+        if decision.step is Step.BACK:
+            return decision.reason
+        tell(decision.reason)
+    raise AssertionError("an upgrade is followed until it ends")
+
+
+def _go_back(place: Place, before: Snapshot, reason: str) -> None:
+    """Put the old version back.
+
+    Raises:
+        ClusterError: always; says whether the old version is back.
+    """
+    if before.service is None:
+        raise ClusterError(
+            f"the first version does not come up: {reason}",
+            code="upgrade_failed",
+            hint="galerne k8s doctor says more; there is no earlier version",
+        )
+    history = place.client.find(CONFIG_MAPS, history_name(place.name), namespace=place.namespace)
+    spec, settings = from_history(history)
+    try:
+        _restore(place, spec, settings)
+    except ServingError as error:
+        raise ClusterError(
+            f"the upgrade failed ({reason}), and going back too: {error.message}",
+            code="rollback_failed",
+            hint="galerne k8s rollback tries it again",
+        ) from error
+    raise ClusterError(
+        f"the upgrade was taken back: {reason}",
+        code="upgrade_rolled_back",
+        hint="the old cluster served all the while; galerne k8s status shows it",
+    )
+
+
+def _restore(place: Place, spec: dict[str, Any], settings: str | None) -> None:
+    def service_restored(value: Object) -> Object:
+        return {**value, "spec": spec}
+
+    def settings_restored(value: Object) -> Object:
+        return {**value, "data": {**value["data"], _SETTINGS: settings}}
+
+    client, namespace = place.client, place.namespace
+    client.modify(RAY_SERVICES, place.name, service_restored, namespace=namespace)
+    if settings is not None:
+        client.modify(
+            CONFIG_MAPS, settings_name(place.name), settings_restored, namespace=namespace
+        )
