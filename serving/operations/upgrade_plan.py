@@ -13,7 +13,7 @@ from serving.operations.readiness import Phase, Readiness
 from serving.operations.snapshot import Object
 
 SETTLED_S = 10.0
-"""The operator looks every 2 s, and tells of Serve what it saw at its last look: a platform that was
+"""The operator tells of Serve what it saw at its last look, every 2 s: a platform that was
 ready before a change is so for a moment after it."""
 
 _KEY = "previous.json"

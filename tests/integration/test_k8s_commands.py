@@ -1,0 +1,504 @@
+"""`galerne k8s` on a test server: what it does, and what it says when the cluster fails."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kube_platform as made
+import pytest
+import yaml
+from kube_api.faults import Fault
+from kube_api.server import running_kube_api
+from kube_platform import MODEL, NAMESPACE, Operated
+
+from serving.adapters.key_records import decode, utc_now
+from serving.tenancy.access import KeyState
+
+
+@pytest.fixture
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operated]:
+    with running_kube_api() as api:
+        monkeypatch.setenv("KUBECONFIG", str(api.write_kubeconfig(tmp_path / "config")))
+        yield Operated(api)
+
+
+@pytest.fixture
+def installed(platform: Operated) -> Operated:
+    platform.install()
+    return platform
+
+
+def written(folder: Path, *objects: dict[str, Any]) -> str:
+    """A file with these objects, as a person would write them."""
+    file = folder / "objects.yaml"
+    plain = [{key: value for key, value in each.items() if key != "status"} for each in objects]
+    for each in plain:
+        each["metadata"] = {"name": each["metadata"]["name"]}
+    file.write_text(yaml.safe_dump_all(plain))
+    return str(file)
+
+
+# status and wait
+
+
+def test_status_shows_all_of_it(installed: Operated) -> None:
+    installed.api.put(made.pod("worker-2", node="", **made.unschedulable()))
+    document = installed.run_json("status")
+    assert document["phase"] == "ready"
+    assert [pod["name"] for pod in document["pods"]] == ["head", "worker-1", "worker-2"]
+    assert document["pending_gpu_pods"] == ["worker-2"]
+    assert document["clusters"][0]["groups"] == [{"name": "gpu", "replicas": 1, "min": 1, "max": 2}]
+    assert {each["name"] for each in document["applications"]} == {"galerne", f"engine:{MODEL}"}
+    code, output = installed.run("status")
+    assert code == 1  # A pod that finds no node keeps it from being ready.
+    assert "Insufficient nvidia.com/gpu" in output
+
+
+def test_status_of_nothing_fails(platform: Operated) -> None:
+    code, output = platform.run("status")
+    assert code == 1
+    assert "there is no RayService 'galerne'" in output
+
+
+def test_wait_tells_what_it_waits_for(installed: Operated) -> None:
+    loading = made.ready_status(1, state="DEPLOYING")
+    installed.set_status(loading)
+    installed.steps = [lambda: None, lambda: installed.set_status(made.ready_status(1))]
+    code, output = installed.run("wait")
+    assert code == 0
+    assert f"application engine:{MODEL}: deploying" in output
+
+
+def test_wait_ends_in_time_and_with_its_own_status(installed: Operated) -> None:
+    installed.set_status(made.ready_status(1, state="DEPLOYING"))
+    code, output = installed.run("wait", "--timeout", "60")
+    assert code == 3
+    assert f"not ready within 60 s: application engine:{MODEL}: deploying" in output
+    assert installed.now_s < 70
+
+
+def test_wait_ends_when_it_has_failed(installed: Operated) -> None:
+    failed = made.ready_status(1)
+    failed["activeServiceStatus"]["applicationStatuses"] = made.statuses(
+        "DEPLOY_FAILED", "the weights are not there\nTraceback"
+    )
+    installed.set_status(failed)
+    code, output = installed.run("wait")
+    assert code == 1
+    assert f"application engine:{MODEL}: the weights are not there" in output
+
+
+def test_watch_follows_until_it_is_ready(installed: Operated) -> None:
+    installed.set_status(made.ready_status(1, state="DEPLOYING"))
+    installed.steps = [lambda: None, lambda: installed.set_status(made.ready_status(1))]
+    code, output = installed.run("status", "--watch")
+    assert code == 0
+    assert output.count("galerne in default is") == 2
+
+
+@pytest.mark.parametrize("fault", [Fault.INTERNAL_ERROR, Fault.TOO_MANY_REQUESTS])
+def test_wait_outlives_a_server_that_fails(installed: Operated, fault: Fault) -> None:
+    installed.api.faults.order(fault, times=5)
+    assert installed.run("wait")[0] == 0
+
+
+# failures of the cluster
+
+
+def test_an_expired_token_is_one_line(installed: Operated) -> None:
+    installed.api.token = "another"
+    code, output = installed.run("status")
+    assert code == 2
+    assert "credentials are wrong or have expired" in output
+
+
+def test_a_missing_crd_is_one_line(platform: Operated) -> None:
+    for plural in ("rayservices", "rayclusters"):
+        platform.api.delete(
+            "apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{plural}.ray.io"
+        )
+    code, output = platform.run("status")
+    assert code == 2
+    assert "no rayservices.ray.io" in output
+    assert "KubeRay" in output
+
+
+def test_a_server_that_is_down_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_kube_api() as api:
+        monkeypatch.setenv("KUBECONFIG", str(api.write_kubeconfig(tmp_path / "config")))
+    code, output = Operated(api).run("status")
+    assert code == 1
+    assert "cannot be reached" in output
+
+
+# apply
+
+
+def test_apply_tells_what_is_missing_before_it_changes_anything(
+    platform: Operated, tmp_path: Path
+) -> None:
+    file = written(tmp_path, made.config_map(made.settings()), made.service())
+    code, output = platform.run("apply", file, "--namespace", "prod")
+    assert code == 2
+    for part in ("namespace 'prod'", "operator is not installed"):
+        assert part in output
+    platform.api.put(made.operator())
+    code, output = platform.run("apply", file)
+    assert code == 2
+    assert "there is no Secret 'galerne-secrets'" in output
+    assert not any(line.startswith("patch") for line in platform.api.log)
+
+
+def test_apply_names_kinds_that_the_cluster_lacks(platform: Operated, tmp_path: Path) -> None:
+    monitor = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor",
+               "metadata": {"name": "m"}}  # fmt: skip
+    code, output = platform.run("apply", written(tmp_path, monitor))
+    assert code == 2
+    assert "monitoring.coreos.com/v1" in output
+
+
+def test_apply_makes_a_platform_with_what_it_needs(platform: Operated, tmp_path: Path) -> None:
+    platform.api.put(made.operator())
+    secret = made.secret("internal-token", "metrics-token", "keys.json")
+    file = written(tmp_path, made.service(), secret, made.config_map(made.settings()))
+    code, output = platform.run("apply", file)
+    assert code == 0, output
+    assert platform.service["spec"]["rayClusterConfig"]["rayVersion"] == "2.60.0"
+    document = platform.run_json("apply", file)
+    assert [each["action"] for each in document["objects"]] == ["keep"] * 3
+
+
+def test_apply_knows_a_change_in_place_from_a_new_cluster(
+    platform: Operated, tmp_path: Path
+) -> None:
+    platform.api.put(made.operator())
+    secret = made.secret("internal-token", "metrics-token", "keys.json")
+    platform.run("apply", written(tmp_path, made.service(), secret))
+    bounds = written(tmp_path, made.service(most=5))
+    assert "(in place: rayClusterConfig.workerGroupSpecs" in platform.run("apply", bounds)[1]
+    image = written(tmp_path, made.service(most=5, image="galerne:2"))
+    code, output = platform.run("apply", image, "--dry-run", "--diff")
+    assert code == 0
+    assert "new cluster: rayClusterConfig.headGroupSpec.template" in output
+    assert "takes its GPUs twice" in output
+    assert "+          image: galerne:2" in output.replace("            image", "          image")
+    head = platform.service["spec"]["rayClusterConfig"]["headGroupSpec"]
+    assert head["template"]["spec"]["containers"][0]["image"] == "galerne:1"
+
+
+def test_apply_leaves_fields_of_others_alone(installed: Operated, tmp_path: Path) -> None:
+    file = written(tmp_path, made.service(most=7))
+    code, output = installed.run("apply", file)
+    assert code == 1
+    assert 'conflict with "setup"' in output
+    assert installed.run("apply", file, "--force")[0] == 0
+    (group,) = installed.service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert group["maxReplicas"] == 7
+
+
+def test_an_apply_that_stops_halfway_says_where(platform: Operated, tmp_path: Path) -> None:
+    platform.api.put(made.operator())
+    secret = made.secret("internal-token", "metrics-token", "keys.json")
+    file = written(tmp_path, made.service(), secret)
+    platform.run("apply", file)
+    changed = made.service(most=3)
+    changed_secret = copy.deepcopy(secret)
+    changed_secret["data"]["more"] = ""
+    file = written(tmp_path, changed, changed_secret)
+    # The dry runs pass, then the RayService is refused for longer than the command waits.
+    platform.api.faults.order(Fault.FORBIDDEN, verb="patch", path="rayservices", times=0)
+    original = platform.api.faults.next_for
+
+    def refused_once_applied(verb: str, path: str) -> Any:
+        applied = [x for x in platform.api.log if x.startswith("patch") and "secrets" in x]
+        if verb == "patch" and "rayservices" in path and len(applied) > 3:
+            return Fault.FORBIDDEN, None
+        return original(verb, path)
+
+    platform.api.faults.next_for = refused_once_applied  # type: ignore[method-assign]
+    code, output = platform.run("apply", file)
+    assert code == 1
+    assert "RayService galerne was not applied" in output
+    assert "applied before it: Secret galerne-secrets" in output
+
+
+# scale
+
+
+def test_scale_changes_every_place_that_has_a_say(platform: Operated) -> None:
+    platform.install(made.settings(min_replicas=1, max_replicas=2), least=1, most=2)
+    code, output = platform.run("scale", MODEL, "--min", "2", "--max", "6")
+    assert code == 0, output
+    for value in (platform.service["spec"]["rayClusterConfig"], platform.cluster["spec"]):
+        (group,) = value["workerGroupSpecs"]
+        assert (group["minReplicas"], group["maxReplicas"]) == (2, 6)
+        assert group["replicas"] == 2
+    document = yaml.safe_load(platform.service["spec"]["serveConfigV2"])
+    (deployment,) = document["applications"][1]["deployments"]
+    assert deployment["autoscaling_config"] == {"min_replicas": 2, "max_replicas": 6}
+    scaling = platform.settings["models"][MODEL]["scaling"]
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (2, 6)
+    assert "RayCluster galerne-a, RayService galerne, ConfigMap galerne-settings" in output
+    assert "nothing to change" in platform.run("scale", MODEL, "--max", "6")[1]
+
+
+def test_scale_of_a_fixed_number(installed: Operated) -> None:
+    assert installed.run("scale", MODEL, "--replicas", "2")[0] == 0
+    document = yaml.safe_load(installed.service["spec"]["serveConfigV2"])
+    assert document["applications"][1]["deployments"][0]["num_replicas"] == 2
+    assert installed.settings["models"][MODEL]["replicas"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("none", "--replicas", "2"), "there is no model 'none'"),
+        ((MODEL, "--max", "2"), "fixed number"),
+        ((MODEL,), "nothing to change"),
+    ],
+)
+def test_scale_refuses_what_makes_no_sense(
+    installed: Operated, words: tuple[str, ...], message: str
+) -> None:
+    code, output = installed.run("scale", *words)
+    assert code == 2
+    assert message in output
+
+
+def test_scale_keeps_the_rules_of_settings(platform: Operated) -> None:
+    platform.install(made.settings(min_replicas=1, max_replicas=2))
+    code, output = platform.run("scale", MODEL, "--min", "5")
+    assert code == 2
+    assert "min_replicas (5) is above max_replicas (2)" in output
+    assert not any(line.startswith("update") for line in platform.api.log)
+
+
+def test_scale_outlives_a_storm_of_conflicts(installed: Operated) -> None:
+    installed.api.faults.order(Fault.CONFLICT, verb="update", times=6)
+    assert installed.run("scale", MODEL, "--replicas", "2")[0] == 0
+
+
+def test_a_scale_that_stops_halfway_goes_on_when_repeated(platform: Operated) -> None:
+    platform.install(made.settings(min_replicas=1, max_replicas=2))
+    platform.api.faults.order(Fault.FORBIDDEN, verb="update", path="configmaps")
+    code, output = platform.run("scale", MODEL, "--max", "4")
+    assert code == 1
+    assert "ConfigMap galerne-settings was not changed" in output
+    assert "changed before it: RayCluster galerne-a, RayService galerne" in output
+    assert platform.run("scale", MODEL, "--max", "4")[0] == 0
+    assert platform.settings["models"][MODEL]["scaling"]["max_replicas"] == 4
+    (group,) = platform.cluster["spec"]["workerGroupSpecs"]
+    assert group["maxReplicas"] == 4
+
+
+# doctor
+
+
+def test_doctor_finds_nothing_but_missing_monitoring(installed: Operated) -> None:
+    found = installed.run_json("doctor")
+    assert [each["code"] for each in found["findings"]] == ["not_scraped"]
+
+
+def test_doctor_names_the_missing_operator_and_crds(platform: Operated) -> None:
+    for plural in ("rayservices", "rayclusters"):
+        platform.api.delete(
+            "apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{plural}.ray.io"
+        )
+    code, output = platform.run("doctor")
+    assert code == 1
+    assert "the cluster has no rayservices.ray.io" in output
+    assert "KubeRay's operator is not installed" in output
+
+
+def test_doctor_says_what_it_may_not_read(installed: Operated) -> None:
+    installed.api.faults.order(Fault.FORBIDDEN, path="leases")
+    installed.api.faults.order(Fault.FORBIDDEN, path="secrets")
+    found = installed.run_json("doctor")
+    assert found["unread"] == ["leases", "secrets"]
+    assert "secret_missing" not in [each["code"] for each in found["findings"]]
+
+
+# drain
+
+
+def test_drain_moves_the_platform_s_pods_and_nobody_else_s(installed: Operated) -> None:
+    other = made.pod("other", of="another-cluster")
+    installed.api.put(other)
+    code, output = installed.run("drain", "node-1")
+    assert code == 0, output
+    assert installed.api.get("v1", "Node", "node-1")["spec"]["unschedulable"] is True
+    assert installed.api.get("v1", "Pod", "other", NAMESPACE)
+    order = [x for x in installed.api.log if x.endswith("/eviction")]
+    assert [each.split("/")[-2] for each in order] == ["worker-1", "head"]
+    assert "head is on this node" in output
+
+
+def budget(allowed: int) -> dict[str, Any]:
+    selector = {"matchLabels": {"ray.io/group": "gpu"}}
+    return {
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "gpu", "namespace": NAMESPACE},
+        "spec": {"minAvailable": 1, "selector": selector},
+        "status": {"disruptionsAllowed": allowed, "desiredHealthy": 1, "currentHealthy": 1,
+                   "expectedPods": 1},
+    }  # fmt: skip
+
+
+def test_drain_waits_for_budgets(installed: Operated) -> None:
+    installed.api.put(budget(0))
+    installed.steps = [lambda: None, lambda: installed.api.put(budget(1))]
+    code, output = installed.run("drain", "node-1")
+    assert code == 0, output
+    assert "held back: The disruption budget gpu needs 1 healthy pods" in output
+
+
+def test_drain_gives_up_in_time(installed: Operated) -> None:
+    installed.api.put(budget(0))
+    code, output = installed.run("drain", "node-1", "--timeout", "20")
+    assert code == 3
+    assert "worker-1 held back" in output
+    assert installed.run("drain", "none")[0] == 1
+
+
+# upgrade and rollback
+
+
+def start_second_cluster(platform: Operated) -> None:
+    status = made.ready_status(1)
+    status["pendingServiceStatus"] = {
+        "rayClusterName": "galerne-b", "applicationStatuses": made.statuses("DEPLOYING"),
+    }  # fmt: skip
+    platform.set_status(status)
+
+
+def fail_second_cluster(platform: Operated) -> None:
+    status = made.ready_status(1)
+    failed = made.statuses("DEPLOY_FAILED", "CUDA is too old")
+    status["pendingServiceStatus"] = {
+        "rayClusterName": "galerne-b", "applicationStatuses": failed
+    }  # fmt: skip
+    platform.set_status(status)
+
+
+def image_of(value: dict[str, Any]) -> str:
+    head = value["spec"]["rayClusterConfig"]["headGroupSpec"]
+    return str(head["template"]["spec"]["containers"][0]["image"])
+
+
+def test_an_upgrade_waits_until_the_new_version_stays_ready(
+    installed: Operated, tmp_path: Path
+) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps = [
+        lambda: start_second_cluster(installed),
+        lambda: None,
+        lambda: installed.set_status(made.ready_status(1, cluster="galerne-b")),
+    ]
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 0, output
+    assert "a new cluster" in output or "deploying" in output
+    assert image_of(installed.service) == "galerne:2"
+    assert installed.now_s >= 10
+    installed.steps = [lambda: installed.set_status(made.ready_status(1))]
+    code, output = installed.run("rollback")
+    assert code == 0, output
+    assert image_of(installed.service) == "galerne:1"
+
+
+def test_an_upgrade_that_fails_is_taken_back_with_the_reason(
+    installed: Operated, tmp_path: Path
+) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps = [
+        lambda: start_second_cluster(installed), lambda: fail_second_cluster(installed)
+    ]  # fmt: skip
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 1
+    assert f"taken back: application engine:{MODEL}: CUDA is too old" in output
+    assert image_of(installed.service) == "galerne:1"
+
+
+def test_an_upgrade_that_takes_too_long_is_taken_back(installed: Operated, tmp_path: Path) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps = [lambda: start_second_cluster(installed)]
+    code, output = installed.run("upgrade", file, "--force", "--timeout", "30")
+    assert code == 1
+    assert "taken back: not ready within 30 s" in output
+    assert image_of(installed.service) == "galerne:1"
+
+
+def test_a_half_applied_upgrade_is_taken_back(platform: Operated, tmp_path: Path) -> None:
+    platform.install()
+    tree = made.settings()
+    tree["models"][MODEL]["engine"]["max_model_len"] = 4096
+    file = written(tmp_path, made.config_map(tree), made.service(image="galerne:2"))
+    original = platform.api.faults.next_for
+
+    def refused_once_applied(verb: str, path: str) -> Any:
+        applied = [x for x in platform.api.log if x.startswith("patch") and "galerne-set" in x]
+        if verb == "patch" and "rayservices" in path and len(applied) > 1:
+            return Fault.FORBIDDEN, None
+        return original(verb, path)
+
+    platform.api.faults.next_for = refused_once_applied  # type: ignore[method-assign]
+    code, output = platform.run("upgrade", file, "--force")
+    assert code == 1
+    assert "RayService galerne was not applied" in output
+    assert "taken back" in output
+    assert platform.settings == made.settings()
+
+
+def test_an_upgrade_that_does_not_fit_changes_nothing(installed: Operated, tmp_path: Path) -> None:
+    installed.api.put(made.node(gpus=1))
+    file = written(tmp_path, made.service(image="galerne:2"))
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 1
+    assert "needs 1 GPUs beside those of the old one, 0 are free; no node for gpu (1 GPU)" in output
+    assert image_of(installed.service) == "galerne:1"
+    in_place = written(tmp_path, made.service(most=5))
+    assert installed.run("upgrade", in_place, "--force")[0] in (0, 1)
+
+
+def test_there_is_nothing_to_go_back_to(installed: Operated) -> None:
+    code, output = installed.run("rollback")
+    assert code == 2
+    assert "no earlier version is kept" in output
+
+
+# keys
+
+
+def records(platform: Operated) -> Any:
+    found = platform.api.get("v1", "Secret", "galerne-secrets", NAMESPACE)
+    return decode(base64.b64decode(found["data"]["keys.json"]))
+
+
+def test_keys_live_in_the_secret(installed: Operated) -> None:
+    created = installed.run_json("keys", "create", "ci")
+    assert created["key"].startswith("gal_")
+    installed.api.faults.order(Fault.CONFLICT, verb="update", times=3)
+    installed.run_json("keys", "create", "ann")
+    assert [each["name"] for each in installed.run_json("keys", "list")] == ["ci", "ann"]
+    assert installed.run("keys", "revoke", "ci")[0] == 0
+    assert [each.state(utc_now()) for each in records(installed)] == [
+        KeyState.REVOKED, KeyState.ACTIVE
+    ]  # fmt: skip
+    code, output = installed.run("keys", "create", "ann")
+    assert code == 2
+    assert "already named" in output
+
+
+def test_keys_need_the_secret(installed: Operated) -> None:
+    installed.api.delete("v1", "Secret", "galerne-secrets", NAMESPACE)
+    code, output = installed.run("keys", "create", "ci")
+    assert code == 2
+    assert "no Secret 'galerne-secrets'" in output
+
+
+def test_every_command_documents_its_exit_status(platform: Operated) -> None:
+    for command in ("status", "wait", "apply", "scale", "doctor", "drain", "upgrade", "rollback"):
+        assert "3 timed out" in platform.run(command, "--help")[1]
