@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from random import SystemRandom
@@ -14,16 +14,13 @@ from typing import Any
 
 import ray
 from prometheus_client import REGISTRY
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serving import __version__
 from serving.adapters import serve_control
 from serving.adapters.access_log import AccessLog
 from serving.adapters.announcement import Announcement, announce
-from serving.adapters.deployment_state import (
-    APP_NAME,
-    GATEWAY,
-)
 from serving.adapters.descriptors import DescriptorGuard
 from serving.adapters.key_store import KeyCache, utc_now
 from serving.adapters.replica_directory import watch_replicas
@@ -48,6 +45,7 @@ from serving.gateway.relay import Relay
 from serving.gateway.replica_pool import PoolSettings, QueueLimits
 from serving.gateway.replica_states import ReplicaStates
 from serving.gateway.slo import SloMetrics
+from serving.planner.serve_config import engine_name
 from serving.protocol.metrics_page import MetricsPage
 from serving.rendering.model_tokenizer import ModelTokenizer
 from serving.rendering.tokenizer import PieceTokenizer, Tokenizer
@@ -78,11 +76,10 @@ class GatewaySpec:
     version: str
 
 
-async def assemble_gateway(
-    spec: GatewaySpec, engines: Mapping[str, DeploymentHandle[Any]]
-) -> Gateway:
+async def assemble_gateway(spec: GatewaySpec) -> Gateway:
     """Build one gateway in this process and connect it to Serve's replica directory."""
     settings = spec.settings.gateway
+    engines = {name: _handle(name) for name in spec.settings.models}
     token = read_secret(spec.paths.internal_token_file)
     connections = Connections(settings.engine_connect_timeout_s)
     client = EngineClient(connections, token=token)
@@ -182,6 +179,12 @@ async def assemble_gateway(
     return gateway
 
 
+def _handle(model: str) -> DeploymentHandle[Any]:
+    """The model's engines; their application may come up later than this gateway."""
+    name = engine_name(model)
+    return serve.get_deployment_handle(name, app_name=name, _check_exists=False)
+
+
 def _tokenizer(model: ModelSettings, paths: StatePaths) -> Tokenizer | None:
     """What prompts are read with, if the model's policy asks for it and its files allow it."""
     if model.routing.policy not in ("kv_aware", "prefix_approx"):
@@ -240,7 +243,7 @@ async def _metric_targets(
 ) -> list[dict[str, Any]]:
     """Everything to scrape, in the format of Prometheus' HTTP service discovery."""
     gateways, autoscaler = await asyncio.gather(
-        asyncio.to_thread(serve_control.replica_processes, APP_NAME, GATEWAY),
+        asyncio.to_thread(serve_control.gateway_processes),
         asyncio.to_thread(serve_control.autoscaler),
     )
     targets = [
