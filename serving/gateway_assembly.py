@@ -171,6 +171,7 @@ async def assemble_gateway(spec: GatewaySpec) -> Gateway:
             problems=lambda: [
                 *access_log.problems(),
                 *descriptors.problems(),
+                *fleet.problems(),
                 *(problem for followed in states.values() for problem in followed.problems()),
             ],
             drain=gateway.drain,
