@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from serving import __version__
-from serving.cli import apply, config, down, keys, lab, metrics, model, platform, pod, route, sim
+from serving.cli import apply, config, down, keys, lab, metrics, model, platform, route, sim
 
 app = typer.Typer(
     name="galerne",
@@ -52,7 +52,6 @@ app.command(
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
-app.add_typer(pod.app, name="pod")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(sim.app, name="sim")
 app.add_typer(lab.app, name="lab")

@@ -14,7 +14,6 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 
 from serving.core.wire import REQUEST_ID
 from serving.gateway.routes import speaks_anthropic
@@ -47,18 +46,6 @@ three times, and looks at nothing but an answer's head and end."""
 HANDLED = "galerne.handled"
 """Scope entry that the gateway sets; an answer without it is Serve's own."""
 
-_HEALTH_PATH = "/-/healthz"
-_leaving: list[str] = []
-# Process-wide because Serve constructs the middleware itself, from an import path.
-
-
-def send_elsewhere(reason: str | None) -> None:
-    """Let HAProxies send new requests to other gateways from now on, or, without a reason, here.
-
-    They ask each gateway for its health every few seconds; requests that come still are served.
-    """
-    _leaving[:] = [reason] if reason else []
-
 
 def middlewares() -> list[Middleware]:
     """The callback that Serve imports."""
@@ -72,9 +59,6 @@ class Edge:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _leaving and scope["type"] == "http" and scope["path"] == _HEALTH_PATH:
-            await PlainTextResponse(_leaving[0], status_code=503)(scope, receive, send)
-            return
         if scope["type"] != "http" or scope["path"].startswith("/-/"):
             await self._app(scope, receive, send)
             return

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.gateway.edge import HANDLED, Edge, middlewares, send_elsewhere
+from serving.gateway.edge import HANDLED, Edge, middlewares
 
 CONTROLS = [
     (b"x-request-timeout-seconds", b"0.001"),
@@ -172,14 +172,3 @@ async def test_what_is_not_http_is_left_alone() -> None:
 async def test_serve_can_construct_what_the_callback_gives() -> None:
     (middleware,) = middlewares()
     assert isinstance(middleware.cls(App(), *middleware.args, **middleware.kwargs), Edge)
-
-
-async def test_a_gateway_that_goes_tells_load_balancers_and_serves_what_comes() -> None:
-    try:
-        send_elsewhere("its node is cordoned")
-        assert (await answer(App(), path="/-/healthz"))[0] == 503
-        assert (await answer(App()))[0] == 200
-        send_elsewhere(None)
-        assert (await answer(App(), path="/-/healthz"))[0] == 200
-    finally:
-        send_elsewhere(None)
