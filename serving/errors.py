@@ -6,7 +6,9 @@
     ├── QuotaExceeded     a limit that belongs to the caller
     ├── Overloaded        the platform is at its limit; retry later
     ├── EngineError       an engine replica failed, hung or vanished
-    └── ConfigError       settings, files or the machine are at fault; raised before serving starts
+    ├── ConfigError       settings, files or the machine are at fault; raised before serving starts
+    └── ClusterError      the Kubernetes cluster refused, failed or does not get there
+        └── TimedOut      not within the time it was given; it may still come
 
 Adapters translate vendor exceptions into this tree and chain them. Core code never names HTTP:
 the one mapping to status codes is `serving.gateway.error_table`.
@@ -80,3 +82,23 @@ class ConfigError(ServingError):
     ) -> None:
         super().__init__(message, code=code, param=param)
         self.hint = hint
+
+
+class ClusterError(ServingError):
+    """The cluster refused, failed or does not get there. `hint` says how to mend it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        hint: str = "",
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, retryable=retryable, retry_after_s=retry_after_s)
+        self.hint = hint
+
+
+class TimedOut(ClusterError):
+    """It did not happen within the time it was given, and may still happen."""

@@ -12,13 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from serving.errors import ConfigError, ServingError
+from serving.errors import ClusterError, ConfigError, ServingError, TimedOut
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_TIMED_OUT = 3
 
 _STEP_LINE = re.compile(r"(?!error |hint  )(.+) \d+ s")
 """A line of `progress` where there is no terminal."""
@@ -33,8 +34,10 @@ def report(error: ServingError) -> int:
     """Print an error as one line plus a hint; return the exit code it deserves."""
     field = f" [dim]({error.param})[/dim]" if error.param else ""
     err.print(f"[bold red]error[/bold red] {escape(error.message)}{field}", soft_wrap=True)
-    if isinstance(error, ConfigError) and error.hint:
+    if isinstance(error, ConfigError | ClusterError) and error.hint:
         err.print(f"[bold]hint[/bold]  {escape(error.hint)}", soft_wrap=True)
+    if isinstance(error, TimedOut):
+        return EXIT_TIMED_OUT
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILURE
 
 

@@ -1,0 +1,85 @@
+"""Who owns which field, and what an apply makes of an object. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kube_api.field_sets import Path, leaves, to_fields_v1, to_text, with_leaves, without
+from kube_api.status_bodies import field_conflicts
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """A client and the way it writes: one that applies and updates is two."""
+
+    name: str
+    operation: str
+    subresource: str = ""
+
+
+Owners = dict[Manager, frozenset[Path]]
+
+
+def after_apply(
+    live: Mapping[str, Any],
+    owners: Owners,
+    *,
+    applied: Mapping[str, Any],
+    manager: Manager,
+    force: bool,
+) -> tuple[dict[str, Any], Owners]:
+    """Object and owners after a server-side apply.
+
+    Raises:
+        ApiError: 409, a field has another value and another owner, and `force` is not set.
+    """
+    wanted, current = leaves(applied), leaves(live)
+    changed = {p for p, v in wanted.items() if p in current and current[p] != v}
+    others = {each: paths for each, paths in owners.items() if each != manager}
+    conflicts = [
+        (each.name, to_text(path))
+        for each, paths in others.items()
+        for path in sorted(changed & paths)
+    ]
+    if conflicts and not force:
+        raise field_conflicts(conflicts)
+    kept = {each: paths - changed for each, paths in others.items()}
+    gone = owners.get(manager, frozenset()) - wanted.keys()
+    gone -= frozenset().union(*kept.values()) if kept else frozenset()
+    result = with_leaves(without(live, gone), wanted)
+    return result, _without_empty({**kept, manager: frozenset(wanted)})
+
+
+def after_update(
+    before: Mapping[str, Any], after: Mapping[str, Any], owners: Owners, manager: Manager
+) -> Owners:
+    """Owners after a write that is no apply: who changes a field owns it alone."""
+    old, new = leaves(before), leaves(after)
+    changed = frozenset(p for p, v in new.items() if p not in old or old[p] != v)
+    removed = frozenset(old.keys() - new.keys())
+    result = {each: paths - changed - removed for each, paths in owners.items()}
+    result[manager] = result.get(manager, frozenset()) | changed
+    return _without_empty(result)
+
+
+def _without_empty(owners: Owners) -> Owners:
+    return {each: paths for each, paths in owners.items() if paths}
+
+
+def to_managed_fields(owners: Owners, *, api_version: str, time: str) -> list[dict[str, Any]]:
+    """`metadata.managedFields`. Its times are those of the object's last change, all of them."""
+    return [
+        {
+            "manager": each.name,
+            "operation": each.operation,
+            "apiVersion": api_version,
+            "time": time,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": to_fields_v1(paths),
+        }
+        | ({"subresource": each.subresource} if each.subresource else {})
+        for each, paths in sorted(owners.items(), key=lambda item: json.dumps(str(item[0])))
+    ]

@@ -1,0 +1,84 @@
+"""Which kinds of objects the server has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceType:
+    """One kind as the API serves it.
+
+    `has_generation`: the server counts changes of its specification.
+    """
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    namespaced: bool = True
+    subresources: tuple[str, ...] = ()
+    has_generation: bool = False
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def qualified(self) -> str:
+        """The name that messages use, such as `rayservices.ray.io`."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    @property
+    def has_status(self) -> bool:
+        return "status" in self.subresources
+
+
+def _custom(group: str, kind: str, version: str = "v1") -> ResourceType:
+    return ResourceType(
+        group, version, kind, f"{kind.lower()}s", subresources=("status",), has_generation=True
+    )
+
+
+BUILT_IN = (
+    ResourceType("", "v1", "Namespace", "namespaces", False, ("status",)),
+    ResourceType("", "v1", "Node", "nodes", False, ("status",)),
+    ResourceType("", "v1", "Pod", "pods", True, ("status", "eviction"), has_generation=True),
+    ResourceType("", "v1", "ConfigMap", "configmaps"),
+    ResourceType("", "v1", "Secret", "secrets"),
+    ResourceType("", "v1", "Service", "services", True, ("status",)),
+    ResourceType("", "v1", "Event", "events"),
+    ResourceType("", "v1", "ResourceQuota", "resourcequotas", True, ("status",)),
+    ResourceType("apps", "v1", "Deployment", "deployments", True, ("status",), has_generation=True),
+    ResourceType(
+        "policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", True, ("status",),
+        has_generation=True,
+    ),
+    ResourceType("coordination.k8s.io", "v1", "Lease", "leases"),
+    ResourceType(
+        "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions",
+        False, ("status",), has_generation=True,
+    ),
+)  # fmt: skip
+RAY = (_custom("ray.io", "RayCluster"), _custom("ray.io", "RayService"))
+MONITORING = (
+    _custom("monitoring.coreos.com", "PodMonitor"),
+    _custom("monitoring.coreos.com", "ScrapeConfig", "v1alpha1"),
+)
+
+
+def definition_of(resource: ResourceType, **annotations: str) -> dict[str, Any]:
+    """The CustomResourceDefinition of a kind, without its schema."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": resource.qualified, "annotations": annotations},
+        "spec": {
+            "group": resource.group,
+            "names": {"kind": resource.kind, "plural": resource.plural},
+            "scope": "Namespaced",
+            "versions": [{"name": resource.version, "served": True, "storage": True}],
+        },
+        "status": {"conditions": [{"type": "Established", "status": "True"}]},
+    }

@@ -1,0 +1,294 @@
+"""The objects, their versions and their history. Thread-safe; knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import RLock
+from typing import Any
+
+from kube_api.ownership import Manager, Owners, after_apply, after_update, to_managed_fields
+from kube_api.resource_types import ResourceType
+from kube_api.schemas import built_in_complaints, complaints
+from kube_api.selectors import Matches
+from kube_api.status_bodies import (
+    already_exists,
+    bad_request,
+    conflict,
+    expired,
+    invalid,
+    not_found,
+    wrong_uid,
+)  # fmt: skip
+
+Object = dict[str, Any]
+Key = tuple[ResourceType, str, str]
+"""Kind, namespace (empty for kinds without) and name."""
+
+_KEPT = ("uid", "creationTimestamp", "deletionTimestamp", "namespace", "name")
+SETUP = Manager("setup", "Update")
+"""Who made what a test puts there itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One event of the history. `before` is `None` for an object that is new."""
+
+    version: int
+    resource: ResourceType
+    before: Object | None
+    after: Object | None
+
+
+class Store:
+    """All objects of one server."""
+
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
+        self._lock = RLock()
+        self._objects: dict[Key, Object] = {}
+        self._owners: dict[Key, Owners] = {}
+        self._history: list[Change] = []
+        self._version = 1000
+        self._oldest = 1000
+        self.on_change: Callable[[], None] = lambda: None
+
+    @property
+    def version(self) -> int:
+        """The latest resource version."""
+        return self._version
+
+    def get(self, key: Key) -> Object:
+        """One object.
+
+        Raises:
+            ApiError: 404.
+        """
+        with self._lock:
+            if key not in self._objects:
+                raise not_found(key[0], key[2])
+            return copy.deepcopy(self._objects[key])
+
+    def list(
+        self, resource: ResourceType, namespace: str, matches: Matches
+    ) -> tuple[int, list[Object]]:
+        """The version of the list and the objects, by namespace and name."""
+        with self._lock:
+            found = [
+                copy.deepcopy(value)
+                for (kind, where, _), value in sorted(
+                    self._objects.items(), key=lambda item: item[0][1:]
+                )
+                if kind == resource and namespace in ("", where) and matches(value)
+            ]
+            return self._version, found
+
+    def changes(self, resource: ResourceType, since: int) -> list[Change]:
+        """What has happened to one kind since a version.
+
+        Raises:
+            ApiError: 410, the history no longer goes back so far.
+        """
+        with self._lock:
+            if since < self._oldest:
+                raise expired(since, self._oldest)
+            return [c for c in self._history if c.version > since and c.resource == resource]
+
+    def compact(self) -> None:
+        """Forget the history: watches from older versions have expired."""
+        with self._lock:
+            # A version of its own, so that even the latest one a client can know has expired.
+            self._version += 1
+            self._oldest = self._version
+            self._history.clear()
+        self.on_change()
+
+    def create(
+        self, key: Key, value: Mapping[str, Any], *, manager: Manager = SETUP,
+        strict: bool = False, dry_run: bool = False,
+    ) -> Object:  # fmt: skip
+        """The new object.
+
+        Raises:
+            ApiError: 409, it is there; 400 or 422, it breaks its schema.
+        """
+        with self._lock:
+            if key in self._objects:
+                raise already_exists(key[0], key[2])
+            new = copy.deepcopy(dict(value))
+            if key[0].has_status and manager is not SETUP:
+                new.pop("status", None)
+            owners = after_update({}, new, {}, manager)
+            return self._write(key, None, new, owners=owners, strict=strict, dry_run=dry_run)
+
+    def update(
+        self, key: Key, change: Callable[[Object], Mapping[str, Any]], *,
+        manager: Manager = SETUP, subresource: str = "", strict: bool = False,
+        dry_run: bool = False,
+    ) -> Object:  # fmt: skip
+        """The object after `change`, of which only the status counts, or all but the status.
+
+        Raises:
+            ApiError: 404; 409, the change was made on another version; 400 or 422.
+        """
+        with self._lock:
+            before = self.get(key)
+            changed = copy.deepcopy(dict(change(copy.deepcopy(before))))
+            self._check_version(key, before, changed)
+            new = self._part(key[0], before, changed, subresource, manager)
+            owners = after_update(before, new, self._owners[key], manager)
+            return self._write(key, before, new, owners=owners, strict=strict, dry_run=dry_run)
+
+    def apply(
+        self, key: Key, applied: Mapping[str, Any], *, manager: Manager, force: bool,
+        strict: bool = False, dry_run: bool = False,
+    ) -> tuple[Object, bool]:  # fmt: skip
+        """The object after a server-side apply, and whether it is new.
+
+        Raises:
+            ApiError: 409, of fields or of the version; 400 or 422.
+        """
+        with self._lock:
+            before = self._objects.get(key)
+            metadata = applied.get("metadata", {})
+            if metadata.get("managedFields"):
+                raise bad_request("metadata.managedFields must be nil")
+            if before is not None:
+                self._check_version(key, before, applied)
+            elif metadata.get("uid"):
+                raise conflict(key[0], key[2])
+            given = {k: v for k, v in applied.items() if k != "status" or not key[0].has_status}
+            start: Object = before or {
+                "apiVersion": key[0].api_version, "kind": key[0].kind, "metadata": {}
+            }  # fmt: skip
+            new, owners = after_apply(
+                start, self._owners.get(key, {}), applied=given, manager=manager, force=force
+            )
+            written = self._write(key, before, new, owners=owners, strict=strict, dry_run=dry_run)
+            return written, before is None
+
+    def delete(self, key: Key, *, uid: str | None = None, dry_run: bool = False) -> Object:
+        """The object as it was; with finalizers it stays, marked as going.
+
+        Raises:
+            ApiError: 404; 409, it is not the one with this uid.
+        """
+        with self._lock:
+            before = self.get(key)
+            if uid is not None and uid != before["metadata"]["uid"]:
+                raise wrong_uid(key[0], key[2])
+            if dry_run:
+                return before
+            if before["metadata"].get("finalizers"):
+                time = self._time()
+                marked = lambda o: {**o, "metadata": {**o["metadata"], "deletionTimestamp": time}}  # noqa: E731
+                return self.update(key, marked)
+            self._drop(key)
+            if key[0].plural == "namespaces":
+                for inner in [each for each in self._objects if each[1] == key[2]]:
+                    self._drop(inner)
+            return before
+
+    def put(self, resource: ResourceType, value: Mapping[str, Any]) -> Object:
+        """A test's own way to have an object as given, status included, new or not."""
+        metadata = value["metadata"]
+        key = (resource, metadata.get("namespace", ""), metadata["name"])
+        with self._lock:
+            if key in self._objects:
+                return self.update(key, lambda old: {**value, "metadata": {
+                    **old["metadata"], **metadata}}, subresource="*")  # fmt: skip
+            return self.create(key, value)
+
+    def _drop(self, key: Key) -> None:
+        gone = self._objects.pop(key)
+        del self._owners[key]
+        self._version += 1
+        # A watch tells the object as it was, at the version of its end.
+        gone["metadata"]["resourceVersion"] = str(self._version)
+        self._note(Change(self._version, key[0], gone, None))
+
+    def _check_version(self, key: Key, before: Object, given: Mapping[str, Any]) -> None:
+        version = given.get("metadata", {}).get("resourceVersion")
+        if version and version != before["metadata"]["resourceVersion"]:
+            raise conflict(key[0], key[2])
+
+    def _part(
+        self, resource: ResourceType, before: Object, changed: Object, subresource: str,
+        manager: Manager,
+    ) -> Object:  # fmt: skip
+        if not resource.has_status or subresource == "*" or (manager is SETUP and not subresource):
+            return changed
+        if subresource == "status":
+            return {**before, "status": changed.get("status", {})}
+        changed.pop("status", None)
+        return changed | ({"status": before["status"]} if "status" in before else {})
+
+    def _write(
+        self, key: Key, before: Object | None, new: Object, *, owners: Owners, strict: bool,
+        dry_run: bool,
+    ) -> Object:  # fmt: skip
+        resource, namespace, name = key
+        new = {"apiVersion": resource.api_version, "kind": resource.kind, **new}
+        if resource.plural == "secrets" and "stringData" in new:
+            raise bad_request("the test server does not know stringData; write data")
+        if before is not None and new.get("immutable") and before.get("data") != new.get("data"):
+            raise invalid(resource, name, [("data", "Forbidden: field is immutable")])
+        self._check_schema(key, new, strict=strict)
+        metadata = dict(new.get("metadata") or {})
+        old = before["metadata"] if before else {}
+        metadata |= {field: old[field] for field in _KEPT if field in old}
+        metadata |= {"name": name} | ({"namespace": namespace} if namespace else {})
+        if before is None:
+            metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": self._time()}
+        if resource.has_generation:
+            metadata["generation"] = old.get("generation", 0) + _is_respecified(before, new)
+        metadata["resourceVersion"] = old.get("resourceVersion", "")
+        metadata["managedFields"] = old.get("managedFields", [])
+        new["metadata"] = metadata
+        same = before is not None and new == before and owners == self._owners[key]
+        if same:
+            return copy.deepcopy(new)  # The real server gives no new version to a write of nothing.
+        metadata["managedFields"] = to_managed_fields(
+            owners, api_version=resource.api_version, time=self._time()
+        )
+        if dry_run:
+            return copy.deepcopy(new)
+        self._version += 1
+        metadata["resourceVersion"] = str(self._version)
+        self._objects[key], self._owners[key] = new, owners
+        self._note(Change(self._version, resource, before, copy.deepcopy(new)))
+        if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
+            self._drop(key)
+        return copy.deepcopy(new)
+
+    def _check_schema(self, key: Key, new: Object, *, strict: bool) -> None:
+        check = complaints if key[0].group == "ray.io" else built_in_complaints
+        found = check(key[0], new)
+        if found.invalid:
+            raise invalid(key[0], key[2], found.invalid)
+        if found.unknown and strict:
+            fields = ", ".join(f'unknown field "{each}"' for each in found.unknown)
+            raise bad_request(
+                f"{key[0].kind} in version {key[0].version!r} cannot be handled as a "
+                f"{key[0].kind}: strict decoding error: {fields}"
+            )
+
+    def _note(self, change: Change) -> None:
+        self._history.append(change)
+        self.on_change()
+
+    def _time(self) -> str:
+        return f"{self._now():%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _is_respecified(before: Object | None, new: Object) -> bool:
+    """Whether anything but metadata and status is another one."""
+    parts = ("metadata", "status")
+    if before is None:
+        return True
+    return {k: v for k, v in before.items() if k not in parts} != {
+        k: v for k, v in new.items() if k not in parts
+    }
