@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from random import SystemRandom
@@ -23,6 +23,7 @@ from serving.adapters.access_log import AccessLog
 from serving.adapters.announcement import Announcement, announce
 from serving.adapters.descriptors import DescriptorGuard
 from serving.adapters.key_store import KeyCache, utc_now
+from serving.adapters.kube.leaving_watch import watch_own_cluster
 from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.state_paths import StatePaths
@@ -158,6 +159,9 @@ async def assemble_gateway(spec: GatewaySpec) -> Gateway:
             slos=slos.counts,
         )
     )
+    leaving = watch_own_cluster(partial(_avoid, fleet, asyncio.get_running_loop()))
+    if leaving is not None:
+        leaving.start()
     listener = _serve_metrics(metrics_token)
     gateway.background += [
         asyncio.create_task(keys.run()),
@@ -172,12 +176,18 @@ async def assemble_gateway(spec: GatewaySpec) -> Gateway:
                 *access_log.problems(),
                 *descriptors.problems(),
                 *fleet.problems(),
+                *(leaving.problems() if leaving else ()),
                 *(problem for followed in states.values() for problem in followed.problems()),
             ],
             drain=gateway.drain,
         )
     )
     return gateway
+
+
+def _avoid(fleet: Fleet, loop: asyncio.AbstractEventLoop, hosts: Mapping[str, str]) -> None:
+    """Called by the threads that watch the cluster."""
+    loop.call_soon_threadsafe(fleet.avoid_hosts, hosts)
 
 
 def _handle(model: str) -> DeploymentHandle[Any]:
