@@ -114,7 +114,7 @@ def ray_service(values: Values, *, chart: Path = CHART) -> Object:
 
 
 def ray_pods(spec: Object) -> dict[str, Object]:
-    """The pods of a RayService by group, as KubeRay would make them: the autoscaler is beside the head.
+    """The pods of a RayService by group, as KubeRay makes them: the autoscaler beside the head.
 
     Source: KubeRay 1.7, controllers/ray/common/pod.go.
     """

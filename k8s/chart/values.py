@@ -1,7 +1,7 @@
 """The values of `helm/galerne`. What each means is said beside its default, in `values.yaml`.
 
-Closed to unknown names: Helm itself refuses a typo, through the JSON schema that `generate.py` makes
-of these models. Values without a default here have theirs in `values.yaml`.
+Closed to unknown names: Helm itself refuses a typo, through the JSON schema that `generate.py`
+makes of these models. Values without a default here have theirs in `values.yaml`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who gets in and out of a release: Secret, network policies, ingress, disruption budgets, Redis."""
+"""Who gets in and out of a release: Secret, network policies, ingress, disruptions, Redis."""
 
 from __future__ import annotations
 

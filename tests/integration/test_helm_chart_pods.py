@@ -1,8 +1,7 @@
-"""Pods of the chart: their environment, their rights, and that nothing rebuilds them by accident."""
+"""Pods of the chart: environment, rights, and that nothing rebuilds them by accident."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -25,8 +24,8 @@ from helm_chart import (
     render,
 )
 
-from serving.adapters import ray_cluster
 from serving.adapters.local_ports import LocalPorts
+from serving.adapters.ray_cluster import cluster_environment
 from serving.adapters.state_paths import StatePaths
 from serving.gateway.edge import CALLBACK
 from serving.settings import Settings
@@ -41,6 +40,8 @@ PODS_OWN = {
     "HOME": "/tmp",
     "RAY_SERVE_HAPROXY_BINARY_PATH": "/opt/galerne/bin/galerne-haproxy",
 }
+OF_THIS_MACHINE = {"RAY_SERVE_HAPROXY_MAXCONN": "4096", "RAY_SERVE_HAPROXY_NBTHREAD": "4"}
+"""What a machine with enough cores and file descriptors would get; KubeRay allows 65,536."""
 LIMITS = {"header_timeout_s": 7, "upload_timeout_s": 80.5, "stalled_read_timeout_s": 30}
 PRIVILEGES = {
     "allowPrivilegeEscalation": False,
@@ -64,9 +65,8 @@ def all_pods(values: Values) -> dict[str, Object]:
     """Every pod of a release, by name of its group."""
     objects = render(values)
     (service,) = by_kind(objects, "RayService")
-    redis = {
-        each["metadata"]["name"]: each["spec"]["template"] for each in by_kind(objects, "Deployment")
-    }
+    others = by_kind(objects, "Deployment")
+    redis = {each["metadata"]["name"]: each["spec"]["template"] for each in others}
     return {**ray_pods(service["spec"]), **redis}
 
 
@@ -76,13 +76,11 @@ def all_pods(values: Values) -> dict[str, Object]:
     ids=["hub-not-needed", "hub-needed", "limits"],
 )
 def test_pods_have_the_environment_of_a_cluster_on_one_machine(
-    values: Values, monkeypatch: pytest.MonkeyPatch
+    values: Values,
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(ray_cluster, "descriptor_limit", lambda: 65536)  # as KubeRay sets it
     settings = Settings.model_validate(values["settings"])
     needs_hub = any(m.weights and "/" in m.weights.source for m in settings.models.values())
-    expected = ray_cluster.cluster_environment(
+    expected = cluster_environment(
         settings,
         StatePaths(Path("/etc/galerne"), Path("/models")),
         run_dir=Path("/tmp/galerne"),
@@ -90,6 +88,8 @@ def test_pods_have_the_environment_of_a_cluster_on_one_machine(
         ports=LocalPorts(haproxy_stats=8404, haproxy_metrics=9101, fallback_proxy=8500),
     )
     expected = {k: v for k, v in expected.items() if k not in NOT_IN_PODS} | PODS_OWN
+    assert set(expected) >= set(OF_THIS_MACHINE)
+    expected |= OF_THIS_MACHINE
     spec = ray_service({**values, "weights": {"huggingface": {"enabled": needs_hub}}})
     for pod in ray_pods(spec).values():
         for container in containers(pod):
@@ -163,9 +163,8 @@ def test_only_gateways_and_the_autoscaler_get_a_token() -> None:
 
 def test_gateways_may_watch_and_nothing_else() -> None:
     objects = render({})
-    rules = [
-        rule for kind in ("Role", "ClusterRole") for r in by_kind(objects, kind) for rule in r["rules"]
-    ]
+    roles = [*by_kind(objects, "Role"), *by_kind(objects, "ClusterRole")]
+    rules = [rule for role in roles for rule in role["rules"]]
     watch = ["get", "list", "watch"]
     assert rules == [
         {"apiGroups": [""], "resources": ["pods"], "verbs": watch},
@@ -190,8 +189,9 @@ def test_a_new_version_of_the_chart_changes_no_pod(name: str, tmp_path: Path) ->
 
 def test_another_model_changes_no_pod() -> None:
     values = preset_values("sim")
-    models = values["settings"]["models"]
-    more = {**values, "settings": {**values["settings"], "models": {**models, "two": models["sim"]}}}
+    settings = values["settings"]
+    models = {**settings["models"], "two": settings["models"]["sim"]}
+    more = {**values, "settings": {**settings, "models": models}}
     config = ray_service(more)["rayClusterConfig"]
     assert config == ray_service(values)["rayClusterConfig"]
     assert "sim" not in str(config)
@@ -231,3 +231,62 @@ def test_a_digest_is_what_runs() -> None:
     images = {each["image"] for pod in pods.values() for each in containers(pod)}
     (image,) = images
     assert image.startswith("registry.internal.example/llm/galerne@sha256:")
+
+
+MODEL = {"simulator": {}, "resources": {"device": "cpu", "num_cpus": 0, "pool": "cpu"}}
+SETTINGS = {"gateway": {"pool": "cpu"}, "models": {"m": MODEL}}
+SCALING = {"scaling": {"max_replicas": 2}}
+POOL = {"name": "cpu", "resources": {"cpu": 2, "memory": "4Gi"}, "minReplicas": 1, "maxReplicas": 3}
+IN_PLACE: dict[str, Object] = {
+    "model": {"settings": {**SETTINGS, "models": {"m": MODEL, "n": MODEL}}},
+    "engine": {"settings": {**SETTINGS, "models": {"m": {**MODEL, "engine": {"block_size": 16}}}}},
+    "scaling": {"settings": {**SETTINGS, "models": {"m": {**MODEL, **SCALING}}}},
+    "gateways": {"settings": {**SETTINGS, "gateway": {"pool": "cpu", "replicas": 2}}},
+    "tenancy": {"settings": {**SETTINGS, "tenancy": {"classes": {"gold": ["a"]}}}},
+    "bounds-of-a-pool": {"pools": [{**POOL, "minReplicas": 2, "maxReplicas": 8}]},
+    "pool-at-the-end": {"pools": [POOL, {**POOL, "name": "more"}]},
+    "manifest": {"weights": {"manifests": {"m.sha256": "..."}}},
+    "clients": {"networkPolicy": {"clients": []}},
+    "upgrade-strategy": {"upgradeStrategy": {"type": "None"}},
+}
+NEW_CLUSTER: dict[str, Object] = {
+    "image": {"image": {"tag": "0.2.0-cpu"}},
+    "head": {"head": {"resources": {"cpu": "2"}}},
+    "pod": {"pools": [{**POOL, "resources": {"cpu": 3, "memory": "4Gi"}}]},
+    "pool-at-the-front": {"pools": [{**POOL, "name": "more"}, POOL]},
+    "idle-timeout": {"pools": [{**POOL, "idleTimeoutSeconds": 600}]},
+    "gateways-pool": {
+        "settings": {**SETTINGS, "gateway": {"pool": "more"}},
+        "pools": [POOL, {**POOL, "name": "more"}],
+    },
+    "longer-drain": {"settings": {**SETTINGS, "models": {"m": {**MODEL, "drain_timeout_s": 900}}}},
+    "header-timeout": {
+        "settings": {**SETTINGS, "gateway": {"pool": "cpu", "limits": {"header_timeout_s": 5}}}
+    },
+    "redis": {"redis": {"external": {"address": "redis:6379"}}},
+    "hub": {"weights": {"huggingface": {"enabled": True}}},
+    "claim": {"weights": {"claim": {"existing": "models"}}},
+    "secret": {"secrets": {"existing": "keys"}},
+}
+
+
+def cluster_identity(change: Object) -> Object:
+    """What KubeRay compares: everything but numbers of pods, and groups that came at the end.
+
+    Source: KubeRay 1.7, `GenerateHashWithoutReplicasAndWorkersToDelete`, `isClusterSpecHashEqual`.
+    """
+    values = {"settings": SETTINGS, "pools": [POOL], **change}
+    cluster: Object = ray_service(values)["rayClusterConfig"]
+    (group, *_) = cluster["workerGroupSpecs"]
+    kept = {k: v for k, v in group.items() if k not in ("replicas", "minReplicas", "maxReplicas")}
+    return {**cluster, "workerGroupSpecs": [kept]}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_changes_in_place(name: str) -> None:
+    assert cluster_identity(IN_PLACE[name]) == cluster_identity({})
+
+
+@pytest.mark.parametrize("name", NEW_CLUSTER)
+def test_what_builds_a_new_cluster(name: str) -> None:
+    assert cluster_identity(NEW_CLUSTER[name]) != cluster_identity({})
