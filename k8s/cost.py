@@ -38,7 +38,7 @@ class Cost:
 
 
 def cost_table(releases: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table in Markdown of the least and the most that releases ask for, and beyond it at upgrades.
+    """A table in Markdown of what releases ask for: least, most, and beyond it at upgrades.
 
     Args:
         releases: specification of each RayService, by name.

@@ -5,6 +5,7 @@ It needs Helm itself, from the package helm-python-sdk. Run it after a change of
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,9 @@ def _manifest(name: str) -> str:
 
 def _objects(values: Mapping[str, Any]) -> Iterator[str]:
     """The text of each object as the templates wrote it, comments included, the RayService last."""
-    from helm_python import Chart
-
+    helm: Any = importlib.import_module("helm_python")
     yield _NAMESPACE
-    with Chart.load(_CHART) as chart:
+    with helm.Chart.load(_CHART) as chart:
         texts = chart.render(dict(values), name=NAME, namespace=NAME)
     for path in sorted(texts, key=lambda path: (path.endswith("rayservice.yaml"), path)):
         if path.endswith(".yaml") and texts[path].strip():
@@ -65,7 +65,7 @@ metadata:
 
 
 def _in_namespace(text: str) -> str:
-    """With the namespace that Helm gives to objects when it installs them; roles of all have none."""
+    """With the namespace that Helm gives to objects that belong to one."""
     text = text.replace("managed-by: Helm", "managed-by: kubectl")
     if "\nkind: ClusterRole" in f"\n{text}":
         return text

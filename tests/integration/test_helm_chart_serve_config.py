@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helm_chart import PRESETS, Object, Values, all_values, by_kind, ray_service, render
+from helm_chart import (
+    CHART,
+    CI_FILES,
+    PRESETS,
+    Object,
+    Values,
+    all_values,
+    by_kind,
+    load_yaml,
+    preset_values,
+    ray_service,
+    render,
+)
 
 from serving.settings import Settings
 
@@ -128,6 +141,17 @@ def test_the_platform_takes_what_it_is_given(name: str) -> None:
         else:
             models = {args["name"]: args["settings"]}
             Settings.model_validate({"models": models})
+
+
+@pytest.mark.parametrize(
+    ("preset", "path"),
+    [("sim", CHART / "files" / "trial-settings.yaml"), ("cpu", CI_FILES["laptop-cpu"])],
+    ids=["trial", "laptop"],
+)
+def test_what_runs_first_is_a_preset(preset: str, path: Path) -> None:
+    document = load_yaml(path)
+    settings = preset_values(preset)["settings"]
+    assert document.get("settings", document) == settings
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -14,6 +14,7 @@ from helm_chart import (
     Object,
     all_values,
     by_kind,
+    defaults,
     load_yaml,
     ray_pods,
     render,
@@ -22,6 +23,7 @@ from helm_chart import (
 )
 
 from k8s.chart.generate import generated
+from k8s.chart.schema import schema
 
 KUBERNETES = "1.33"
 CUSTOM = {
@@ -120,6 +122,21 @@ def test_a_scanner_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
 def with_namespace(each: Object) -> Object:
     """As it is installed; scanners complain of the namespace `default`."""
     return {**each, "metadata": {**each["metadata"], "namespace": "n"}}
+
+
+def merged(base: Any, over: Any) -> Any:
+    """As Helm merges values into defaults: maps by key, all else replaced."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_values_fit_the_schema_without_helm_too(name: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    validator = jsonschema.Draft202012Validator(schema())
+    values = merged(defaults(), EVERYTHING[name])
+    assert [f"{e.json_path}: {e.message}" for e in validator.iter_errors(values)] == []
 
 
 @pytest.mark.parametrize("path", generated(), ids=str)

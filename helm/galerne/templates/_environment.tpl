@@ -56,6 +56,10 @@ compares them. KubeRay adds RAY_AUTH_MODE and RAY_AUTH_TOKEN.
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
 {{- end }}
+{{- end }}
+
+{{/* What only pods that fetch weights need. */}}
+{{- define "galerne.hubToken" -}}
 {{- with .Values.weights.huggingface }}
 {{- if and .enabled .tokenSecret.name }}
 - name: HF_TOKEN

@@ -67,6 +67,9 @@ initContainers:
       {{- include "galerne.containerSecurity" .root | nindent 6 }}
     env:
       {{- include "galerne.environment" .root | trim | nindent 6 }}
+      {{- with include "galerne.hubToken" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
     resources:
       requests: {cpu: "1", memory: 2Gi}
       limits: {cpu: "1", memory: 2Gi}
@@ -81,6 +84,9 @@ containers:
       {{- include "galerne.containerSecurity" .root | nindent 6 }}
     env:
       {{- include "galerne.environment" .root | trim | nindent 6 }}
+      {{- with include "galerne.hubToken" .root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
       - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
         value: {{ add $drain 60 | quote }}
     lifecycle:
