@@ -91,16 +91,22 @@ def all_values() -> dict[str, Values]:
 
 def render(values: Values, *, chart: Path = CHART) -> list[Object]:
     """The objects that Helm makes of the values, notes aside."""
-    helm = require_helm()
-    with helm.Chart.load(chart) as loaded:
-        texts = loaded.render(dict(values), name="g", namespace="n")
+    require_helm()
+    return json.loads(_rendered(json.dumps(values), chart))  # type: ignore[no-any-return]
+
+
+@cache
+def _rendered(values: str, chart: Path) -> str:
+    """The objects, as JSON: the same values are asked for by many tests."""
+    with require_helm().Chart.load(chart) as loaded:
+        texts = loaded.render(json.loads(values), name="g", namespace="n")
     documents = (
         document
         for path, text in sorted(texts.items())
         if path.endswith(".yaml")
-        for document in yaml.safe_load_all(text)
+        for document in yaml.load_all(text, yaml.CSafeLoader)
     )
-    return [document for document in documents if document]
+    return json.dumps([document for document in documents if document])
 
 
 def by_kind(objects: list[Object], kind: str) -> list[Object]:

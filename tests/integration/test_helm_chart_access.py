@@ -71,7 +71,7 @@ def test_policies_can_be_left_to_somebody_else() -> None:
 
 
 def test_a_made_secret_holds_what_the_platform_reads(tmp_path: Path) -> None:
-    first, second = secret_data(), secret_data()
+    first, second = secret_data(), secret_data(image={"tag": "other"})
     assert set(first) == {"internal-token", "metrics-token", "keys.json"}
     assert first["internal-token"] != second["internal-token"]
     assert len(first["internal-token"]) >= 43
@@ -80,8 +80,8 @@ def test_a_made_secret_holds_what_the_platform_reads(tmp_path: Path) -> None:
     assert KeyFile(file).list() == ()
 
 
-def secret_data() -> dict[str, str]:
-    (secret,) = by_kind(render({"secrets": {"create": True}}), "Secret")
+def secret_data(**values: Object) -> dict[str, str]:
+    (secret,) = by_kind(render({"secrets": {"create": True}, **values}), "Secret")
     assert secret["metadata"]["name"] == "g-secrets"
     return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
 

@@ -1,7 +1,8 @@
 {{/*
 Environment of every Ray process, as YAML list. The same as cluster_environment() of
 serving/adapters/ray_cluster.py, which says why each is there, with the values that fit a pod; a test
-compares them. KubeRay adds RAY_AUTH_MODE and RAY_AUTH_TOKEN.
+compares them. KubeRay adds RAY_AUTH_MODE and RAY_AUTH_TOKEN. Whether a hub may be asked is a value
+instead of a question to the models: the first one from a hub would otherwise change every pod.
 */}}
 {{- define "galerne.environment" -}}
 {{- $limits := dig "gateway" "limits" dict (include "galerne.settings" . | fromJson) -}}
