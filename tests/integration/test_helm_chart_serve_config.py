@@ -127,6 +127,14 @@ def test_other_numbers_restart_nothing(change: Object) -> None:
     assert [each["args"] for each in before.values()] == [each["args"] for each in after.values()]
 
 
+def test_a_null_is_the_same_as_nothing() -> None:
+    nulls = {"scaling": None, "weights": None, "engine": {"max_model_len": None}}
+    (found,) = applications(settings_of({"m": {**MODEL, **nulls}}))["engine:m"]["deployments"]
+    assert found == {"name": "engine:m", "num_replicas": 1}
+    settings = mounted_settings({"settings": settings_of({"m": {**MODEL, **nulls}})})
+    assert settings["models"]["m"] == {**MODEL, "engine": {}}
+
+
 @pytest.mark.parametrize("name", all_values())
 def test_the_platform_takes_what_it_is_given(name: str) -> None:
     values = all_values()[name]

@@ -1,6 +1,20 @@
 {{/* The platform's settings, as JSON. Helm would merge settings into defaults, so those are a file. */}}
 {{- define "galerne.settings" -}}
-{{- .Values.settings | default (.Files.Get "files/trial-settings.yaml" | fromYaml) | toJson -}}
+{{- $trial := .Files.Get "files/trial-settings.yaml" | fromYaml -}}
+{{- include "galerne.withoutNulls" (.Values.settings | default $trial) -}}
+{{- end }}
+
+{{/* A map as JSON without its nulls, which in settings mean the same as nothing. */}}
+{{- define "galerne.withoutNulls" -}}
+{{- $kept := dict -}}
+{{- range $key, $value := . -}}
+{{- if kindIs "map" $value -}}
+{{- $_ := set $kept $key (include "galerne.withoutNulls" $value | fromJson) -}}
+{{- else if not (kindIs "invalid" $value) -}}
+{{- $_ := set $kept $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- $kept | toJson -}}
 {{- end }}
 
 {{/* Whether a model's weights are fetched from a hub, as "true" or nothing. */}}
