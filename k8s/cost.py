@@ -57,12 +57,12 @@ def _row(spec: Mapping[str, Any]) -> Iterable[str]:
         pod = _pod(group["template"])
         least += pod.times(group["minReplicas"])
         most += pod.times(group["maxReplicas"])
-    return str(least), str(most), _surge(spec["upgradeStrategy"], most=most)
+    return str(least), str(most), _surge(spec["upgradeStrategy"])
 
 
-def _surge(strategy: Mapping[str, Any], *, most: Cost) -> str:
+def _surge(strategy: Mapping[str, Any]) -> str:
     if strategy["type"] == "NewCluster":
-        return f"as much again, up to {most}"
+        return "as much again"
     if strategy["type"] == "None":
         return "nothing, and no service for a while"
     percent = strategy["clusterUpgradeOptions"]["maxSurgePercent"]
