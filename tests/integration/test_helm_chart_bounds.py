@@ -104,6 +104,10 @@ REFUSED = {
         values(model(), gateway={"replicas": 2}),
         "settings.gateway.pool must name one of pools (cpu, gpu)",
     ),
+    "prometheus-out-of-reach": (
+        values(model(), autoscaler={"prometheus_url": "http://prometheus:9090"}),
+        "settings.autoscaler.prometheus_url is out of reach: networkPolicy.prometheus names nobody",
+    ),
     "pool-twice": ({"pools": [CPU, CPU]}, "pools: cpu is listed twice"),
     "hub-is-closed": (
         values(model(weights=FROM_HUB)),

@@ -97,6 +97,10 @@
 {{- if and .Values.secrets.existing .Values.secrets.create -}}
 {{- fail "secrets: either existing or create" -}}
 {{- end -}}
+{{- $asked := dig "autoscaler" "prometheus_url" "" (include "galerne.settings" . | fromJson) -}}
+{{- if and $asked .Values.networkPolicy.enabled (not .Values.networkPolicy.prometheus) -}}
+{{- fail "settings.autoscaler.prometheus_url is out of reach: networkPolicy.prometheus names nobody" -}}
+{{- end -}}
 {{- with .Values.upgradeStrategy -}}
 {{- if eq .type "NewClusterWithIncrementalUpgrade" -}}
 {{- if not .gatewayClassName -}}
