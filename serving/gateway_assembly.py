@@ -14,19 +14,17 @@ from typing import Any
 
 import ray
 from prometheus_client import REGISTRY
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serving import __version__
 from serving.adapters import serve_control
 from serving.adapters.access_log import AccessLog
 from serving.adapters.announcement import Announcement, announce
-from serving.adapters.deployment_state import (
-    APP_NAME,
-    GATEWAY,
-)
 from serving.adapters.descriptors import DescriptorGuard
 from serving.adapters.key_records import utc_now
 from serving.adapters.key_store import KeyCache
+from serving.adapters.kube.leaving_watch import watch_own_cluster
 from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.state_paths import StatePaths
@@ -49,6 +47,7 @@ from serving.gateway.relay import Relay
 from serving.gateway.replica_pool import PoolSettings, QueueLimits
 from serving.gateway.replica_states import ReplicaStates
 from serving.gateway.slo import SloMetrics
+from serving.planner.serve_config import engine_name
 from serving.protocol.metrics_page import MetricsPage
 from serving.rendering.model_tokenizer import ModelTokenizer
 from serving.rendering.tokenizer import PieceTokenizer, Tokenizer
@@ -79,11 +78,10 @@ class GatewaySpec:
     version: str
 
 
-async def assemble_gateway(
-    spec: GatewaySpec, engines: Mapping[str, DeploymentHandle[Any]]
-) -> Gateway:
+async def assemble_gateway(spec: GatewaySpec) -> Gateway:
     """Build one gateway in this process and connect it to Serve's replica directory."""
     settings = spec.settings.gateway
+    engines = {name: _handle(name) for name in spec.settings.models}
     token = read_secret(spec.paths.internal_token_file)
     connections = Connections(settings.engine_connect_timeout_s)
     client = EngineClient(connections, token=token)
@@ -162,6 +160,9 @@ async def assemble_gateway(
             slos=slos.counts,
         )
     )
+    leaving = watch_own_cluster(partial(_avoid, fleet, asyncio.get_running_loop()))
+    if leaving is not None:
+        leaving.start()
     listener = _serve_metrics(metrics_token)
     gateway.background += [
         asyncio.create_task(keys.run()),
@@ -175,12 +176,25 @@ async def assemble_gateway(
             problems=lambda: [
                 *access_log.problems(),
                 *descriptors.problems(),
+                *fleet.problems(),
+                *(leaving.problems() if leaving else ()),
                 *(problem for followed in states.values() for problem in followed.problems()),
             ],
             drain=gateway.drain,
         )
     )
     return gateway
+
+
+def _avoid(fleet: Fleet, loop: asyncio.AbstractEventLoop, hosts: Mapping[str, str]) -> None:
+    """Called by the threads that watch the cluster."""
+    loop.call_soon_threadsafe(fleet.avoid_hosts, hosts)
+
+
+def _handle(model: str) -> DeploymentHandle[Any]:
+    """The model's engines; their application may come up later than this gateway."""
+    name = engine_name(model)
+    return serve.get_deployment_handle(name, app_name=name, _check_exists=False)
 
 
 def _tokenizer(model: ModelSettings, paths: StatePaths) -> Tokenizer | None:
@@ -241,7 +255,7 @@ async def _metric_targets(
 ) -> list[dict[str, Any]]:
     """Everything to scrape, in the format of Prometheus' HTTP service discovery."""
     gateways, autoscaler = await asyncio.gather(
-        asyncio.to_thread(serve_control.replica_processes, APP_NAME, GATEWAY),
+        asyncio.to_thread(serve_control.gateway_processes),
         asyncio.to_thread(serve_control.autoscaler),
     )
     targets = [

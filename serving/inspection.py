@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from serving.adapters import serve_control
-from serving.adapters.deployment_state import GATEWAY, DeploymentTarget
+from serving.adapters.deployment_state import DeploymentTarget
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.state_paths import StatePaths
 from serving.core.wire import EXPLAIN_PATH, FLEET_PATH, INTERNAL_TOKEN
@@ -31,10 +31,9 @@ logger = logging.getLogger("galerne")
 
 
 class Inspector:
-    """Looks at one application of this machine's Ray cluster, behind one endpoint."""
+    """Looks at the platform on this machine's Ray cluster, behind one endpoint."""
 
-    def __init__(self, name: str, endpoint: str, paths: StatePaths) -> None:
-        self._name = name
+    def __init__(self, endpoint: str, paths: StatePaths) -> None:
         self._endpoint = endpoint
         self._paths = paths
 
@@ -45,7 +44,7 @@ class Inspector:
     async def rollout(self, targets: Mapping[str, DeploymentTarget]) -> dict[str, Any]:
         """Whether the targets are reached: `done`, `message`, `failure`, `remark`."""
         # In this order: the views then tell the cause of a failure.
-        failure = await asyncio.to_thread(serve_control.application_failure, self._name)
+        failure = await asyncio.to_thread(serve_control.application_failure)
         views = await self._views()
         return compose_rollout(
             views.states,
@@ -91,7 +90,7 @@ class Inspector:
 
     async def _views(self) -> Views:
         states, gateways, fleet, autoscaler = await asyncio.gather(
-            asyncio.to_thread(serve_control.deployment_states, self._name),
+            asyncio.to_thread(serve_control.deployment_states),
             self._gateways(),
             self._fleet(),
             asyncio.to_thread(serve_control.autoscaler),
@@ -100,7 +99,7 @@ class Inspector:
         return Views(states=states, gateways=gateways, fleet=fleet, scaling=scaling)
 
     async def _gateways(self) -> list[dict[str, Any]]:
-        return await asyncio.to_thread(serve_control.replica_processes, self._name, GATEWAY)
+        return await asyncio.to_thread(serve_control.gateway_processes)
 
     async def _fleet(self) -> dict[str, Any] | None:
         """What a gateway sees, or `None` while there is none."""

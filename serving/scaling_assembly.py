@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from prometheus_client import CollectorRegistry
-from pydantic import TypeAdapter
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from serving.adapters.autoscaler import Autoscaler, Fleet, ModelPlan, Shared, share_autoscaler
@@ -21,8 +18,10 @@ from serving.adapters.autoscaler_metrics import AutoscalerMetrics
 from serving.adapters.prometheus_signals import PrometheusSignals
 from serving.adapters.replica_reports import told_signals
 from serving.adapters.secrets_file import read_secret
+from serving.adapters.settings_file import SettingsFile
 from serving.adapters.state_paths import StatePaths
 from serving.engine.listener import HttpListener
+from serving.planner.serve_config import POLICY_DELAYS, policy
 from serving.protocol.metrics_page import MetricsPage
 from serving.scaling.policy import Bounds
 from serving.scaling.signals import Capacity, Replicas, Signals
@@ -31,21 +30,10 @@ from serving.settings import ModelSettings, Settings
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
-POLICY = "serving.serve_scaling:ModelScaling"
 _USUAL_USE, _USUAL_SPREAD = 0.8, 0.5
 """Of a simulated replica that nobody has measured; the policy learns the rest."""
 
 logger = logging.getLogger("ray.serve")
-
-
-@dataclass(frozen=True, slots=True)
-class ScalingSpec:
-    """What the autoscaler is built from in the controller's process; goes there as JSON."""
-
-    prometheus_url: str | None
-    num_gateways: int
-    gpu_budget: int | None
-    metrics_token_file: str
 
 
 class ModelScaler:
@@ -55,23 +43,24 @@ class ModelScaler:
 
     Args:
         model: the model's name.
-        plan: a `ModelPlan` as JSON.
-        spec: a `ScalingSpec` as JSON.
+        settings_file: the settings in force; the plan is in there and may change at any time. The
+            tokens lie beside it.
     """
 
-    def __init__(self, model: str, plan: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    def __init__(self, model: str, settings_file: str) -> None:
         self._model = model
+        self._file = SettingsFile(Path(settings_file))
+        self._metrics_token_file = StatePaths.of(
+            Path(settings_file).parent, Path(settings_file).parent
+        ).metrics_token_file
+        self._applied: Settings | None = None
         self._autoscaler: Autoscaler | None = None
-        try:
-            autoscaler = autoscaler_of(TypeAdapter(ScalingSpec).validate_python(spec))
-            autoscaler.plan(model, TypeAdapter(ModelPlan).validate_python(plan))
-            self._autoscaler = autoscaler
-        except Exception:
-            logger.exception("%s is not scaled: its autoscaler cannot be built", model)
 
     def decide(self, context: AutoscalingContext) -> int:
         """How many replicas the deployment shall have."""
-        target, autoscaler = int(context.target_num_replicas), self._autoscaler
+        target = int(context.target_num_replicas)
+        self._apply(self._file.latest())
+        autoscaler = self._autoscaler
         if autoscaler is None:
             return target
         try:
@@ -83,6 +72,21 @@ class ModelScaler:
             autoscaler.failed(self._model)
             return target
 
+    def _apply(self, settings: Settings | None) -> None:
+        """Scale by these settings from now on; the last plan stays if they have none."""
+        if settings is None or settings is self._applied:
+            return
+        self._applied = settings
+        try:
+            model = settings.models.get(self._model)
+            if model is None or model.scaling is None:
+                return
+            autoscaler = _autoscaler_of(settings, self._metrics_token_file)
+            autoscaler.plan(self._model, plan_of(model))
+            self._autoscaler = autoscaler
+        except Exception:
+            logger.exception("%s is not scaled: its autoscaler cannot be built", self._model)
+
 
 def _told(context: AutoscalingContext, now_s: float) -> Signals | None:
     """What the deployment's replicas report through Ray Serve."""
@@ -90,27 +94,27 @@ def _told(context: AutoscalingContext, now_s: float) -> Signals | None:
     return told_signals(context.raw_metrics or {}, at_s=now_s, queued=queued)
 
 
-def autoscaler_of(spec: ScalingSpec) -> Autoscaler:
+def _autoscaler_of(settings: Settings, metrics_token_file: Path) -> Autoscaler:
     """The process's autoscaler, by these settings from now on."""
-    autoscaler = share_autoscaler(lambda: _build(spec))
+    autoscaler = share_autoscaler(lambda: _build(settings, metrics_token_file))
     figures = autoscaler.figures
-    if isinstance(figures, PrometheusSignals) and figures.source != _source(spec):
-        autoscaler.figures = PrometheusSignals(*_source(spec))
-    autoscaler.budget = spec.gpu_budget
+    if isinstance(figures, PrometheusSignals) and figures.source != _source(settings):
+        autoscaler.figures = PrometheusSignals(*_source(settings))
+    autoscaler.budget = settings.autoscaler.gpu_budget
     return autoscaler
 
 
-def _source(spec: ScalingSpec) -> tuple[str | None, int]:
-    return spec.prometheus_url, spec.num_gateways
+def _source(settings: Settings) -> tuple[str | None, int]:
+    return settings.autoscaler.prometheus_url, settings.gateway.replicas
 
 
-def _build(spec: ScalingSpec) -> Shared:
+def _build(settings: Settings, metrics_token_file: Path) -> Shared:
     registry = CollectorRegistry()
-    page = MetricsPage(registry, token=read_secret(Path(spec.metrics_token_file)))
+    page = MetricsPage(registry, token=read_secret(metrics_token_file))
     autoscaler = Autoscaler(
-        PrometheusSignals(*_source(spec)),
+        PrometheusSignals(*_source(settings)),
         AutoscalerMetrics(registry),
-        budget=spec.gpu_budget,
+        budget=settings.autoscaler.gpu_budget,
     )
     return Shared(autoscaler, metrics_url=_serve_beside(page, host=ray.util.get_node_ip_address()))
 
@@ -128,41 +132,23 @@ def _serve_beside(page: MetricsPage, *, host: str) -> str:
 
 
 def autoscaling_options(
-    model_id: str, settings: Settings, paths: StatePaths, *, is_first: bool
+    name: str, model: ModelSettings, paths: StatePaths, *, is_first: bool
 ) -> dict[str, Any]:
     """How many replicas Serve gives the model's deployment, or who decides that.
 
     Args:
         is_first: the deployment is made, rather than changed: a running one keeps its replicas.
     """
-    model = settings.models[model_id]
     scaling = model.scaling
     if scaling is None:
         return {"num_replicas": model.replicas}
-    spec = ScalingSpec(
-        settings.autoscaler.prometheus_url,
-        settings.gateway.replicas,
-        settings.autoscaler.gpu_budget,
-        str(paths.metrics_token_file),
-    )
-    policy = AutoscalingPolicy(
-        policy_function=POLICY,
-        policy_kwargs={
-            "model": model_id,
-            "plan": asdict(plan_of(model)),
-            "spec": asdict(spec),
-        },
-    )
     first = min(max(model.replicas, scaling.min_replicas), scaling.max_replicas)
     config = AutoscalingConfig(
         min_replicas=scaling.min_replicas,
         max_replicas=scaling.max_replicas,
         initial_replicas=first if is_first else None,
-        # The policy has its own patience.
-        upscale_delay_s=0,
-        downscale_delay_s=0,
-        downscale_to_zero_delay_s=0,
-        policy=policy,
+        policy=AutoscalingPolicy(**policy(name, settings_file=str(paths.settings_file))),
+        **POLICY_DELAYS,
     )
     return {"autoscaling_config": config}
 

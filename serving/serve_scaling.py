@@ -16,12 +16,11 @@ class ModelScaling:
 
     Args:
         model: the model's name.
-        plan: a `ModelPlan` as JSON.
-        spec: a `ScalingSpec` as JSON.
+        settings_file: the settings in force.
     """
 
-    def __init__(self, model: str, plan: dict[str, Any], spec: dict[str, Any]) -> None:
-        self._scaler = ModelScaler(model, plan, spec)
+    def __init__(self, model: str, settings_file: str) -> None:
+        self._scaler = ModelScaler(model, settings_file)
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Replicas of the deployment, and no state for Serve to keep."""
@@ -29,17 +28,17 @@ class ModelScaling:
 
 
 class FleetScaling:
-    """Scales the deployments of one application, as Serve's declarative configuration has it.
+    """Scales the deployments of one application that holds several models, where Serve's
+    declarative configuration gives it a policy.
 
     Args:
-        models: by deployment the model's name and its `ModelPlan` as JSON, as `model` and `plan`.
-        spec: a `ScalingSpec` as JSON.
+        models: the model's name by deployment.
+        settings_file: the settings in force.
     """
 
-    def __init__(self, models: dict[str, dict[str, Any]], spec: dict[str, Any]) -> None:
+    def __init__(self, models: dict[str, str], settings_file: str) -> None:
         self._scalers = {
-            deployment: ModelScaler(entry["model"], entry["plan"], spec)
-            for deployment, entry in models.items()
+            deployment: ModelScaler(model, settings_file) for deployment, model in models.items()
         }
 
     def __call__(self, contexts: dict[Any, Any]) -> tuple[dict[Any, int], dict[Any, Any]]:

@@ -18,6 +18,7 @@ DEMO_SOURCE = "demo"
 ModelName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$", strip_whitespace=True)
 ]
+PoolName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 _HF_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _COMMIT = r"^[0-9a-f]{40}$"
 
@@ -97,6 +98,8 @@ class GatewaySettings(_Section):
 
     replicas: int = Field(1, ge=1, le=256)
     """Gateway processes behind HAProxy."""
+    pool: PoolName | None = None
+    """Nodes they run on: those that offer Ray resource `pool:NAME`. `None` takes any node."""
     max_concurrent_requests: int = Field(4096, ge=1)
     """Requests one gateway replica holds at once; more get 503 from Serve's backpressure."""
     engine_connect_timeout_s: float = Field(5.0, gt=0)
@@ -205,6 +208,9 @@ class ResourceSettings(_Section):
     """`gpu` reserves `tensor_parallel_size * pipeline_parallel_size` GPUs."""
     accelerator_type: str | None = None
     """Ray accelerator type, for example `H100`; `None` takes any GPU."""
+    pool: PoolName | None = None
+    """Nodes the replicas run on: those that offer Ray resource `pool:NAME`, on Kubernetes a worker
+    group of the chart. `None` takes any node with room."""
     num_cpus: float = Field(1.0, ge=0)
     """CPU cores reserved per placement bundle. 0 reserves nothing and lets replicas share. On
     device `cpu` also the number of compute threads; below 1 that is every core but one."""

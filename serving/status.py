@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from serving.adapters.deployment_state import GATEWAY, engine_deployment_name
+from serving.planner.serve_config import GATEWAY, engine_name
 
 if TYPE_CHECKING:
     from serving.adapters.deployment_state import (
@@ -38,9 +38,7 @@ def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[s
     return {
         "endpoint": endpoint,
         "models": [
-            _model(
-                model_id, views.states.get(engine_deployment_name(model_id)), seen.get(model_id, [])
-            )
+            _model(model_id, views.states.get(engine_name(model_id)), seen.get(model_id, []))
             | {"scaling": views.scaling.get(model_id)}
             for model_id in models
         ],
@@ -90,7 +88,7 @@ def compose_rollout(
 def num_current(targets: Mapping[str, DeploymentTarget], views: Views) -> dict[str, int]:
     """Replicas of the targets' versions that run, by deployment."""
     engines = views.fleet["models"] if views.fleet else {}
-    replicas = {engine_deployment_name(model): rows for model, rows in engines.items()}
+    replicas = {engine_name(model): rows for model, rows in engines.items()}
     replicas[GATEWAY] = views.gateways
     return {
         name: sum(row["version"] == target.version for row in replicas.get(name, ()))

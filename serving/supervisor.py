@@ -19,15 +19,11 @@ import aiohttp
 
 from serving.adapters import process_tree, ray_cluster, serve_control
 from serving.adapters.control_server import ControlServer
-from serving.adapters.deployment_state import (
-    APP_NAME,
-    GATEWAY,
-    DeploymentState,
-    DeploymentTarget,
-)
+from serving.adapters.deployment_state import DeploymentState, DeploymentTarget
 from serving.adapters.local_ports import HeldPorts, check_port
 from serving.adapters.run_record import RunRecord, own_record
 from serving.adapters.secrets_file import check_room, ensure_secret, read_secret
+from serving.adapters.settings_file import write_settings
 from serving.adapters.settings_loader import override_settings
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
@@ -63,7 +59,7 @@ class Supervisor:
         self._settings = settings
         self._paths = paths
         self._endpoint = endpoint_url(settings)
-        self._inspector = Inspector(APP_NAME, self._endpoint, paths)
+        self._inspector = Inspector(self._endpoint, paths)
         self._clocks: asyncio.Task[None] | None = None
         self._control: ControlServer | None = None
         self._control_url = ""
@@ -142,7 +138,7 @@ class Supervisor:
         """Refuse new requests and wait for the running ones, as long as `request_stop` says."""
         has_waited = False
         while time.monotonic() < self._stop_by:
-            num_running = await asyncio.to_thread(serve_control.drain, APP_NAME, GATEWAY)
+            num_running = await asyncio.to_thread(serve_control.drain_gateways)
             if not num_running:
                 break
             self._step = f"finishing {num_running} request{'s' * (num_running > 1)}"
@@ -195,27 +191,28 @@ class Supervisor:
         self._link_ray_logs(run_dir)
 
     def _deploy(self) -> None:
-        from serving.app import build_application
+        from serving.app import build_applications
 
-        running = serve_control.deployment_states(APP_NAME)
-        application = build_application(
+        write_settings(self._paths.settings_file, self._settings)
+        running = serve_control.deployment_states()
+        applications = build_applications(
             self._settings, self._paths, created=self._created, running=running.keys()
         )
-        serve_control.deploy(application, name=APP_NAME, endpoint=self._settings.endpoint)
+        serve_control.deploy(applications, endpoint=self._settings.endpoint)
 
     async def _wait_until_running(self, report: Report) -> None:
         deadline = time.monotonic() + self._settings.cluster.ready_timeout_s
         targets = self._targets()
         while True:
-            states = await asyncio.to_thread(serve_control.deployment_states, APP_NAME)
+            states = await asyncio.to_thread(serve_control.deployment_states)
             report(_describe(states, targets))
             if all(
                 name in states and _is_up(states[name], target) for name, target in targets.items()
             ):
                 return
-            if failure := await asyncio.to_thread(serve_control.application_failure, APP_NAME):
+            if failure := await asyncio.to_thread(serve_control.application_failure):
                 # Asked again: the deployment may have failed since.
-                states = await asyncio.to_thread(serve_control.deployment_states, APP_NAME)
+                states = await asyncio.to_thread(serve_control.deployment_states)
                 raise _start_failure(failure_cause(states, failure), self._paths)
             if time.monotonic() > deadline:
                 raise _start_failure(

@@ -35,7 +35,7 @@ def settings(**scaling: int) -> Object:
         "replicas": 1,
     }
     if scaling:
-        capacity = {"base_s": 0.01, "uncached_token_s": 1e-5, "output_token_s": 1e-3}
+        capacity = {"prompt_token_s": 1e-5, "output_token_s": 1e-3}
         model["scaling"] = {**scaling, "capacity": capacity}
         del model["replicas"]
     return {"models": {MODEL: model}}
@@ -184,8 +184,8 @@ def config_map(tree: Mapping[str, Any]) -> Object:
 def secret(*keys: str) -> Object:
     empty = json.dumps({"version": 1, "keys": []})
     data = {key: base64.b64encode(empty.encode()).decode() for key in keys}
-    return {"apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": "galerne-secrets", "namespace": NAMESPACE}, "data": data}  # fmt: skip
+    metadata = {"name": "galerne-secrets", "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
 
 def operator(version: str = "1.7.0") -> Object:

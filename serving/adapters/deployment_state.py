@@ -6,19 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-APP_NAME = "galerne"
-GATEWAY = "gateway"
-"""The Serve deployment of the gateways."""
-
 _CAUSE = re.compile(r"serving\.errors\.\w+: (.+)")
 _SLOW_START = "This may be caused by a slow __init__ or reconfigure method."
 """Serve's guess at a replica that has been starting for 30 s; weights take longer than that.
 Source: ray/serve/_private/deployment_state.py, ray 2.60.0."""
-
-
-def engine_deployment_name(model_id: str) -> str:
-    """The Serve deployment of a model."""
-    return f"engine:{model_id}"
 
 
 @dataclass(frozen=True, slots=True)

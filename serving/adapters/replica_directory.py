@@ -19,6 +19,7 @@ Listener = Callable[[tuple[ReplicaEndpoint, ...]], None]
 
 _listeners: dict[str, Listener] = {}
 _latest: dict[str, tuple[ReplicaEndpoint, ...]] = {}
+_handles: dict[str, DeploymentHandle[Any]] = {}
 # Process-wide because Serve constructs the router itself, from an import path; keyed by deployment.
 
 
@@ -30,10 +31,9 @@ def publish(deployment: str, endpoints: tuple[ReplicaEndpoint, ...]) -> None:
 
 
 def watch_replicas(handle: DeploymentHandle[Any], listener: Listener) -> None:
-    """Call `listener` now and after every change, on this process's event loop.
-
-    The handle must be kept: its router is what Serve talks to.
-    """
+    """Call `listener` now and after every change, on this process's event loop."""
+    # Its router is what Serve talks to, for as long as the handle exists.
+    _handles[handle.deployment_name] = handle
     _listeners[handle.deployment_name] = listener
     listener(_latest.get(handle.deployment_name, ()))
     # Handles connect to the controller on first use; `options` is the public way to use one

@@ -12,6 +12,7 @@ from serving.errors import ConfigError
 
 _SECRET_BYTES = 32
 _OPEN_TO_OTHERS = 0o077
+_OPEN_BEYOND_GROUP = 0o037
 _ROOM_BYTES = 256 * 1024
 """What a start writes at least: tokens, its record and a beginning of each log."""
 
@@ -20,19 +21,21 @@ def read_secret(path: Path) -> str:
     """The secret in the file, without the white space around it.
 
     Raises:
-        ConfigError: `secret_file_missing`, `secret_file_unreadable`, `secret_file_exposed` (group
-            or others have access) or `secret_file_empty`.
+        ConfigError: `secret_file_missing`, `secret_file_unreadable`, `secret_file_exposed` (others
+            have access, or the group of a file that is not root's) or `secret_file_empty`.
     """
     try:
         with path.open("rb") as file:
             # The open file is asked, not its name, so that no swap comes between check and read.
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             secret = file.read().decode("ascii").strip()
     except FileNotFoundError as error:
         raise _fault("is missing", "missing", hint=f"expected {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise _fault("cannot be read", "unreadable", hint=f"{path}: {_reason(error)}") from error
-    if mode & _OPEN_TO_OTHERS:
+    # A mounted Secret belongs to root, and to a group that only this pod's processes have.
+    is_mounted = found.st_uid == 0 != os.geteuid()
+    if found.st_mode & (_OPEN_BEYOND_GROUP if is_mounted else _OPEN_TO_OTHERS):
         raise _fault("is open to other users", "exposed", hint=f"run: chmod 600 '{path}'")
     if not secret:
         raise _fault("is empty", "empty", hint=f"delete {path}; a new one is then created")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from serving.adapters.autoscaler import shared
 from serving.adapters.deployment_state import DeploymentState, ReplicaState
 from serving.core.clocks import ahead_s
 from serving.errors import ConfigError
+from serving.planner.serve_config import APP_NAME, GATEWAY, ROOT, is_ours
 from serving.settings import EndpointSettings
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 _IDENTITY = ("clock_ahead_s", "pid", "node", "metrics_url", "version", "problems")
 
 
-def deploy(application: serve.Application, *, name: str, endpoint: EndpointSettings) -> None:
-    """Hand the application to Serve and return at once; `deployment_states` tells the rest.
+def deploy(applications: Mapping[str, serve.Application], *, endpoint: EndpointSettings) -> None:
+    """Hand the platform's applications to Serve and return at once; `deployment_states` tells the
+    rest. Those of models that are gone go too, finishing their streams.
 
     Raises:
         ConfigError: Serve's proxy does not come up.
@@ -43,17 +45,29 @@ def deploy(application: serve.Application, *, name: str, endpoint: EndpointSetti
             code="proxy_failed",
             hint="see logs/ray/serve in the state folder",
         ) from error
+    targets = [
+        serve.RunTarget(
+            target=application, name=name, route_prefix="/" if name == APP_NAME else None
+        )
+        for name, application in applications.items()
+    ]
     serve.run_many(
-        [serve.RunTarget(target=application, name=name, route_prefix="/")],
+        targets,
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )
+    for name in _applications().keys() - applications.keys():
+        serve.delete(name, _blocking=False)
 
 
-def deployment_states(name: str) -> dict[str, DeploymentState]:
-    """Every deployment of the application; empty before Serve knows it."""
-    application = _application(name)
-    deployments = application.deployments if application else {}
+def deployment_states() -> dict[str, DeploymentState]:
+    """Every deployment of the platform that may have replicas; empty before Serve knows any."""
+    deployments = {
+        name: deployment
+        for application in _applications().values()
+        for name, deployment in application.deployments.items()
+        if name != ROOT
+    }
     return {
         name: DeploymentState(
             status=deployment.status.value,
@@ -72,7 +86,7 @@ def own_order_time() -> float | None:
 
     me = serve.get_replica_context()
     try:
-        application = _application(me.app_name, timeout_s=_ASK_TIMEOUT_S)
+        application = _applications(timeout_s=_ASK_TIMEOUT_S).get(me.app_name)
     except (ray.exceptions.RayError, ValueError):  # it may be starting anew, or of another release
         return None
     deployment = application.deployments.get(me.deployment) if application else None
@@ -81,16 +95,18 @@ def own_order_time() -> float | None:
     return next(times, None) or None
 
 
-def application_failure(name: str) -> str | None:
-    """Serve's message if it has given the application up, else `None`."""
-    application = _application(name)
-    if application is None or application.status != "DEPLOY_FAILED":
-        return None
-    return str(application.message)
+def application_failure() -> str | None:
+    """Serve's message if it has given an application up, else `None`."""
+    messages = (
+        str(application.message)
+        for application in _applications().values()
+        if application.status == "DEPLOY_FAILED"
+    )
+    return next(messages, None)
 
 
-def _application(name: str, *, timeout_s: float | None = None) -> ApplicationDetails | None:
-    """The details that Serve's own REST interface shows of an application, if there is one.
+def _applications(*, timeout_s: float | None = None) -> dict[str, ApplicationDetails]:
+    """The details that Serve's own REST interface shows of the platform's applications, by name.
 
     Its public `serve.status` leaves out the replicas, and starts a cluster of its own where none
     runs yet.
@@ -102,13 +118,14 @@ def _application(name: str, *, timeout_s: float | None = None) -> ApplicationDet
     from ray.serve.schema import ServeInstanceDetails
 
     if not ray.is_initialized():
-        return None
+        return {}
     try:
         controller = ray.get_actor(_CONTROLLER, namespace="serve")
     except ValueError:
-        return None
+        return {}
     details = ray.get(controller.get_serve_instance_details.remote(), timeout=timeout_s)
-    return ServeInstanceDetails(**details).applications.get(name)
+    applications = ServeInstanceDetails(**details).applications
+    return {name: found for name, found in applications.items() if is_ours(name)}
 
 
 def _replica_state(details: ReplicaDetails) -> ReplicaState:
@@ -121,16 +138,16 @@ def _replica_state(details: ReplicaDetails) -> ReplicaState:
     )
 
 
-def replica_processes(name: str, deployment: str) -> list[dict[str, Any]]:
+def gateway_processes() -> list[dict[str, Any]]:
     """Id, clock's difference to this machine's in seconds, pid, node, metrics address, version and
-    problems of each replica of one deployment.
+    problems of each gateway.
 
     All but the id are `None` while it cannot answer, the last three until it is ready.
     """
     import ray
 
     rows = []
-    for actor in _replica_actors(name, deployment):
+    for actor in _gateway_actors():
         try:
             asked_at = time.time()
             row = _call(actor, _identify)
@@ -142,15 +159,15 @@ def replica_processes(name: str, deployment: str) -> list[dict[str, Any]]:
     return rows
 
 
-def drain(name: str, deployment: str) -> int:
-    """How many requests run in the replicas of one deployment, which refuse new ones from now on.
+def drain_gateways() -> int:
+    """How many requests run in the gateways, which refuse new ones from now on.
 
-    A replica that does not answer in time counts as one request: it may be busy with it.
+    A gateway that does not answer in time counts as one request: it may be busy with it.
     """
     import ray
 
     num_running = 0
-    for actor in _replica_actors(name, deployment):
+    for actor in _gateway_actors():
         try:
             num_running += _call(actor, _drain)
         except ray.exceptions.GetTimeoutError:
@@ -185,7 +202,7 @@ def wake(model: str) -> bool:
     return True
 
 
-def _replica_actors(name: str, deployment: str) -> list[str]:
+def _gateway_actors() -> list[str]:
     """Serve names its actors `SERVE_REPLICA::APP#DEPLOYMENT#ID`.
 
     Source: ray/serve/_private/common.py, ray 2.60.0.
@@ -194,7 +211,7 @@ def _replica_actors(name: str, deployment: str) -> list[str]:
 
     if not ray.is_initialized():
         return []
-    prefix = f"SERVE_REPLICA::{name}#{deployment}#"
+    prefix = f"SERVE_REPLICA::{APP_NAME}#{GATEWAY}#"
     actors = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
     return [actor for actor in actors if actor.startswith(prefix)]
 

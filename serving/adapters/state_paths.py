@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -16,10 +16,17 @@ class StatePaths:
 
     state_dir: Path
     cache_dir: Path
+    log_dir: Path
+
+    @classmethod
+    def of(cls, state_dir: Path, cache_dir: Path) -> StatePaths:
+        """With the logs in the state folder."""
+        return cls(state_dir, cache_dir, state_dir / "logs")
 
     @classmethod
     def from_environment(cls) -> StatePaths:
-        """`GALERNE_STATE_DIR` and `GALERNE_CACHE_DIR`, else the XDG base directories."""
+        """`GALERNE_STATE_DIR`, `GALERNE_CACHE_DIR` and `GALERNE_LOG_DIR`, else the XDG base
+        directories and the state folder's `logs`."""
         home = Path.home()
         state = os.environ.get("GALERNE_STATE_DIR") or Path(
             os.environ.get("XDG_STATE_HOME") or home / ".local" / "state", "galerne"
@@ -27,7 +34,10 @@ class StatePaths:
         cache = os.environ.get("GALERNE_CACHE_DIR") or Path(
             os.environ.get("XDG_CACHE_HOME") or home / ".cache", "galerne"
         )
-        return cls(Path(state).expanduser().absolute(), Path(cache).expanduser().absolute())
+        paths = cls.of(Path(state).expanduser().absolute(), Path(cache).expanduser().absolute())
+        if logs := os.environ.get("GALERNE_LOG_DIR"):
+            return replace(paths, log_dir=Path(logs).expanduser().absolute())
+        return paths
 
     @property
     def key_file(self) -> Path:
@@ -52,8 +62,9 @@ class StatePaths:
         return self.state_dir / "run.json"
 
     @property
-    def log_dir(self) -> Path:
-        return self.state_dir / "logs"
+    def settings_file(self) -> Path:
+        """The settings in force, as JSON; Serve's controller reads its scaling plans here."""
+        return self.state_dir / "settings.json"
 
     @property
     def model_dir(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NewType
+from urllib.parse import urlsplit
 
 ModelId = NewType("ModelId", str)
 """A name clients put in the `model` field."""
@@ -42,6 +43,15 @@ class ReplicaEndpoint:
     node_id: str
     pid: int
     version: str
+
+    @property
+    def host(self) -> str:
+        """The address of its machine.
+
+        >>> ReplicaEndpoint(ReplicaId("a"), "http://10.0.0.7:4001", "", "n", 1, "v").host
+        '10.0.0.7'
+        """
+        return urlsplit(self.url).hostname or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,12 @@ class EngineSpec:
     version: str
 
 
+class ModelRoot:
+    """Stands for a model's application in Serve's books; nothing ever calls it."""
+
+    def __init__(self, engine: object) -> None: ...
+
+
 class EngineReplica:
     """One engine behind a guarded listener of its own.
 

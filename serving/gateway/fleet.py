@@ -59,6 +59,19 @@ class Fleet:
         """Replace what is known of one model's running replicas."""
         self._pools[model].update(endpoints)
 
+    def avoid_hosts(self, hosts: Mapping[str, str]) -> None:
+        """Requests prefer replicas on other machines than these, which are about to go.
+
+        Args:
+            hosts: reasons by address; those of before are forgotten.
+        """
+        for pool in self._pools.values():
+            pool.leaving_hosts = hosts
+
+    def problems(self) -> list[str]:
+        """What an operator must know, as long as it lasts."""
+        return [problem for pool in self._pools.values() for problem in pool.problems()]
+
     def heard(self, model: ModelId, replica: ReplicaId) -> None:
         """A replica has told its state, which counts what it has been sent until now."""
         self._pools[model].heard(replica)

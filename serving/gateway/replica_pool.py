@@ -88,6 +88,8 @@ class ReplicaPool:
         self.endpoints: tuple[ReplicaEndpoint, ...] = ()
         self.leaving: dict[ReplicaId, ReplicaEndpoint] = {}
         """The latest that take no new requests, and may still finish some."""
+        self.leaving_hosts: Mapping[str, str] = {}
+        """Addresses of machines that are about to go, and why: others are better."""
         self.in_flight: Counter[ReplicaId] = Counter()
         self._waiting_tokens: Counter[ReplicaId] = Counter()  # of requests without an answer yet
         self._sent: Counter[ReplicaId] = Counter()  # requests since the replica's last report
@@ -133,15 +135,30 @@ class ReplicaPool:
         replicas = [self._snapshot(endpoint, now) for endpoint in self.endpoints]
         silent = {r.id: Obstacle.SILENT for r in replicas if r.silent_s >= SUSPECT_S}
         failing = {r.id: Obstacle.FAILING for r in replicas if self._breakers.is_open(r.id, now)}
+        leaving = dict.fromkeys(self._on_leaving_hosts(), Obstacle.LEAVING)
         new = warming_up(replicas, warm_up_s=self._settings.warm_up_s)
         # Each is better than none at all.
         doubtful = silent | failing
-        for spared in (dict.fromkeys(new, Obstacle.WARMING_UP) | doubtful, doubtful, {}):
+        steady = leaving | doubtful
+        for spared in (dict.fromkeys(new, Obstacle.WARMING_UP) | steady, steady, doubtful, {}):
             offered = [(replica, self._obstacle(replica, excluded, spared)) for replica in replicas]
             decision = choose(request, offered, self._settings.policy, self._rng)
             if decision.replica is not None or not spared:
                 break
         return decision
+
+    def problems(self) -> list[str]:
+        """What an operator must know, as long as it lasts."""
+        return [
+            f"replica {replica} gets no new requests: {reason}"
+            for replica, reason in self._on_leaving_hosts().items()
+        ]
+
+    def _on_leaving_hosts(self) -> dict[ReplicaId, str]:
+        hosts = self.leaving_hosts
+        if not hosts:  # as good as always; addresses need not be parsed for each request
+            return {}
+        return {e.id: hosts[e.host] for e in self.endpoints if e.host in hosts}
 
     def assign(self, ticket: Ticket) -> bool:
         """Let the request hold the best replica with room; whether there is one."""

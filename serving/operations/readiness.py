@@ -47,7 +47,9 @@ def assess(snapshot: Snapshot) -> Readiness:
     if failure := next(_failures(snapshot), None):
         return Readiness(Phase.FAILED, failure)
     if waiting := next(_waits(snapshot), None):
-        return Readiness(Phase.PROGRESSING, waiting)
+        # A pod that is stuck is why; one that is stuck beside a platform that runs is another's
+        # wish: the policy asks for more than there is room for.
+        return Readiness(Phase.PROGRESSING, _blocked_pod(snapshot) or waiting)
     return Readiness(Phase.READY)
 
 
@@ -63,8 +65,6 @@ def _failures(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _waits(snapshot: Snapshot) -> Iterator[str]:
-    if blocked := _blocked_pod(snapshot):
-        yield blocked
     statuses = _applications(snapshot)
     for name in declared_applications(snapshot):
         status = statuses.get(name, {})

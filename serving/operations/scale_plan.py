@@ -12,9 +12,7 @@ import yaml
 from serving.errors import ConfigError
 from serving.operations.pool_bounds import Bounds, models_of, pods_for, pods_needed
 from serving.operations.snapshot import Object, worker_groups
-
-GATEWAYS = "galerne"
-"""The Serve application of the gateways."""
+from serving.planner.serve_config import APP_NAME, engine_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def scaled_document(text: str, model: str, settings: Mapping[str, Any]) -> str:
     """
     document = yaml.safe_load(text)
     applications = {each["name"]: each for each in document["applications"]}
-    engine = f"engine:{model}"
+    engine = engine_name(model)
     found = [
         each for each in (applications.get(engine) or {}).get("deployments") or ()
         if each["name"] == engine
@@ -119,7 +117,7 @@ def scaled_document(text: str, model: str, settings: Mapping[str, Any]) -> str:
         least = scaling.get("min_replicas", 1)
         found[0]["autoscaling_config"]["min_replicas"] = least
         found[0]["autoscaling_config"]["max_replicas"] = scaling["max_replicas"]
-        _tell_gateways(applications.get(GATEWAYS) or {}, model, least)
+        _tell_gateways(applications.get(APP_NAME) or {}, model, least)
     # Unchanged content keeps its text: another text is another version to the operator.
     return text if document == yaml.safe_load(text) else yaml.safe_dump(document, sort_keys=False)
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from serving.errors import ConfigError
 from serving.settings import EngineSettings, ResourceSettings
 
-_ACCELERATOR_SHARE = 0.001
-"""Amount of `accelerator_type:X` a bundle asks for; a node that has the type offers 1.
+_NODE_SHARE = 0.001
+"""Amount of `accelerator_type:X` or `pool:X` a replica asks for; a node of that kind offers 1.
 Source: ray 2.60.0, _common/utils.py, `RESOURCE_CONSTRAINT_PREFIX`."""
 
 
@@ -72,7 +72,8 @@ def plan_placement(engine: EngineSettings, *, resources: ResourceSettings) -> Pl
     """
     if resources.device == "cpu":
         _refuse_gpu_options(engine, resources=resources)
-        return Placement("uni", (), "PACK", _resources(resources.num_cpus))
+        asked = {**_resources(resources.num_cpus), **pool_share(resources.pool)}
+        return Placement("uni", (), "PACK", asked)
     if engine.pipeline_parallel_size > 1:
         bundles = tuple(_bundle(resources, num_gpus=1) for _ in range(engine.num_gpus))
         return Placement("ray", bundles, "PACK", _resources(resources.num_cpus))
@@ -96,10 +97,19 @@ def to_deployment_options(placement: Placement) -> dict[str, Any]:
     >>> cpu = plan_placement(EngineSettings(), resources=ResourceSettings(device="cpu", num_cpus=0))
     >>> to_deployment_options(cpu)
     {'ray_actor_options': {'num_cpus': 0.0, 'num_gpus': 0.0}}
+    >>> pooled = plan_placement(EngineSettings(), resources=ResourceSettings(pool="h100"))
+    >>> pooled.bundles
+    ({'GPU': 1.0, 'CPU': 1.0, 'pool:h100': 0.001},)
     """
-    actor_options = {
+    others = {
+        name: amount
+        for name, amount in placement.actor_resources.items()
+        if name not in ("CPU", "GPU")
+    }
+    actor_options: dict[str, Any] = {
         "num_cpus": placement.actor_resources.get("CPU", 0.0),
         "num_gpus": placement.actor_resources.get("GPU", 0.0),
+        **({"resources": others} if others else {}),
     }
     options: dict[str, Any] = {"ray_actor_options": actor_options}
     if placement.bundles:
@@ -134,8 +144,17 @@ def tensor_group_spans_nodes(node_of_bundle: Sequence[str], *, tensor_parallel_s
 def _bundle(resources: ResourceSettings, *, num_gpus: int) -> Mapping[str, float]:
     bundle = {"GPU": float(num_gpus), **_resources(resources.num_cpus)}
     if resources.accelerator_type is not None:
-        bundle[f"accelerator_type:{resources.accelerator_type}"] = _ACCELERATOR_SHARE
-    return bundle
+        bundle[f"accelerator_type:{resources.accelerator_type}"] = _NODE_SHARE
+    return bundle | pool_share(resources.pool)
+
+
+def pool_share(pool: str | None) -> dict[str, float]:
+    """What a replica asks of Ray to be placed in a pool of nodes.
+
+    >>> pool_share("h100"), pool_share(None)
+    ({'pool:h100': 0.001}, {})
+    """
+    return {f"pool:{pool}": _NODE_SHARE} if pool is not None else {}
 
 
 def _resources(num_cpus: float, *, num_gpus: int = 0) -> dict[str, float]:

@@ -21,6 +21,7 @@ class Obstacle(StrEnum):
     FULL = "at its limit"
     DRAINING = "draining"
     WARMING_UP = "warming up"
+    LEAVING = "about to go"
     SILENT = "not heard of for a while"
     FAILING = "failed the last requests"
     LOST = "not heard of for too long"

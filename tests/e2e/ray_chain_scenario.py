@@ -26,18 +26,17 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from e2e.autoscaling_ray import MOST_NODES
 from e2e.harness import wait_until
 from serving.adapters import serve_control
-from serving.adapters.deployment_state import engine_deployment_name
 from serving.adapters.replica_directory import watch_replicas
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.settings_loader import override_settings
 from serving.adapters.state_paths import StatePaths
 from serving.core.types import ReplicaEndpoint
 from serving.core.wire import INTERNAL_TOKEN
+from serving.planner.serve_config import engine_name
 from serving.settings import Settings
 
 MODEL = "sim"
-DEPLOYMENT = engine_deployment_name(MODEL)
-APP = "chain"
+DEPLOYMENT = engine_name(MODEL)
 STEP_S = 0.1
 STREAM_S = 12.0
 """Several times the idle timeout: a node that drains has time to look idle."""
@@ -106,12 +105,13 @@ class Chain:
         self._nodes: frozenset[str] = frozenset()
         self._write_order(0)
         serve.start(proxy_location="Disabled")
-        self._handle = serve.run(self._application(paths), name=APP, route_prefix=None)
-        watch_replicas(self._handle, self._hear)
+        serve.run(self._application(paths), name=DEPLOYMENT, route_prefix=None)
+        handle = serve.get_deployment_handle(DEPLOYMENT, app_name=DEPLOYMENT)
+        watch_replicas(handle, self._hear)
 
     def _application(self, paths: StatePaths) -> serve.Application:
-        """The platform's own deployment of the model, with a policy that a file commands."""
-        from serving.app import _engine_application
+        """The model's own application, with a policy that a file commands."""
+        from serving.app import build_model
 
         policy = AutoscalingPolicy(
             policy_function="e2e.ray_chain_policy:OrderedReplicas",
@@ -124,11 +124,8 @@ class Chain:
             downscale_delay_s=0,
             policy=policy,
         )
-        platform = _engine_application(MODEL, settings(), paths, is_first=True)
-        # Ray has no public way from an application back to the deployment it is made of.
-        bound = platform._bound_deployment
-        (spec,) = bound.init_args
-        return bound.options(autoscaling_config=scaling, _internal=True).bind(spec)
+        model = settings().models[MODEL]
+        return build_model(MODEL, model, paths, number={"autoscaling_config": scaling})
 
     def _hear(self, endpoints: tuple[ReplicaEndpoint, ...]) -> None:
         self.endpoints = endpoints
@@ -140,7 +137,7 @@ class Chain:
 
     def look(self) -> Sight:
         """What Serve and Ray say now; ends of nodes are noted."""
-        state = serve_control.deployment_states(APP)[DEPLOYMENT]
+        state = serve_control.deployment_states()[DEPLOYMENT]
         demands = get_cluster_status(self._address).resource_demands.placement_group_demand
         nodes = frozenset(
             node["NodeID"] for node in ray.nodes() if node["Alive"] and "GPU" in node["Resources"]
@@ -240,7 +237,7 @@ def main(address: str, state_dir: str, record: str) -> None:
     """Play the scenario on the cluster and write what was seen."""
     ray.init(address=address, log_to_driver=False, configure_logging=False)
     try:
-        chain = Chain(address, StatePaths(Path(state_dir), Path(state_dir)))
+        chain = Chain(address, StatePaths.of(Path(state_dir), Path(state_dir)))
         Path(record).write_text(json.dumps(play(chain)))
     finally:
         serve.shutdown()

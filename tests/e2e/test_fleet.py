@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -176,6 +177,26 @@ async def test_scaling_down_and_up_under_load_loses_nothing(fleet: Platform) -> 
     assert left in before
     assert not load.outcomes.broken
     assert set(load.outcomes.statuses) == {200}
+
+
+async def test_a_model_comes_and_goes_beside_another(fleet: Platform, tmp_path: Path) -> None:
+    """The other's engines stay the same processes, and its streams whole."""
+    engines = {engine["pid"] for engine in fleet.engines(MODEL)}
+    before = json.loads((fleet.state_dir / "settings.json").read_text())
+    more = before | {"models": {**before["models"], "later": before["models"][MODEL]}}
+    async with load_on(fleet) as load, steady(load, per_second=2):
+        for number, settings in enumerate((more, before)):
+            file = tmp_path / f"{number}.json"
+            file.write_text(json.dumps(settings))
+            applied = await asyncio.to_thread(
+                fleet.run, "apply", "--config", str(file), timeout_s=90
+            )
+            assert applied.returncode == 0, applied.stderr
+            models = {model["id"] for model in fleet.status()["models"]}
+            assert models == settings["models"].keys()
+    assert set(load.outcomes.statuses) == {200}
+    assert load.outcomes.broken == []
+    assert {engine["pid"] for engine in fleet.engines(MODEL)} == engines
 
 
 async def test_overload_is_queued_then_refused_with_a_time(fleet: Platform) -> None:

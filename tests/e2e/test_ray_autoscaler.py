@@ -27,7 +27,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the scenario has seen, on a cluster that is gone."""
     folder: Path = tmp_path_factory.mktemp("chain")
     record = folder / "record.json"
-    with autoscaling_ray(settings(), StatePaths(folder, folder)) as cluster:
+    with autoscaling_ray(settings(), StatePaths.of(folder, folder)) as cluster:
         arguments = (cluster.address, str(folder), str(record))
         played = cluster.run("e2e.ray_chain_scenario", *arguments, timeout_s=_SCENARIO_TIMEOUT_S)
         print(played.stdout)

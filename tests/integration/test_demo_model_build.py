@@ -23,13 +23,13 @@ pytestmark = pytest.mark.timeout(600)
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StatePaths]:
     """A cache that two simultaneous callers filled; a killed build had left its folder there."""
     root = tmp_path_factory.mktemp("demo")
-    paths = StatePaths(root / "state", root / "cache")
+    paths = StatePaths.of(root / "state", root / "cache")
     (paths.model_dir / ".demo-killed").mkdir(parents=True)
     script = (
         "from pathlib import Path\n"
         "from serving.adapters.demo_model import prepare_demo\n"
         "from serving.adapters.state_paths import StatePaths\n"
-        f"paths = StatePaths(Path({str(paths.state_dir)!r}), Path({str(paths.cache_dir)!r}))\n"
+        f"paths = StatePaths.of(Path({str(paths.state_dir)!r}), Path({str(paths.cache_dir)!r}))\n"
         "prepare_demo(paths, lambda step, *_: print(step, flush=True))\n"
     )
     command = [sys.executable, "-c", script]
@@ -112,7 +112,7 @@ def test_a_slipped_in_weight_file_is_found(copy: Path) -> None:
 
 
 def test_no_package_index_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = StatePaths(tmp_path / "state", tmp_path / "cache")
+    paths = StatePaths.of(tmp_path / "state", tmp_path / "cache")
     for name, value in {
         "PIP_CONFIG_FILE": "/dev/null",
         "PIP_FIND_LINKS": "",

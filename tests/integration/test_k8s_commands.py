@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_status_shows_all_of_it(installed: Operated) -> None:
     assert document["clusters"][0]["groups"] == [{"name": "gpu", "replicas": 1, "min": 1, "max": 2}]
     assert {each["name"] for each in document["applications"]} == {"galerne", f"engine:{MODEL}"}
     code, output = installed.run("status")
-    assert code == 1  # A pod that finds no node keeps it from being ready.
+    assert code == 0  # It serves; more than there is room for is the policy's wish.
     assert "Insufficient nvidia.com/gpu" in output
 
 
@@ -185,7 +186,7 @@ def test_apply_knows_a_change_in_place_from_a_new_cluster(
     assert code == 0
     assert "new cluster: rayClusterConfig.headGroupSpec.template" in output
     assert "takes its GPUs twice" in output
-    assert "+          image: galerne:2" in output.replace("            image", "          image")
+    assert re.search(r"\+ +- image: galerne:2", output)
     head = platform.service["spec"]["rayClusterConfig"]["headGroupSpec"]
     assert head["template"]["spec"]["containers"][0]["image"] == "galerne:1"
 
@@ -459,8 +460,11 @@ def test_an_upgrade_that_does_not_fit_changes_nothing(installed: Operated, tmp_p
     assert code == 1
     assert "needs 1 GPUs beside those of the old one, 0 are free; no node for gpu (1 GPU)" in output
     assert image_of(installed.service) == "galerne:1"
+    # What is made in place needs no room.
+    installed.steps = [lambda: installed.set_status(made.ready_status(1))]
     in_place = written(tmp_path, made.service(most=5))
-    assert installed.run("upgrade", in_place, "--force")[0] in (0, 1)
+    code, output = installed.run("upgrade", in_place, "--force")
+    assert code == 0, output
 
 
 def test_there_is_nothing_to_go_back_to(installed: Operated) -> None:

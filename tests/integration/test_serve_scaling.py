@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from serving.adapters import autoscaler
-from serving.adapters.autoscaler import Autoscaler, Fleet, Shared
+from serving.adapters.autoscaler import Autoscaler, Fleet, ModelPlan, Shared
+from serving.adapters.settings_file import write_settings
 from serving.adapters.state_paths import StatePaths
 from serving.scaling.guard import Trouble
 from serving.scaling.signals import Replicas
-from serving.scaling_assembly import ScalingSpec, autoscaling_options, plan_of
-from serving.settings import Settings
+from serving.scaling_assembly import autoscaling_options
+from serving.settings import AutoscalerSettings, Settings
 
 MODEL = "m"
 DEPLOYMENT = DeploymentID(name="engine:m", app_name="galerne")
@@ -78,9 +78,13 @@ class Decided(Autoscaler):
         super().__init__(self, self.observed, budget=None)
         self._desired = desired
         self.asked: list[Replicas] = []
+        self.plans: list[ModelPlan] = []
 
     def latest(self, *, now_s: float) -> dict[str, Any]:
         return {}
+
+    def plan(self, name: str, plan: ModelPlan) -> None:
+        self.plans.append(plan)
 
     def decide(self, name: str, fleet: Fleet) -> int:
         self.asked.append(fleet.replicas)
@@ -109,8 +113,11 @@ def share(desired: int | Exception) -> Decided:
 
 
 def options_of(tree: Settings, folder: Path, *, is_first: bool = True) -> dict[str, Any]:
-    paths = StatePaths(folder, folder)
-    return autoscaling_options(MODEL, tree, paths, is_first=is_first)
+    paths = StatePaths.of(folder, folder)
+    (folder / "metrics-token").touch(0o600)
+    (folder / "metrics-token").write_text("secret")
+    write_settings(paths.settings_file, tree)
+    return autoscaling_options(MODEL, tree.models[MODEL], paths, is_first=is_first)
 
 
 @pytest.mark.parametrize(("target", "desired"), [(2, 5), (5, 2), (0, 1), (1, 0)])
@@ -131,6 +138,7 @@ def test_a_failure_keeps_the_replicas_and_is_counted(tmp_path: Path) -> None:
 def test_an_autoscaler_that_cannot_be_built_keeps_the_replicas(tmp_path: Path) -> None:
     """There is no token for its metrics; an exception would end the controller's round."""
     policy = constructed(options_of(settings(), tmp_path))
+    (tmp_path / "metrics-token").unlink()
     assert policy(context(target=4))[0] == 4
     assert autoscaler.shared() is None
 
@@ -140,14 +148,35 @@ def test_one_policy_scales_a_whole_application(tmp_path: Path) -> None:
     decided = share(5)
     from serving.serve_scaling import FleetScaling
 
-    entry = {"model": MODEL, "plan": asdict(plan_of(settings().models[MODEL]))}
-    spec = asdict(ScalingSpec(None, 1, 4, str(tmp_path)))
+    tree = settings().model_copy(update={"autoscaler": AutoscalerSettings(gpu_budget=4)})
+    write_settings(tmp_path / "settings.json", tree)
     policy = ray_policy._apply_app_level_autoscaling_config(
-        FleetScaling({DEPLOYMENT.name: entry}, spec)
+        FleetScaling({DEPLOYMENT.name: MODEL}, str(tmp_path / "settings.json"))
     )
     decisions, _ = policy({DEPLOYMENT: context(), OTHER: context(deployment_id=OTHER)})
     assert decisions == {DEPLOYMENT: 5}
     assert decided.budget == 4
+
+
+def test_a_changed_plan_is_followed_and_a_broken_file_is_not(tmp_path: Path) -> None:
+    """Nothing is deployed again for either."""
+    decided = share(5)
+    policy = constructed(options_of(settings(), tmp_path))
+    assert policy(context())[0] == 5
+    write_settings(tmp_path / "settings.json", settings(spares=2))
+    policy(context())
+    (tmp_path / "settings.json").write_text("{")
+    assert policy(context())[0] == 5
+    assert [plan.bounds.spares for plan in decided.plans] == [0, 2]
+
+
+def test_what_is_declared_stays_the_same_whatever_the_plan(tmp_path: Path) -> None:
+    """Serve replaces all engines when a policy's arguments change."""
+    policies = [
+        options_of(settings(**plan), tmp_path)["autoscaling_config"].policy
+        for plan in ({}, {"max_replicas": 4, "spares": 1, "idle_s": 7})
+    ]
+    assert policies[0] == policies[1]
 
 
 def test_a_running_deployment_keeps_its_replicas(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ from serving.errors import ConfigError
 from serving.settings import WeightSettings
 home, settings = Path(sys.argv[1]), WeightSettings.model_validate_json(sys.argv[2])
 try:
-    folder = resolve_weights(settings, StatePaths(home / "state", home / "cache"))
+    folder = resolve_weights(settings, StatePaths.of(home / "state", home / "cache"))
 except ConfigError as error:
     traceback.print_exc()
     print(json.dumps({"code": error.code, "message": error.message, "hint": error.hint}))

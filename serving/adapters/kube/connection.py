@@ -10,7 +10,8 @@ from typing import Any
 
 from serving.errors import ConfigError
 
-_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""What a pod is given to ask the API with."""
 _DEFAULT_NAMESPACE = "default"
 
 
@@ -81,7 +82,7 @@ def _from_pod() -> Connection:
     configuration = _configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
-        namespace = (_ACCOUNT / "namespace").read_text().strip()
+        namespace = (ACCOUNT_FOLDER / "namespace").read_text().strip()
     except (config.ConfigException, OSError) as error:
         raise ConfigError(
             f"this pod has no service account to use: {error}",

@@ -24,7 +24,7 @@ LLAMA = {
 
 @pytest.fixture
 def paths(tmp_path: Path) -> StatePaths:
-    return StatePaths(tmp_path / "state", tmp_path / "cache")
+    return StatePaths.of(tmp_path / "state", tmp_path / "cache")
 
 
 def test_a_llama_config_becomes_a_sliding_window_mistral() -> None:
@@ -63,6 +63,6 @@ def test_a_full_disk_is_told_before_the_build(tmp_path: Path) -> None:
 def test_an_unusable_cache_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(ConfigError) as caught:
-        demo_model.prepare_demo(StatePaths(tmp_path / "state", tmp_path / "cache"))
+        demo_model.prepare_demo(StatePaths.of(tmp_path / "state", tmp_path / "cache"))
     assert caught.value.code == "model_cache_unusable"
     assert caught.value.hint

@@ -34,7 +34,7 @@ def environment(paths: StatePaths, **tree: Any) -> dict[str, str]:
 
 @pytest.fixture
 def paths(tmp_path: Path) -> StatePaths:
-    return StatePaths(tmp_path / "state", tmp_path / "cache")
+    return StatePaths.of(tmp_path / "state", tmp_path / "cache")
 
 
 def test_every_value_is_text(paths: StatePaths) -> None:
@@ -140,7 +140,7 @@ def test_the_run_folder_is_private_and_short(in_tmp: StatePaths) -> None:
 
 def test_one_state_folder_has_one_run_folder(in_tmp: StatePaths, tmp_path: Path) -> None:
     assert make_run_dir(in_tmp) == make_run_dir(in_tmp)
-    assert expected_path(StatePaths(tmp_path / "other", tmp_path)) != make_run_dir(in_tmp)
+    assert expected_path(StatePaths.of(tmp_path / "other", tmp_path)) != make_run_dir(in_tmp)
 
 
 def test_a_long_temporary_folder_is_refused(

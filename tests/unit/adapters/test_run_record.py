@@ -17,7 +17,7 @@ from serving.adapters.state_paths import StatePaths
 
 @pytest.fixture
 def paths(tmp_path: Path) -> StatePaths:
-    return StatePaths(tmp_path, tmp_path / "cache")
+    return StatePaths.of(tmp_path, tmp_path / "cache")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,6 +65,30 @@ def test_bad_files_are_refused(path: Path, content: bytes, mode: int, code: str)
         assert caught.value.code == code
         assert "token" not in caught.value.message
         assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "is_read"),
+    [(0, 0o440, True), (0, 0o444, False), (0, 0o460, False), (1000, 0o440, False)],
+)
+def test_a_mounted_secret_may_be_read_by_its_group(
+    path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, mode: int, is_read: bool
+) -> None:
+    """Kubernetes gives it to root and to the pod's group."""
+    path.parent.mkdir()
+    path.write_bytes(b"token")
+    path.chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(path, owner, -1)
+    elif owner == 0:
+        pytest.skip("only root may give a file to root")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    if is_read:
+        assert read_secret(path) == "token"
+        return
+    with pytest.raises(ConfigError) as caught:
+        read_secret(path)
+    assert caught.value.code == "secret_file_exposed"
 
 
 def test_an_exposed_file_names_the_remedy(path: Path) -> None:

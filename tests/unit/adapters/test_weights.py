@@ -21,7 +21,7 @@ COMMIT = "a" * 40
 
 @pytest.fixture
 def paths(tmp_path: Path) -> StatePaths:
-    return StatePaths(tmp_path / "state", tmp_path / "cache")
+    return StatePaths.of(tmp_path / "state", tmp_path / "cache")
 
 
 @pytest.fixture

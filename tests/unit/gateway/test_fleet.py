@@ -449,6 +449,31 @@ async def test_a_stream_waits_for_another_replica_however_long_it_has_run() -> N
     assert await waiting not in (None, lost)
 
 
+# --- machines that are about to go ---------------------------------------------------------------
+
+
+def test_a_machine_that_goes_gets_nothing_new() -> None:
+    fleet = make_fleet(A, B)
+    before = [take(fleet) for _ in range(4)]
+    fleet.avoid_hosts({"a": "its node is cordoned"})
+    assert {held_by(fleet)[1] for _ in range(8)} == {B.id}
+    assert Counter(ticket.held for ticket in before) == {A: 2, B: 2}
+    assert fleet.problems() == ["replica a gets no new requests: its node is cordoned"]
+    fleet.avoid_hosts({})
+    assert held_by(fleet)[1] == A.id
+    assert fleet.problems() == []
+
+
+def test_a_machine_that_goes_is_better_than_none() -> None:
+    """Or than one that is full."""
+    fleet = make_fleet(A, B, room=1)
+    fleet.avoid_hosts({"a": "its node is cordoned"})
+    assert [take(fleet).held for _ in range(2)] == [B, A]
+    alone = make_fleet(A)
+    alone.avoid_hosts({"a": "its node is cordoned"})
+    assert take(alone).held == A
+
+
 # --- replicas that fall silent -------------------------------------------------------------------
 
 
