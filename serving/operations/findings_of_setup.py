@@ -41,7 +41,10 @@ def missing_parts(survey: Survey) -> Iterator[Finding]:
             mend="kubectl logs of its pod says why" if there else
             "helm install kuberay-operator, of release 1.5.1 or later",
         )  # fmt: skip
-    if survey.snapshot.service is None and survey.definitions.get(RAY_DEFINITIONS[0]):
+    if (
+        survey.snapshot.service is None
+        and survey.definitions.get(RAY_DEFINITIONS[0], {}) is not None
+    ):
         yield error(
             "service_missing",
             f"there is no RayService {survey.snapshot.name!r} in namespace "
