@@ -13,6 +13,7 @@ from serving.adapters.kube.client import KubeClient
 from serving.adapters.kube.connection import connect
 from serving.adapters.kube.platform_reader import read_snapshot
 from serving.adapters.kube.transport import Pacing
+from serving.errors import ClusterError
 from serving.operations.snapshot import Snapshot
 
 EXIT_STATUS = "Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 timed out."
@@ -59,12 +60,23 @@ class Place:
         return read_snapshot(self.client, self.namespace, self.name)
 
     def follow(self) -> Iterator[tuple[float, Snapshot]]:
-        """Seconds since the start and the platform as it is then, again and again."""
+        """Seconds since the start and the platform as it is then, again and again.
+
+        A server that fails for a while, as it does during its own upgrade, is asked on.
+
+        Raises:
+            ClusterError: it still fails when the time is over.
+        """
         pacing = self.client.transport.pacing
         begun = pacing.clock()
         while True:
-            snapshot = self.snapshot()
-            yield pacing.clock() - begun, snapshot
+            try:
+                snapshot = self.snapshot()
+            except ClusterError as error:
+                if not error.retryable or pacing.clock() - begun >= self.timeout_s:
+                    raise
+            else:
+                yield pacing.clock() - begun, snapshot
             pacing.sleep(_POLL_S)
 
 

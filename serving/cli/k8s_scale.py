@@ -72,6 +72,8 @@ def scale(  # noqa: PLR0913 (one parameter per command-line option)
         print_json({"model": model, "changed": steps, "worker_groups": rows})
         return
     for each in changes:
+        if each.before == each.after:
+            continue
         err.print(
             f"worker group {each.group}: {each.before.least} to {each.before.most} pods, now "
             f"{each.after.least} to {each.after.most}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,7 +75,7 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
         describe(items)
     if service.change.effect is Effect.NEW_CLUSTER and not skip_surge_check:
         _check_surge(place, before, service)
-    _keep(place, before)
+    kept = _keep(place, before)
     try:
         apply_all(place.client, items)
         with progress("upgrading") as tell:
@@ -82,7 +83,7 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
     except ServingError as error:
         reason = error.message
     if reason:
-        _go_back(place, before, reason)
+        _go_back(place, kept, reason)
     if as_json:
         print_json({"upgraded": True, "effect": service.change.effect.value})
     else:
@@ -103,9 +104,9 @@ def rollback(
     """
     place = open_place(ctx, namespace, context, name, timeout)
     kept = place.client.find(CONFIG_MAPS, history_name(place.name), namespace=place.namespace)
-    spec, settings = from_history(kept)
+    version = _Version(*from_history(kept))
     _keep(place, place.snapshot())
-    _restore(place, spec, settings)
+    _restore(place, version)
     with progress("going back") as tell:
         wait_until_ready(place, tell)
     if as_json:
@@ -160,14 +161,24 @@ def _check_surge(place: Place, before: Snapshot, service: Item) -> None:
         )
 
 
-def _keep(place: Place, before: Snapshot) -> None:
-    """What is in force now is kept for `rollback`."""
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What a version of the platform is made of: the RayService's specification and, where there
+    are any, the text of its settings."""
+
+    spec: Mapping[str, Any]
+    settings: str | None
+
+
+def _keep(place: Place, before: Snapshot) -> _Version | None:
+    """What is in force, which is now kept for `rollback`; nothing if nothing is."""
     if before.service is None:
-        return
-    settings = place.client.find(CONFIG_MAPS, settings_name(place.name), namespace=place.namespace)
-    text = ((settings or {}).get("data") or {}).get(_SETTINGS)
-    history = to_history(history_name(place.name), place.namespace, before.service["spec"], text)
+        return None
+    found = place.client.find(CONFIG_MAPS, settings_name(place.name), namespace=place.namespace)
+    version = _Version(before.service["spec"], ((found or {}).get("data") or {}).get(_SETTINGS))
+    history = to_history(history_name(place.name), place.namespace, version.spec, version.settings)
     place.client.apply(CONFIG_MAPS, history, force=True)
+    return version
 
 
 def _await(
@@ -189,22 +200,20 @@ def _await(
     raise AssertionError("an upgrade is followed until it ends")
 
 
-def _go_back(place: Place, before: Snapshot, reason: str) -> None:
+def _go_back(place: Place, kept: _Version | None, reason: str) -> None:
     """Put the old version back.
 
     Raises:
         ClusterError: always; says whether the old version is back.
     """
-    if before.service is None:
+    if kept is None:
         raise ClusterError(
             f"the first version does not come up: {reason}",
             code="upgrade_failed",
             hint="galerne k8s doctor says more; there is no earlier version",
         )
-    history = place.client.find(CONFIG_MAPS, history_name(place.name), namespace=place.namespace)
-    spec, settings = from_history(history)
     try:
-        _restore(place, spec, settings)
+        _restore(place, kept)
     except ServingError as error:
         raise ClusterError(
             f"the upgrade failed ({reason}), and going back too: {error.message}",
@@ -214,20 +223,22 @@ def _go_back(place: Place, before: Snapshot, reason: str) -> None:
     raise ClusterError(
         f"the upgrade was taken back: {reason}",
         code="upgrade_rolled_back",
-        hint="the old cluster served all the while; galerne k8s status shows it",
+        hint="galerne k8s status shows how the old version stands",
     )
 
 
-def _restore(place: Place, spec: dict[str, Any], settings: str | None) -> None:
+def _restore(place: Place, version: _Version) -> None:
+    """The version is in force again; it may still have to come up."""
+
     def service_restored(value: Object) -> Object:
-        return {**value, "spec": spec}
+        return {**value, "spec": dict(version.spec)}
 
     def settings_restored(value: Object) -> Object:
-        return {**value, "data": {**value["data"], _SETTINGS: settings}}
+        return {**value, "data": {**value["data"], _SETTINGS: version.settings}}
 
     client, namespace = place.client, place.namespace
     client.modify(RAY_SERVICES, place.name, service_restored, namespace=namespace)
-    if settings is not None:
+    if version.settings is not None:
         client.modify(
             CONFIG_MAPS, settings_name(place.name), settings_restored, namespace=namespace
         )

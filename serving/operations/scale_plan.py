@@ -132,7 +132,8 @@ def _tell_gateways(application: dict[str, Any], model: str, least: int) -> None:
 def plan_groups(
     config: Object, model: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[GroupChange, ...]:
-    """The worker groups whose bounds follow a change of a model's.
+    """The worker groups of a model and their bounds after a change of the model's, also where these
+    stay: the RayCluster that runs may have others.
 
     Bounds that agreed with the settings go on agreeing. Others are somebody's choice: a maximum is
     raised if the model alone needs more, a minimum lowered if the maximum is below it, no more.
@@ -146,9 +147,7 @@ def plan_groups(
         alone = pods_for(group, after["models"][model])
         most = max(new.most, 1) if was.most == old.most else max(was.most, alone)
         least = new.least if was.least == old.least and old.least else was.least
-        now = Bounds(min(least, most), most)
-        if now != was:
-            changes.append(GroupChange(group["groupName"], was, now))
+        changes.append(GroupChange(group["groupName"], was, Bounds(min(least, most), most)))
     return tuple(changes)
 
 

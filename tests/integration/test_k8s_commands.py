@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,6 +297,19 @@ def test_a_scale_that_stops_halfway_goes_on_when_repeated(platform: Operated) ->
     assert group["maxReplicas"] == 4
 
 
+def test_scale_mends_a_cluster_that_bounds_did_not_reach(platform: Operated) -> None:
+    platform.install(made.settings(min_replicas=1, max_replicas=5), most=5)
+    platform.api.put(made.cluster(most=2))
+    assert "bounds_not_passed_on" in [
+        each["code"] for each in platform.run_json("doctor")["findings"]
+    ]
+    code, output = platform.run("scale", MODEL, "--max", "5")
+    assert code == 0
+    assert "changed RayCluster galerne-a" in output
+    (group,) = platform.cluster["spec"]["workerGroupSpecs"]
+    assert group["maxReplicas"] == 5
+
+
 # doctor
 
 
@@ -465,6 +479,62 @@ def test_an_upgrade_that_does_not_fit_changes_nothing(installed: Operated, tmp_p
     in_place = written(tmp_path, made.service(most=5))
     code, output = installed.run("upgrade", in_place, "--force")
     assert code == 0, output
+
+
+def test_an_upgrade_outlives_a_server_that_is_away_for_minutes(
+    installed: Operated, tmp_path: Path
+) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+    faults = installed.api.faults
+    installed.steps = [
+        lambda: start_second_cluster(installed),
+        lambda: faults.order(Fault.INTERNAL_ERROR, verb="get", path="rayservices", times=60),
+    ]
+
+    def ready_once_it_is_back() -> None:
+        if faults.num_left:
+            installed.steps.append(ready_once_it_is_back)
+        else:
+            installed.set_status(made.ready_status(1, cluster="galerne-b"))
+
+    installed.steps.append(ready_once_it_is_back)
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 0, output
+    assert installed.now_s > 120
+    assert image_of(installed.service) == "galerne:2"
+
+
+def test_an_upgrade_whose_token_expires_says_what_is_left_to_do(
+    installed: Operated, tmp_path: Path
+) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps = [lambda: setattr(installed.api, "token", "renewed")]
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 1
+    assert "the upgrade failed (the Kubernetes API does not know you" in output
+    assert "galerne k8s rollback tries it again" in output
+    # Logged in again, it is taken back.
+    config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+    config["users"][0]["user"]["token"] = "renewed"
+    Path(os.environ["KUBECONFIG"]).write_text(yaml.safe_dump(config))
+    installed.steps = [lambda: installed.set_status(made.ready_status(1))]
+    assert installed.run("rollback")[0] == 0
+    assert image_of(installed.service) == "galerne:1"
+
+
+def test_golden_prompts_decide_too(installed: Operated, tmp_path: Path) -> None:
+    golden = tmp_path / "golden.txt"
+    golden.write_text("- {model: m, prompt: Hello, contains: hi}")
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps = [lambda: installed.set_status(made.ready_status(1))]
+    words = ("upgrade", file, "--force", "--golden", str(golden))
+    code, output = installed.run(*words)
+    assert code == 2
+    assert "--endpoint" in output
+    code, output = installed.run(*words, "--endpoint", "http://127.0.0.1:1")
+    assert code == 1
+    assert "taken back: golden prompt to m" in output
+    assert image_of(installed.service) == "galerne:1"
 
 
 def test_there_is_nothing_to_go_back_to(installed: Operated) -> None:

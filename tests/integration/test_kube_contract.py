@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -35,6 +36,7 @@ from serving.adapters.kube.watching import Change, watch
 from serving.errors import ConfigError
 
 REAL = os.environ.get("GALERNE_TEST_KUBECONFIG")
+ACCOUNTS = Resource("v1", "ServiceAccount", "serviceaccounts")
 BUDGETS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 
 
@@ -59,6 +61,10 @@ def client(kubeconfig: Path) -> Iterator[KubeClient]:
 def namespace(client: KubeClient) -> Iterator[str]:
     name = f"galerne-test-{secrets.token_hex(4)}"
     client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    # Pods need it, and a controller that may not be there makes it, or is about to.
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+    with contextlib.suppress(Conflict):
+        client.create(ACCOUNTS, account, namespace=name)
     yield name
     client.delete(NAMESPACES, name)
 
@@ -218,8 +224,11 @@ def test_elements_of_a_keyed_list_have_their_own_owners(client: KubeClient, name
 
 def test_a_misspelt_field_is_refused(client: KubeClient, namespace: str) -> None:
     wrong = config_map("a", namespace) | {"dota": {"x": "1"}}
-    with pytest.raises(ConfigError, match="dota"):
+    with pytest.raises(ConfigError, match="dota") as caught:
         client.apply(CONFIG_MAPS, wrong)
+    assert caught.value.code == "kube_invalid"
+    with pytest.raises(ConfigError, match="data"):
+        client.apply(CONFIG_MAPS, config_map("a", namespace) | {"data": {"x": 1}})
     with pytest.raises(ConfigError, match="dota"):
         client.create(CONFIG_MAPS, wrong, namespace=namespace)
 

@@ -47,6 +47,7 @@ BUILT_IN = (
     ResourceType("", "v1", "Pod", "pods", True, ("status", "eviction"), has_generation=True),
     ResourceType("", "v1", "ConfigMap", "configmaps"),
     ResourceType("", "v1", "Secret", "secrets"),
+    ResourceType("", "v1", "ServiceAccount", "serviceaccounts"),
     ResourceType("", "v1", "Service", "services", True, ("status",)),
     ResourceType("", "v1", "Event", "events"),
     ResourceType("", "v1", "ResourceQuota", "resourcequotas", True, ("status",)),

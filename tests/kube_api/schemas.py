@@ -28,24 +28,29 @@ _BUILT_IN_VERSION = "1.36"
 
 @dataclass(frozen=True, slots=True)
 class Complaints:
-    """What is wrong with an object: fields nobody knows; fields with a wrong value, and why."""
+    """What is wrong with an object: fields nobody knows; fields of a wrong type, or with a wrong
+    value, and why."""
 
     unknown: tuple[str, ...] = ()
+    mistyped: tuple[tuple[str, str], ...] = ()
     invalid: tuple[tuple[str, str], ...] = ()
 
 
 def complaints(resource: ResourceType, value: Mapping[str, Any]) -> Complaints:
     """What the schema of a kind says against an object."""
     found: list[tuple[str, str]] = []
+    mistyped: list[tuple[str, str]] = []
     unknown: list[str] = []
     for error in _validator(resource).iter_errors(_checked_part(value)):
         path = ".".join(str(part) for part in error.absolute_path)
         if error.validator == "additionalProperties":
             known = error.schema.get("properties", {})
             unknown += [f"{path}.{key}".strip(".") for key in error.instance if key not in known]
+        elif error.validator == "type":
+            mistyped.append((path, f"Invalid value: {error.message}"))
         else:
             found.append((path, f"Invalid value: {error.message}"))
-    return Complaints(tuple(unknown), tuple(found))
+    return Complaints(tuple(unknown), tuple(mistyped), tuple(found))
 
 
 def _checked_part(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +99,10 @@ def built_in_complaints(resource: ResourceType, value: Mapping[str, Any]) -> Com
         path = ".".join(str(part) for part in error.path)
         if "additional" in error.message.lower():
             return Complaints(unknown=(f"{path}: {error.message}",))
-        return Complaints(invalid=((path, f"Invalid value: {error.message}"),))
+        complaint = ((path, f"Invalid value: {error.message}"),)
+        if "is not of type" in error.message:
+            return Complaints(mistyped=complaint)
+        return Complaints(invalid=complaint)
     except (
         kubernetes_validate.SchemaNotFoundError,
         kubernetes_validate.VersionNotSupportedError,

@@ -104,6 +104,19 @@ def invalid(resource: ResourceType, name: str, causes: Sequence[tuple[str, str]]
     return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {text}', details=details)
 
 
+def untyped_patch(resource: ResourceType, namespace: str, name: str, complaint: str) -> ApiError:
+    """What the server says of an apply whose fields are not those of the schema, without a reason.
+
+    Source: kubernetes#139253.
+    """
+    error = ApiError(
+        500, "", f"failed to create typed patch object ({namespace}/{name}; "
+        f"{resource.api_version}, Kind={resource.kind}): {complaint}",
+    )  # fmt: skip
+    del error.body["reason"]
+    return error
+
+
 def bad_request(message: str) -> ApiError:
     return ApiError(400, "BadRequest", message)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kube_api.ownership import Manager, Owners, after_apply, after_update, to_managed_fields
 from kube_api.resource_types import ResourceType
-from kube_api.schemas import built_in_complaints, complaints
+from kube_api.schemas import Complaints, built_in_complaints, complaints
 from kube_api.selectors import Matches
 from kube_api.status_bodies import (
     already_exists,
@@ -21,6 +21,7 @@ from kube_api.status_bodies import (
     expired,
     invalid,
     not_found,
+    untyped_patch,
     wrong_uid,
 )  # fmt: skip
 
@@ -161,6 +162,7 @@ class Store:
             elif metadata.get("uid"):
                 raise conflict(key[0], key[2])
             given = {k: v for k, v in applied.items() if k != "status" or not key[0].has_status}
+            self._check_patch(key, given)
             start: Object = before or {
                 "apiVersion": key[0].api_version, "kind": key[0].kind, "metadata": {}
             }  # fmt: skip
@@ -264,11 +266,22 @@ class Store:
             self._drop(key)
         return copy.deepcopy(new)
 
-    def _check_schema(self, key: Key, new: Object, *, strict: bool) -> None:
+    def _check_patch(self, key: Key, given: Object) -> None:
+        """What is applied has only fields of the schema, each of its type."""
+        found = self._complaints(key, given)
+        wrong = [f".{each}: field not declared in schema" for each in found.unknown]
+        wrong += [f".{path}: {complaint}" for path, complaint in found.mistyped]
+        if wrong:
+            raise untyped_patch(*key, ", ".join(wrong))
+
+    def _complaints(self, key: Key, value: Object) -> Complaints:
         check = complaints if key[0].group == "ray.io" else built_in_complaints
-        found = check(key[0], new)
-        if found.invalid:
-            raise invalid(key[0], key[2], found.invalid)
+        return check(key[0], value)
+
+    def _check_schema(self, key: Key, new: Object, *, strict: bool) -> None:
+        found = self._complaints(key, new)
+        if found.mistyped or found.invalid:
+            raise invalid(key[0], key[2], [*found.mistyped, *found.invalid])
         if found.unknown and strict:
             fields = ", ".join(f'unknown field "{each}"' for each in found.unknown)
             raise bad_request(

@@ -54,6 +54,13 @@ class Refusal:
         found = self.status.get("details")
         return found if isinstance(found, Mapping) else {}
 
+    @property
+    def is_of_schema(self) -> bool:
+        """Whether an apply had fields that the schema has not. The API answers 500, as if it had
+        failed: https://github.com/kubernetes/kubernetes/issues/139253, drop this once that is
+        mended in the oldest supported release."""
+        return self.code == 500 and "failed to create typed patch object" in self.message
+
     def has_cause(self, reason: str) -> bool:
         """Whether the API names this reason among the causes."""
         return any(each.get("reason") == reason for each in self.details.get("causes") or ())
@@ -113,6 +120,8 @@ def to_refusal(code: int, body: bytes, retry_after: str | None) -> Refusal:
 
 def to_error(refusal: Refusal, attempt: Attempt) -> ClusterError | ConfigError:
     """The error for an answer."""
+    if refusal.is_of_schema:
+        return _invalid(refusal, attempt)
     makers = {400: _invalid, 401: _unauthorized, 403: _forbidden, 404: _missing, 409: _conflict,
               410: _expired, 422: _invalid, 429: _too_many}  # fmt: skip
     return makers.get(refusal.code, _failed)(refusal, attempt)

@@ -25,6 +25,8 @@ def is_worth_repeating(refusal: Refusal, *, verb: str) -> bool:
     """
     if refusal.code == 429:
         return not refusal.has_cause("DisruptionBudget")
+    if refusal.is_of_schema:
+        return False
     return refusal.code >= 500 and refusal.code != 501 and verb in _SAFE_VERBS
 
 
