@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from kube_api.status_bodies import (
     conflict,
     forbidden,
     internal_error,
+    invalid,
     not_found,
     too_many_requests,
     unauthorized,
@@ -207,12 +209,16 @@ class Frontend:
     async def _watch(
         self, request: web.Request, target: Target, *, drop: bool
     ) -> web.StreamResponse:
+        if "sendInitialEvents" in request.query:
+            # Clients fall back to a list, as they do with servers that have no streaming lists.
+            raise invalid(target.resource, "", [("sendInitialEvents", "Forbidden")])
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        async for line in watch_lines(self._api.store, request, target, self._wakeups):
-            await response.write(line)
-            if drop:
-                assert request.transport is not None
-                request.transport.abort()
-                break
+        with contextlib.suppress(ConnectionResetError):  # clients leave when they have seen enough
+            async for line in watch_lines(self._api.store, request, target, self._wakeups):
+                await response.write(line)
+                if drop:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    break
         return response

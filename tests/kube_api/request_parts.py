@@ -37,8 +37,10 @@ async def read_body(request: web.Request) -> Any:
     """What a request carries; JSON is YAML.
 
     Raises:
-        ApiError: 400.
+        ApiError: 400; 415, it is in another form, such as protobuf.
     """
+    if not request.content_type.endswith(("json", "yaml", "octet-stream")):
+        raise unsupported_patch(request.content_type)
     text = await request.text()
     try:
         return yaml.safe_load(text) if text else None
