@@ -55,7 +55,7 @@ _CLOUDS = {
         "bucket",
         ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
         "AWS_ALLOW_HTTP",
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
     ),
     "gs": _Cloud(
         "bucket", ("GOOGLE_BASE_URL",), "GOOGLE_ALLOW_HTTP", "GOOGLE_APPLICATION_CREDENTIALS"

@@ -149,6 +149,24 @@ def test_a_local_folder_is_resolved_and_verified(model: Path, paths: StatePaths)
         weights.resolve_weights(settings, paths)
 
 
+def test_a_manifest_that_comes_with_the_model_must_be_the_pinned_one(
+    model: Path, paths: StatePaths
+) -> None:
+    digest = hashlib.sha256((model / MANIFEST_NAME).read_bytes()).hexdigest()
+    settings = WeightSettings(source=str(model), manifest_sha256=digest)
+    assert weights.resolve_weights(settings, paths) == model
+    (model / "model.safetensors").write_bytes(b"replaced")
+    with pytest.raises(ConfigError, match="differs"):
+        weights.resolve_weights(settings, paths)
+    write_manifest(model)
+    with pytest.raises(ConfigError) as caught:
+        weights.resolve_weights(settings, paths)
+    assert (caught.value.code, caught.value.param) == (
+        "weights_manifest_mismatch",
+        "weights.manifest_sha256",
+    )
+
+
 def test_mistral_format_folders_are_models(tmp_path: Path, paths: StatePaths) -> None:
     (tmp_path / "params.json").write_text("{}")
     assert weights.resolve_weights(WeightSettings(source=str(tmp_path)), paths) == tmp_path
