@@ -270,18 +270,20 @@ def _write(place: _Place, entry: ManifestEntry, pieces: Iterable[memoryview], te
     digest = hashlib.sha256()
     step = f"fetching {entry.name}"
     tell.step(step)
-    with place.half.open("wb") as file:
-        for piece in pieces:
-            digest.update(piece)
-            file.write(piece)
-            tell.step(step, len(piece))
-    if digest.hexdigest() != entry.sha256:
-        place.half.unlink()
-        raise mismatch(entry)
-    sync_to_disk(place.half)
-    path = place.partial / entry.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    place.half.rename(path)
+    try:
+        with place.half.open("wb") as file:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+                tell.step(step, len(piece))
+        if digest.hexdigest() != entry.sha256:
+            raise mismatch(entry)
+        sync_to_disk(place.half)
+        path = place.partial / entry.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place.half.rename(path)
+    finally:
+        place.half.unlink(missing_ok=True)
 
 
 _Piece = tuple[str, int, int]

@@ -165,6 +165,7 @@ def test_a_download_that_breaks_off_ends_soon_and_is_resumed(
     assert caught.value.code == "weights_unreachable"
     assert WEIGHTS in caught.value.message
     assert not list(tmp_path.glob("model-*"))
+    assert not list(tmp_path.glob(".*.half-*"))
     bucket.fault = "none"
     bucket.gets.clear()
     assert contents(fetch(tmp_path)) == WHOLE
