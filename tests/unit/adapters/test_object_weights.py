@@ -12,8 +12,9 @@ import pytest
 from obstore.store import MemoryStore
 
 from serving.adapters.manifest import MANIFEST_NAME
+from serving.adapters.object_download import PIECE_BYTES
 from serving.adapters.object_store import ModelStore
-from serving.adapters.object_weights import PIECE_BYTES, fetch_files, fetch_model
+from serving.adapters.object_weights import fetch_files, fetch_model
 from serving.errors import ConfigError
 from serving.settings import WeightSettings
 

@@ -224,6 +224,12 @@ def test_a_cached_snapshot_needs_no_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     settings = WeightSettings(source="owner/name", revision=COMMIT)
     assert weights.resolve_weights(settings, paths) == snapshot
+    digest = hashlib.sha256(write_manifest(snapshot).read_bytes()).hexdigest()
+    pinned = WeightSettings(source="owner/name", revision=COMMIT, manifest_sha256=digest)
+    assert weights.resolve_weights(pinned, paths) == snapshot
+    (snapshot / "config.json").write_text("{ }")
+    with pytest.raises(ConfigError, match="differs"):
+        weights.resolve_weights(pinned, paths)
     with pytest.raises(ConfigError) as caught:
         weights.resolve_weights(WeightSettings(source="owner/other", revision=COMMIT), paths)
     assert caught.value.code == "weights_unreachable"
