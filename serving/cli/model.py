@@ -1,28 +1,32 @@
-"""`galerne model`: prepare the demo model, verify any model folder."""
+"""`galerne model`: prepare the demo model, fetch weights, verify any model folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from serving.adapters import weights
 from serving.adapters.demo_model import WEIGHTS_NAME, WEIGHTS_SHA256, prepare_demo, require_sha256
+from serving.adapters.manifest import MANIFEST_NAME, ManifestEntry, verify_manifest
 from serving.adapters.state_paths import StatePaths
+from serving.adapters.weights import resolve_weights
 from serving.cli.console import err, out, print_json, report
+from serving.cli.model_fetch import fetch
+from serving.cli.model_progress import model_progress
 from serving.errors import ConfigError
 from serving.settings import DEMO_SOURCE, WeightSettings
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Prepare the demo model and verify model folders.",
+    help="Prepare the demo model, fetch weights and verify model folders.",
     rich_markup_mode="markdown",
 )
+app.command(
+    epilog="Examples: `galerne model fetch` · "
+    "`galerne model fetch --settings /etc/galerne/settings.json --pool h100 --json`"
+)(fetch)
 
 
 @app.command(
@@ -36,7 +40,7 @@ def prepare(
 ) -> None:
     """Build the demo model once (30 s, 270 MB); later calls return at once."""
     _require_demo(name)
-    with _progress_bar() as progress:
+    with model_progress() as progress:
         folder = prepare_demo(StatePaths.from_environment(), progress, rebuild=rebuild)
     err.print(f"[green]ready[/green] demo model in {escape(str(folder))}", soft_wrap=True)
 
@@ -75,19 +79,19 @@ def verify(
 def path(name: Annotated[str, typer.Argument(help="Only `demo`.")] = DEMO_SOURCE) -> None:
     """Print the demo model's folder, and nothing else, on stdout; prepare it first if absent."""
     _require_demo(name)
-    with _progress_bar() as progress:
+    with model_progress() as progress:
         folder = prepare_demo(StatePaths.from_environment(), progress)
     typer.echo(folder)
 
 
-def _verify(source: str, manifest: Path | None) -> tuple[Path, tuple[weights.ManifestEntry, ...]]:
+def _verify(source: str, manifest: Path | None) -> tuple[Path, tuple[ManifestEntry, ...]]:
     """The folder and its verified files; for the demo model its pinned weights as well."""
     is_demo = source == DEMO_SOURCE
     location = source if is_demo else str(Path(source).expanduser().absolute())
-    folder = weights.resolve_weights(WeightSettings(source=location), StatePaths.from_environment())
-    chosen = manifest or folder / weights.MANIFEST_NAME
-    with _progress_bar() as progress:
-        entries = weights.verify_manifest(folder, chosen, progress)
+    folder = resolve_weights(WeightSettings(source=location), StatePaths.from_environment())
+    chosen = manifest or folder / MANIFEST_NAME
+    with model_progress() as progress:
+        entries = verify_manifest(folder, chosen, progress)
         if is_demo:
             require_sha256(folder / WEIGHTS_NAME, WEIGHTS_SHA256)
     return folder, entries
@@ -100,26 +104,3 @@ def _require_demo(name: str) -> None:
             code="unknown_bundled_model",
             hint="Only `demo` is bundled. Set weights.source to use any other model.",
         )
-
-
-@contextmanager
-def _progress_bar() -> Iterator[weights.Progress]:
-    """A progress callback drawn on stderr; one plain line per step where that is no terminal."""
-    if not err.is_terminal:
-        yield _print_steps()
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show(step: str, done: float | None, total: float | None) -> None:
-            bar.update(task, description=escape(step), completed=done or 0, total=total)
-
-        yield show
-
-
-def _print_steps() -> weights.Progress:
-    def show(step: str, _done: float | None, _total: float | None) -> None:
-        err.print(f"model: {escape(step)}", soft_wrap=True)
-
-    return show

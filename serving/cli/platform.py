@@ -110,7 +110,7 @@ def check_weights(settings: Settings, paths: StatePaths) -> None:
     """Build the demo model if it is used and missing; refuse local folders that are not models or
     adapters.
 
-    Hugging Face sources are left to the replicas, which may run on other machines.
+    What must be downloaded is left to the replicas, which may run on other machines.
     """
     for model in settings.models.values():
         check_adapters(model.adapters)

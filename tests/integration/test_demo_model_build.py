@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.adapters import demo_model, weights
+from serving.adapters import demo_model, manifest, weights
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.settings import WeightSettings
@@ -78,10 +78,10 @@ def test_transformers_accepts_the_configuration(built: StatePaths) -> None:
 
 def test_its_manifest_holds(built: StatePaths) -> None:
     folder = weights.demo_folder(built)
-    entries = weights.verify_manifest(folder, folder / weights.MANIFEST_NAME)
+    entries = manifest.verify_manifest(folder, folder / manifest.MANIFEST_NAME)
     listed = {entry.name: entry.sha256 for entry in entries}
     assert listed[demo_model.WEIGHTS_NAME] == demo_model.WEIGHTS_SHA256
-    assert set(listed) == {path.name for path in folder.iterdir()} - {weights.MANIFEST_NAME}
+    assert set(listed) == {path.name for path in folder.iterdir()} - {manifest.MANIFEST_NAME}
 
 
 def test_preparing_again_touches_nothing(built: StatePaths) -> None:
@@ -100,14 +100,14 @@ def test_one_flipped_bit_is_found(copy: Path) -> None:
         file.seek(-1, 2)
         file.write(bytes([last ^ 1]))
     with pytest.raises(ConfigError) as caught:
-        weights.verify_manifest(copy, copy / weights.MANIFEST_NAME)
+        manifest.verify_manifest(copy, copy / manifest.MANIFEST_NAME)
     assert caught.value.code == "weights_mismatch"
 
 
 def test_a_slipped_in_weight_file_is_found(copy: Path) -> None:
     (copy / "adapter.bin").write_bytes(b"pickle")
     with pytest.raises(ConfigError) as caught:
-        weights.verify_manifest(copy, copy / weights.MANIFEST_NAME)
+        manifest.verify_manifest(copy, copy / manifest.MANIFEST_NAME)
     assert caught.value.code == "weights_unlisted"
 
 

@@ -6,7 +6,17 @@ import base64
 from pathlib import Path
 
 import pytest
-from helm_chart import Object, Values, all_values, by_kind, ray_service, render
+from helm_chart import (
+    Object,
+    Values,
+    all_values,
+    by_kind,
+    containers,
+    environment,
+    ray_pods,
+    ray_service,
+    render,
+)
 
 from serving.adapters.key_store import KeyFile
 
@@ -47,6 +57,30 @@ def test_only_a_hub_opens_a_way_out(name: str) -> None:
     is_open = bool(values.get("weights", {}).get("huggingface", {}).get("enabled"))
     assert (OUTSIDE in [block["cidr"] for block in blocks]) == is_open
     assert all(peer for peer in ways_out(values)), "an empty peer is everybody"
+
+
+def test_object_storage_is_reached_where_it_is_and_with_its_secret() -> None:
+    storage = {
+        "enabled": True,
+        "environment": {"AWS_ENDPOINT_URL": "https://s3.internal:9000"},
+        "credentialsSecret": "s3",
+        "cidrs": ["10.20.0.0/16"],
+        "port": 9000,
+    }
+    values = {"weights": {"objectStorage": storage}}
+    rules = policies(values)["g-ray"]["egress"]
+    found = {"to": [{"ipBlock": {"cidr": "10.20.0.0/16"}}], "ports": [tcp(9000)]}
+    assert found in rules
+    (pod,) = (pod for name, pod in ray_pods(ray_service(values)).items() if name != "head")
+    for container in containers(pod):
+        assert environment(container)["AWS_ENDPOINT_URL"] == "https://s3.internal:9000"
+        assert container["envFrom"] == [{"secretRef": {"name": "s3"}}]
+    head = ray_pods(ray_service(values))["head"]
+    assert all("envFrom" not in container for container in containers(head))
+
+
+def tcp(port: int) -> Object:
+    return {"protocol": "TCP", "port": port}
 
 
 def test_without_an_allowed_client_nobody_asks() -> None:

@@ -113,6 +113,10 @@ REFUSED = {
         values(model(weights=FROM_HUB)),
         "settings.models.m0.weights.source is fetched from a hub",
     ),
+    "storage-is-closed": (
+        values(model(weights={"source": "s3://models/m", "manifest_sha256": "0" * 64})),
+        "settings.models.m0.weights.source is in object storage",
+    ),
     "two-claims": (
         {"weights": {"claim": {"create": True, "existing": "models"}}},
         "weights.claim: either existing or create",

@@ -82,7 +82,7 @@ def test_pods_have_the_environment_of_a_cluster_on_one_machine(
     needs_hub = any(m.weights and "/" in m.weights.source for m in settings.models.values())
     expected = cluster_environment(
         settings,
-        StatePaths(Path("/etc/galerne"), Path("/models")),
+        StatePaths.of(Path("/etc/galerne"), Path("/models")),
         run_dir=Path("/tmp/galerne"),
         edge=CALLBACK,
         ports=LocalPorts(haproxy_stats=8404, haproxy_metrics=9101, fallback_proxy=8500),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from helm_chart import (
     render,
 )
 
+from serving.planner.serve_config import serve_config as planned
 from serving.settings import Settings
 
 POLICY = "serving.serve_scaling:ModelScaling"
@@ -39,6 +41,18 @@ def applications(settings: Object) -> dict[str, Object]:
 
 def settings_of(models: Object, **gateway: Any) -> Object:
     return {"gateway": {"pool": "cpu", **gateway}, "models": models}
+
+
+@pytest.mark.parametrize("name", sorted(all_values()))
+def test_it_is_what_the_platform_makes_of_the_same_settings(name: str) -> None:
+    """`galerne k8s` changes it without Helm."""
+    values = all_values()[name]
+    (settings,) = (
+        json.loads(each["data"]["settings.json"])
+        for each in by_kind(render(values), "ConfigMap")
+        if "settings.json" in each["data"]
+    )
+    assert serve_config(values) == planned(settings, settings_file="/etc/galerne/settings.json")
 
 
 def test_every_node_listens_for_requests() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,36 @@ def test_weights_must_be_pinned(source: str, revision: str | None, problem: str)
 
 def test_hugging_face_source_with_a_commit() -> None:
     assert not WeightSettings(source="mistralai/Mistral-7B-v0.3", revision=COMMIT).is_local
+
+
+@pytest.mark.parametrize(
+    "source", ["s3://models", "s3://models/a/b c/v1.0/", "gs://m/x", "az://m/x"]
+)
+def test_object_storage_is_pinned_by_its_manifest(source: str) -> None:
+    assert WeightSettings(source=source, manifest_sha256="0" * 64).is_object_storage
+    assert not WeightSettings(source=source, sha256_manifest=Path("/sums")).is_on_hub
+    with pytest.raises(ValidationError, match="needs manifest_sha256: what `sha256sum SHA256SUMS`"):
+        WeightSettings(source=source)
+    with pytest.raises(ValidationError, match="Hugging Face ids only"):
+        WeightSettings(source=source, manifest_sha256="0" * 64, revision=COMMIT)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s3://", "s3:///x", "s3://key:secret@models/x", "s3://models/../x", "s3://models/a//b",
+        "s3://models/x?versionId=1", "s3://models/x\n", "gs://models/./x", "az://models/x#y",
+    ],
+)  # fmt: skip
+def test_object_storage_is_bucket_and_prefix_only(source: str) -> None:
+    with pytest.raises(ValidationError, match="bucket and prefix only"):
+        WeightSettings(source=source, manifest_sha256="0" * 64)
+
+
+@pytest.mark.parametrize("digest", ["0" * 63, "A" * 64, "main"])
+def test_a_manifest_digest_is_64_lower_case_hex_digits(digest: str) -> None:
+    with pytest.raises(ValidationError, match="manifest_sha256"):
+        WeightSettings(source="/models/x", manifest_sha256=digest)
 
 
 @pytest.mark.parametrize("name", ["a", "mistral-7b-v0.3", "owner/name:tag", "A_1", "x" * 128])

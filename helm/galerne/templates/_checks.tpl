@@ -78,6 +78,13 @@
 {{- if and $weights.claim.existing $weights.claim.create -}}
 {{- fail "weights.claim: either existing or create" -}}
 {{- end -}}
+{{- if not (or $weights.objectStorage.enabled $weights.claim.existing) -}}
+{{- range $name, $model := (include "galerne.settings" . | fromJson).models -}}
+{{- if include "galerne.isStored" $model -}}
+{{- fail (printf "settings.models.%s.weights.source is in object storage: set weights.objectStorage.enabled, or weights.claim.existing to a volume that has it" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if not (or $weights.huggingface.enabled $weights.claim.existing) -}}
 {{- range $name, $model := (include "galerne.settings" . | fromJson).models -}}
 {{- if include "galerne.isRemote" $model -}}

@@ -60,13 +60,31 @@ instead of a question to the models: the first one from a hub would otherwise ch
 {{- end }}
 
 {{/* What only pods that fetch weights need. */}}
-{{- define "galerne.hubToken" -}}
+{{- define "galerne.weightsAccess" -}}
 {{- with .Values.weights.huggingface }}
 {{- if and .enabled .tokenSecret.name }}
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
       {{- toYaml .tokenSecret | nindent 6 }}
+{{- end }}
+{{- end }}
+{{- with .Values.weights.objectStorage }}
+{{- if .enabled }}
+{{- range $name, $value := .environment }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "galerne.storageCredentials" -}}
+{{- with .Values.weights.objectStorage }}
+{{- if and .enabled .credentialsSecret }}
+envFrom:
+  - secretRef:
+      name: {{ .credentialsSecret }}
 {{- end }}
 {{- end }}
 {{- end }}

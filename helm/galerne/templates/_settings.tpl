@@ -17,10 +17,15 @@
 {{- $kept | toJson -}}
 {{- end }}
 
+{{/* Whether a model's weights are fetched from object storage, as "true" or nothing. */}}
+{{- define "galerne.isStored" -}}
+{{- if regexMatch "^(s3|gs|az)://" (dig "weights" "source" "demo" .) -}}true{{- end -}}
+{{- end }}
+
 {{/* Whether a model's weights are fetched from a hub, as "true" or nothing. */}}
 {{- define "galerne.isRemote" -}}
 {{- $source := dig "weights" "source" "demo" . -}}
-{{- if not (or (eq $source "demo") (regexMatch "^(/|\\./|\\.\\./|~)" $source)) -}}true{{- end -}}
+{{- if not (or (eq $source "demo") (regexMatch "^(/|\\./|\\.\\./|~|[a-z0-9]+://)" $source)) -}}true{{- end -}}
 {{- end }}
 
 {{/*

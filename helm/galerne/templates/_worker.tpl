@@ -67,9 +67,12 @@ initContainers:
       {{- include "galerne.containerSecurity" .root | nindent 6 }}
     env:
       {{- include "galerne.environment" .root | trim | nindent 6 }}
-      {{- with include "galerne.hubToken" .root | trim }}
+      {{- with include "galerne.weightsAccess" .root | trim }}
       {{- . | nindent 6 }}
       {{- end }}
+    {{- with include "galerne.storageCredentials" .root | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
     resources:
       requests: {cpu: "1", memory: 2Gi}
       limits: {cpu: "1", memory: 2Gi}
@@ -84,11 +87,14 @@ containers:
       {{- include "galerne.containerSecurity" .root | nindent 6 }}
     env:
       {{- include "galerne.environment" .root | trim | nindent 6 }}
-      {{- with include "galerne.hubToken" .root | trim }}
+      {{- with include "galerne.weightsAccess" .root | trim }}
       {{- . | nindent 6 }}
       {{- end }}
       - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
         value: {{ add $drain 60 | quote }}
+    {{- with include "galerne.storageCredentials" .root | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
     lifecycle:
       preStop:
         exec:

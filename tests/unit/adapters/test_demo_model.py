@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from serving.adapters import demo_model
+from serving.adapters.manifest import write_manifest
 from serving.adapters.state_paths import StatePaths
-from serving.adapters.weights import demo_folder, write_manifest
+from serving.adapters.weights import demo_folder
 from serving.errors import ConfigError
 
 LLAMA = {

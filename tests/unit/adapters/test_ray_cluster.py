@@ -22,6 +22,7 @@ MAX_HAPROXY_SOCKET_PATH = 97
 NODE_ID_CHARS = 56
 HF_MODEL = {"weights": {"source": "org/name", "revision": "0" * 40}}
 DEMO = {"weights": {"source": "demo"}}
+S3_MODEL = {"weights": {"source": "s3://models/x", "manifest_sha256": "0" * 64}}
 PORTS = LocalPorts(haproxy_stats=4001, haproxy_metrics=4002, fallback_proxy=4003)
 
 
@@ -99,6 +100,7 @@ def test_niceness_is_a_setting(paths: StatePaths) -> None:
         ({"a": DEMO}, True),
         ({"a": {"weights": {"source": "/models/x"}}, "b": DEMO}, True),
         ({"a": {"weights": {"source": "~/x"}}, "b": {"weights": {"source": "./x"}}}, True),
+        ({"a": S3_MODEL}, True),
         ({"a": HF_MODEL}, False),
         ({"a": DEMO, "b": HF_MODEL}, False),
     ],

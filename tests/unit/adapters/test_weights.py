@@ -12,6 +12,8 @@ import pytest
 from huggingface_hub import errors as hub
 
 from serving.adapters import weights
+from serving.adapters.hub_weights import to_config_error
+from serving.adapters.manifest import MANIFEST_NAME, ManifestEntry, verify_manifest, write_manifest
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.settings import WeightSettings
@@ -32,12 +34,12 @@ def model(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "shards" / "extra.bin").write_bytes(b"more weights")
-    weights.write_manifest(folder)
+    write_manifest(folder)
     return folder
 
 
-def verify(folder: Path) -> tuple[weights.ManifestEntry, ...]:
-    return weights.verify_manifest(folder, folder / weights.MANIFEST_NAME)
+def verify(folder: Path) -> tuple[ManifestEntry, ...]:
+    return verify_manifest(folder, folder / MANIFEST_NAME)
 
 
 def test_a_right_manifest_covers_every_file(model: Path) -> None:
@@ -46,15 +48,15 @@ def test_a_right_manifest_covers_every_file(model: Path) -> None:
 
 
 def test_the_manifest_is_what_sha256sum_checks(model: Path) -> None:
-    check = ["sha256sum", "--check", "--strict", weights.MANIFEST_NAME]
+    check = ["sha256sum", "--check", "--strict", MANIFEST_NAME]
     assert subprocess.run(check, cwd=model, capture_output=True).returncode == 0
 
 
 def test_verification_reports_bytes_up_to_the_total(model: Path) -> None:
     seen: list[tuple[float | None, float | None]] = []
-    weights.verify_manifest(
+    verify_manifest(
         model,
-        model / weights.MANIFEST_NAME,
+        model / MANIFEST_NAME,
         lambda _step, done, total: seen.append((done, total)),
     )
     total_bytes = len(b"{}") + len(b"weights") + len(b"more weights")
@@ -112,7 +114,7 @@ def test_a_file_that_is_no_weight_need_not_be_listed(model: Path) -> None:
     ],
 )
 def test_a_bad_manifest_is_refused(model: Path, text: str) -> None:
-    (model / weights.MANIFEST_NAME).write_text(text)
+    (model / MANIFEST_NAME).write_text(text)
     with pytest.raises(ConfigError) as caught:
         verify(model)
     assert caught.value.code == "weights_manifest_invalid"
@@ -120,7 +122,7 @@ def test_a_bad_manifest_is_refused(model: Path, text: str) -> None:
 
 def test_an_unreadable_manifest_is_refused(model: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        weights.verify_manifest(model, model / "absent")
+        verify_manifest(model, model / "absent")
     assert caught.value.code == "weights_manifest_invalid"
 
 
@@ -128,8 +130,8 @@ def test_binary_marks_dot_prefixes_and_capitals_are_accepted(tmp_path: Path) -> 
     (tmp_path / "a.bin").write_bytes(b"x")
     digest = hashlib.sha256(b"x").hexdigest().upper()
     (tmp_path / "sums").write_text(f"{digest} *./a.bin\n\n")
-    entries = weights.verify_manifest(tmp_path, tmp_path / "sums")
-    assert entries == (weights.ManifestEntry("a.bin", digest.lower()),)
+    entries = verify_manifest(tmp_path, tmp_path / "sums")
+    assert entries == (ManifestEntry("a.bin", digest.lower()),)
 
 
 def test_links_as_model_caches_make_them_are_followed(model: Path, tmp_path: Path) -> None:
@@ -139,12 +141,30 @@ def test_links_as_model_caches_make_them_are_followed(model: Path, tmp_path: Pat
 
 
 def test_a_local_folder_is_resolved_and_verified(model: Path, paths: StatePaths) -> None:
-    manifest = model / weights.MANIFEST_NAME
+    manifest = model / MANIFEST_NAME
     settings = WeightSettings(source=str(model), sha256_manifest=manifest)
     assert weights.resolve_weights(settings, paths) == model
     (model / "model.safetensors").write_bytes(b"replaced")
     with pytest.raises(ConfigError, match="differs"):
         weights.resolve_weights(settings, paths)
+
+
+def test_a_manifest_that_comes_with_the_model_must_be_the_pinned_one(
+    model: Path, paths: StatePaths
+) -> None:
+    digest = hashlib.sha256((model / MANIFEST_NAME).read_bytes()).hexdigest()
+    settings = WeightSettings(source=str(model), manifest_sha256=digest)
+    assert weights.resolve_weights(settings, paths) == model
+    (model / "model.safetensors").write_bytes(b"replaced")
+    with pytest.raises(ConfigError, match="differs"):
+        weights.resolve_weights(settings, paths)
+    write_manifest(model)
+    with pytest.raises(ConfigError) as caught:
+        weights.resolve_weights(settings, paths)
+    assert (caught.value.code, caught.value.param) == (
+        "weights_manifest_mismatch",
+        "weights.manifest_sha256",
+    )
 
 
 def test_mistral_format_folders_are_models(tmp_path: Path, paths: StatePaths) -> None:
@@ -167,7 +187,7 @@ def test_the_demo_model_must_have_been_finished(paths: StatePaths) -> None:
         weights.resolve_weights(WeightSettings(source="demo"), paths)
     assert caught.value.code == "demo_model_missing"
     assert "galerne model prepare demo" in caught.value.hint
-    weights.write_manifest(folder)
+    write_manifest(folder)
     assert weights.resolve_weights(WeightSettings(source="demo"), paths) == folder
 
 
@@ -188,7 +208,7 @@ def hub_response(status: int) -> httpx2.Response:
     ],
 )
 def test_hub_errors_are_translated(error: Exception, code: str) -> None:
-    translated = weights.to_config_error(error, "mistralai/Some-Model")
+    translated = to_config_error(error, "mistralai/Some-Model")
     assert translated.code == code
     assert translated.hint
 
@@ -204,6 +224,12 @@ def test_a_cached_snapshot_needs_no_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     settings = WeightSettings(source="owner/name", revision=COMMIT)
     assert weights.resolve_weights(settings, paths) == snapshot
+    digest = hashlib.sha256(write_manifest(snapshot).read_bytes()).hexdigest()
+    pinned = WeightSettings(source="owner/name", revision=COMMIT, manifest_sha256=digest)
+    assert weights.resolve_weights(pinned, paths) == snapshot
+    (snapshot / "config.json").write_text("{ }")
+    with pytest.raises(ConfigError, match="differs"):
+        weights.resolve_weights(pinned, paths)
     with pytest.raises(ConfigError) as caught:
         weights.resolve_weights(WeightSettings(source="owner/other", revision=COMMIT), paths)
     assert caught.value.code == "weights_unreachable"
