@@ -11,7 +11,8 @@ import yaml
 
 from serving.operations.snapshot import Object, at, name_of, templates
 
-_FIRST = ("Namespace", "CustomResourceDefinition", "ServiceAccount", "Role", "RoleBinding",
+_FIRST = ("Namespace", "CustomResourceDefinition", "ServiceAccount", "ClusterRole",
+          "ClusterRoleBinding", "Role", "RoleBinding",
           "Secret", "ConfigMap", "PersistentVolumeClaim", "Service")  # fmt: skip
 _LAST = ("RayCluster", "RayService")
 _SERVER_FIELDS = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp")

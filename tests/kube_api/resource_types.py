@@ -41,6 +41,8 @@ def _custom(group: str, kind: str, version: str = "v1") -> ResourceType:
     )
 
 
+_RBAC = "rbac.authorization.k8s.io"
+
 BUILT_IN = (
     ResourceType("", "v1", "Namespace", "namespaces", False, ("status",)),
     ResourceType("", "v1", "Node", "nodes", False, ("status",)),
@@ -51,6 +53,14 @@ BUILT_IN = (
     ResourceType("", "v1", "Service", "services", True, ("status",)),
     ResourceType("", "v1", "Event", "events"),
     ResourceType("", "v1", "ResourceQuota", "resourcequotas", True, ("status",)),
+    ResourceType("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", True, ("status",)),
+    ResourceType(_RBAC, "v1", "Role", "roles"),
+    ResourceType(_RBAC, "v1", "RoleBinding", "rolebindings"),
+    ResourceType(_RBAC, "v1", "ClusterRole", "clusterroles", False),
+    ResourceType(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", False),
+    ResourceType(
+        "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", has_generation=True
+    ),
     ResourceType("apps", "v1", "Deployment", "deployments", True, ("status",), has_generation=True),
     ResourceType(
         "policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", True, ("status",),

@@ -202,7 +202,7 @@ class KubeClient:
             self._kinds[api_version] = self._discover(api_version, kind)
         found = self._kinds[api_version].get(kind)
         if found is None:
-            raise kind_missing(Attempt("get", Resource(api_version, kind, kind.lower())))
+            raise kind_missing(Attempt("get", Resource(api_version, kind, plural="")))
         return found
 
     def has_namespace(self, namespace: str) -> bool:
@@ -218,7 +218,7 @@ class KubeClient:
         try:
             rows = self._call(Attempt("get", None, name=api_version))["resources"]
         except KindMissing:
-            raise kind_missing(Attempt("get", Resource(api_version, kind, kind.lower()))) from None
+            raise kind_missing(Attempt("get", Resource(api_version, kind, plural=""))) from None
         return {
             row["kind"]: Resource(api_version, row["kind"], row["name"], row["namespaced"])
             for row in rows

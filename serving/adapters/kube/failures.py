@@ -169,7 +169,10 @@ def _missing(refusal: Refusal, attempt: Attempt) -> ClusterError | ConfigError:
 def kind_missing(attempt: Attempt) -> KindMissing:
     """The API has no such kind."""
     resource = attempt.resource
-    what = f"{resource.qualified} ({resource.api_version})" if resource else "that API version"
+    what = "such API version"
+    if resource is not None:
+        what = f"{resource.qualified if resource.plural else resource.kind} "
+        what += f"({resource.api_version})"
     ours = resource is not None and resource.group == "ray.io"
     return KindMissing(
         f"the cluster has no {what}",
