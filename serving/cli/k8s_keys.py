@@ -32,7 +32,7 @@ app = typer.Typer(
 @app.command()
 def create(  # noqa: PLR0913 (one parameter per command-line option)
     ctx: typer.Context,
-    key_name: Annotated[str, typer.Argument(metavar="USER", help="Who will use the key.")],
+    user: Annotated[str, typer.Argument(help="Who will use the key; usage is counted by it.")],
     expires_in: Annotated[
         str | None, typer.Option(help="Life of the key: `90d`, `12h` or `30m`. Without it, no end.")
     ] = None,
@@ -47,7 +47,7 @@ def create(  # noqa: PLR0913 (one parameter per command-line option)
 ) -> None:
     """Create an API key and print it once. Only a salted hash is stored."""
     store = _store(ctx, namespace, context, name, timeout)
-    create_key(store, key_name, expires_in=expires_in, operator=operator, as_json=as_json)
+    create_key(store, user, expires_in=expires_in, operator=operator, as_json=as_json)
 
 
 @app.command("list")
@@ -60,7 +60,8 @@ def list_keys(
     timeout: TimeoutOption = SHORT_TIMEOUT_S,
 ) -> None:
     """List all API keys, revoked and expired ones included. Never shows a key itself."""
-    show_keys(_store(ctx, namespace, context, name, timeout), as_json=as_json)
+    store = _store(ctx, namespace, context, name, timeout)
+    show_keys(store, as_json=as_json, creating="galerne k8s keys create USER")
 
 
 @app.command()

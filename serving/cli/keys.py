@@ -86,15 +86,17 @@ def create_key(
     err.print("[yellow]Store the key now: it cannot be shown again.[/yellow]")
 
 
-def show_keys(store: KeyStore, *, as_json: bool) -> None:
-    """Print the keys of a store."""
+def show_keys(
+    store: KeyStore, *, as_json: bool, creating: str = "galerne keys create --name NAME"
+) -> None:
+    """Print the keys of a store; `creating` is the command that makes one."""
     records = store.list()
     if as_json:
         print_json([_to_public(record) for record in records])
     elif records:
         out.print(_to_table(records))
     else:
-        err.print("No API keys yet. Create one with: keys create --name NAME")
+        err.print(f"No API keys yet. Create one with: {creating}")
 
 
 def revoke_key(store: KeyStore, id_or_name: str, *, as_json: bool) -> None:

@@ -137,6 +137,13 @@ def test_a_server_that_is_down_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     assert "cannot be reached" in output
 
 
+def test_a_server_that_hangs_costs_the_time_that_was_given(installed: Operated) -> None:
+    installed.api.faults.order(Fault.HANG, times=99)
+    code, output = installed.run("doctor", "--timeout", "0.1")
+    assert code == 3
+    assert "no answer within 0.1 s" in output
+
+
 # apply
 
 

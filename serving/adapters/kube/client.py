@@ -14,6 +14,7 @@ from serving.adapters.kube.failures import (
     Conflict,
     KindMissing,
     ObjectMissing,
+    VersionExpired,
     kind_missing,
 )
 from serving.adapters.kube.resources import NAMESPACES, PODS, Resource
@@ -54,6 +55,8 @@ class KubeClient:
         self.transport = Transport(connection, timeout_s=timeout_s, pacing=pacing)
         self.server_time: datetime | None = None
         """What the server's clock read at its last answer."""
+        self.page_size = _PAGE
+        """Objects that one answer to a list holds at most."""
         self._kinds: dict[str, dict[str, Resource]] = {}
 
     def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
@@ -76,15 +79,23 @@ class KubeClient:
     ) -> Listing:
         """All objects of a kind in a namespace, or everywhere, that the selectors match."""
         attempt = Attempt("list", resource, _scope(resource, namespace))
-        query = selection(labels, fields) | {"limit": str(_PAGE)}
+        query = selection(labels, fields)
+        try:
+            return self._pages(attempt, resource, query | {"limit": str(self.page_size)})
+        except VersionExpired:  # between two pages; a list in one piece cannot
+            return self._pages(attempt, resource, query)
+
+    def _pages(self, attempt: Attempt, resource: Resource, query: Mapping[str, str]) -> Listing:
         items: list[Object] = []
+        following = ""
         while True:
-            page = self._call(attempt, query=query)
+            page = self._call(
+                attempt, query={**query, "continue": following} if following else query
+            )
             items += [_typed(each, resource) for each in page["items"]]
-            following = page["metadata"].get("continue")
+            following = page["metadata"].get("continue") or ""
             if not following:
                 return Listing(items, page["metadata"]["resourceVersion"])
-            query["continue"] = following
 
     def create(
         self, resource: Resource, value: Mapping[str, Any], *, namespace: str = ""

@@ -158,11 +158,19 @@ class Transport:
             response.response.release_conn()
 
     def _no_answer(self, attempt: Attempt, error: Exception) -> ClusterError:
-        failure = unreachable(_reason(error), self._connection.server)
-        # Where nothing has ever answered, more tries only hide a wrong address.
-        if not (self._has_answered or isinstance(error, urllib3.exceptions.ReadTimeoutError)):
-            raise failure from error
-        if not is_safe(attempt.verb):
+        """The error to end with if no other try is answered.
+
+        Raises:
+            ClusterError: another try would be of no use, or might do a thing twice.
+        """
+        if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+            failure: ClusterError = out_of_time(attempt, self.timeout_s)
+            is_worth_trying = is_safe(attempt.verb)
+        else:
+            failure = unreachable(_reason(error), self._connection.server)
+            # Where nothing has ever answered, more tries only hide a wrong address.
+            is_worth_trying = self._has_answered and is_safe(attempt.verb)
+        if not is_worth_trying:
             raise failure from error
         return failure
 
