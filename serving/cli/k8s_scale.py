@@ -54,7 +54,8 @@ def scale(  # noqa: PLR0913 (one parameter per command-line option)
     """Change how many replicas a model has, in all places that have a say: settings, Serve's
     configuration, and the bounds of its worker group in RayService and RayCluster.
 
-    In place; no replica restarts. Change the chart's values too, or the next `helm upgrade` takes
+    In place; no engine restarts. Gateways do, one after the other, when `--min` becomes 0 or stops
+    being it: they must know whether to wait for a first replica. Change the chart's values too, or the next `helm upgrade` takes
     it back, or stops at fields that are now this command's (`--force-conflicts`).
     """
     place = open_place(ctx, namespace, context, name, timeout)

@@ -73,6 +73,13 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
     service = _service_of(items, place)
     if not as_json:
         describe(items)
+    if service.change.effect is Effect.IGNORED:
+        raise ConfigError(
+            f"the operator would ignore the change of {', '.join(service.change.fields)}",
+            code="upgrade_forbidden",
+            hint="set upgradeStrategy.type to NewCluster; or apply it and delete the RayCluster: "
+            "the operator builds a new one, and nothing serves meanwhile",
+        )
     if service.change.effect is Effect.NEW_CLUSTER and not skip_surge_check:
         _check_surge(place, before, service)
     kept = _keep(place, before)
@@ -146,7 +153,7 @@ def _check_surge(place: Place, before: Snapshot, service: Item) -> None:
         return  # Nothing runs that would need its GPUs at the same time.
     spec = (service.after or service.wanted)["spec"]
     surge = plan_surge(
-        spec["rayClusterConfig"],
+        spec,
         before.clusters.get(before.active),
         nodes=place.client.list(NODES).items,
         pods=place.client.list(PODS).items,

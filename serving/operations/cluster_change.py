@@ -19,6 +19,7 @@ class Effect(StrEnum):
     NOTHING = "nothing"
     IN_PLACE = "in place"
     NEW_CLUSTER = "new cluster"
+    IGNORED = "ignored: upgradeStrategy is None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ def change_of(before: Object | None, after: Object) -> Change:
     if len(worker_groups(new)) > known:
         new["workerGroupSpecs"] = new["workerGroupSpecs"][:known]
     if rebuilt := tuple(_differences(old, new, "rayClusterConfig")):
-        return Change(Effect.NEW_CLUSTER, rebuilt[:_SHOWN_FIELDS])
+        is_forbidden = (after.get("upgradeStrategy") or {}).get("type") == "None"
+        effect = Effect.IGNORED if is_forbidden else Effect.NEW_CLUSTER
+        return Change(effect, rebuilt[:_SHOWN_FIELDS])
     changed = tuple(_differences(before, after, ""))
     return Change(Effect.IN_PLACE if changed else Effect.NOTHING, changed[:_SHOWN_FIELDS])
 

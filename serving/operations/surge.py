@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,23 +33,24 @@ class Surge:
 
 
 def plan_surge(
-    config: Object, active: Object | None, *, nodes: Sequence[Object], pods: Sequence[Object]
+    spec: Object, active: Object | None, *, nodes: Sequence[Object], pods: Sequence[Object]
 ) -> Surge:
     """Whether a new cluster's GPU pods fit what nodes have free now.
 
     A new cluster needs what the active one has, no more: as many pods of each group as that one
-    runs, within the new bounds. The largest are placed first, each on the fullest node with room;
-    node selectors are kept to, other constraints of scheduling are not looked at.
+    runs, within the new bounds; with an incremental upgrade, `maxSurgePercent` of them at a time.
+    The largest are placed first, each on the fullest node with room; node selectors are kept to,
+    other constraints of scheduling are not looked at.
 
     Args:
-        config: the new `rayClusterConfig`.
+        spec: the new specification of the RayService.
         active: the RayCluster that serves.
         nodes: all nodes of the cluster.
         pods: all pods of the cluster, of whatever namespace.
     """
     free = free_gpus(nodes, pods)
     labels = {name_of(node): at(node, "metadata", "labels") or {} for node in nodes}
-    wanted = sorted(_gpu_pods(config, active), key=lambda each: -each[1])
+    wanted = sorted(_gpu_pods(spec, active), key=lambda each: -each[1])
     total, homeless = sum(free.values()), []
     for group, gpus, selector in wanted:
         fitting = [
@@ -76,18 +78,36 @@ def free_gpus(nodes: Sequence[Object], pods: Sequence[Object]) -> dict[str, int]
     }
 
 
-def _gpu_pods(config: Object, active: Object | None) -> list[tuple[str, int, Mapping[str, str]]]:
+def _surge_ratio(spec: Object) -> float:
+    """Share of the new cluster that comes up before the old one shrinks.
+
+    >>> options = {"maxSurgePercent": 25}
+    >>> _surge_ratio({"upgradeStrategy": {"type": "NewClusterWithIncrementalUpgrade",
+    ...     "clusterUpgradeOptions": options}})
+    0.25
+    """
+    strategy = spec.get("upgradeStrategy") or {}
+    if strategy.get("type") != "NewClusterWithIncrementalUpgrade":
+        return 1.0
+    percent: float = (strategy.get("clusterUpgradeOptions") or {}).get("maxSurgePercent", 100)
+    return percent / 100
+
+
+def _gpu_pods(
+    service_spec: Object, active: Object | None
+) -> list[tuple[str, int, Mapping[str, str]]]:
     """Group, GPUs and node selector of each GPU pod that the new cluster starts with."""
     running = {
         group["groupName"]: group.get("replicas") or 0
         for group in worker_groups(at(active, "spec"))
     }
     found: list[tuple[str, int, Mapping[str, str]]] = []
-    for group in worker_groups(config):
+    ratio = _surge_ratio(service_spec)
+    for group in worker_groups(service_spec.get("rayClusterConfig")):
         spec = at(group, "template", "spec") or {}
         wanted = running.get(group["groupName"], group.get("replicas") or 0)
         count = min(max(wanted, group.get("minReplicas") or 0), group.get("maxReplicas") or wanted)
         if gpus := num_gpus(spec):
             row = (group["groupName"], gpus, spec.get("nodeSelector") or {})
-            found += [row] * (count * (group.get("numOfHosts") or 1))
+            found += [row] * (math.ceil(count * ratio) * (group.get("numOfHosts") or 1))
     return found

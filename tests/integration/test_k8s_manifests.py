@@ -98,5 +98,10 @@ def test_another_image_is_a_new_cluster(platform: Operated, file: Path, tmp_path
         each["kind"]: each
         for each in platform.run_json("apply", str(other), "--dry-run")["objects"]
     }
-    assert rows["RayService"]["effect"] == "new cluster"
+    strategy = (service_of(platform)["spec"].get("upgradeStrategy") or {}).get("type")
+    ignored = strategy == "None"
+    assert rows["RayService"]["effect"].startswith("ignored" if ignored else "new cluster")
+    code, output = platform.run("upgrade", str(other), "--timeout", "30")
+    assert code == (2 if ignored else 1)
+    assert ("operator would ignore" if ignored else "taken back: not ready") in output
     assert rows["ConfigMap"]["action"] == "keep"

@@ -39,8 +39,9 @@ def after_apply(
     wanted, current = leaves(applied), leaves(live)
     changed = {p for p, v in wanted.items() if p in current and current[p] != v}
     others = {each: paths for each, paths in owners.items() if each != manager}
+    version = str(applied.get("apiVersion"))
     conflicts = [
-        (each.name, to_text(path))
+        (_shown(each, version), to_text(path))
         for each, paths in others.items()
         for path in sorted(changed & paths)
     ]
@@ -63,6 +64,16 @@ def after_update(
     result = {each: paths - changed - removed for each, paths in owners.items()}
     result[manager] = result.get(manager, frozenset()) | changed
     return _without_empty(result)
+
+
+def _shown(manager: Manager, api_version: str) -> str:
+    """A manager as conflicts name it, but for the time.
+
+    Source: k8s.io/apimachinery, pkg/util/managedfields/internal/conflict.go.
+    """
+    part = f' with subresource "{manager.subresource}"' if manager.subresource else ""
+    using = f"{part} using {api_version}" if manager.operation == "Update" else ""
+    return f'"{manager.name}"{using}'
 
 
 def _without_empty(owners: Owners) -> Owners:

@@ -82,11 +82,11 @@ def field_conflicts(found: Sequence[tuple[str, str]]) -> ApiError:
     """`found`: manager and field of each conflict."""
     count = f"{len(found)} conflict{'s' * (len(found) > 1)}"
     causes = [
-        {"reason": "FieldManagerConflict", "message": f'conflict with "{manager}"', "field": path}
+        {"reason": "FieldManagerConflict", "message": f"conflict with {manager}", "field": path}
         for manager, path in found
     ]
     managers = sorted({manager for manager, _ in found})
-    named = ", ".join(f'conflict{"s" * (len(found) > 1)} with "{each}"' for each in managers)
+    named = ", ".join(f"conflict{'s' * (len(found) > 1)} with {each}" for each in managers)
     fields = ", ".join(path for _, path in found)
     return ApiError(
         409, "Conflict", f"Apply failed with {count}: {named}: {fields}",

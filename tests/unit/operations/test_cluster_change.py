@@ -58,3 +58,10 @@ def test_no_change_is_none() -> None:
     spec = made.service()["spec"]
     assert change_of(spec, copy.deepcopy(spec)).effect is Effect.NOTHING
     assert change_of(None, spec).effect is Effect.NEW_CLUSTER
+
+
+def test_without_a_strategy_the_operator_builds_none() -> None:
+    before = made.service()["spec"] | {"upgradeStrategy": {"type": "None"}}
+    after = copy.deepcopy(before)
+    REBUILT["image"](after)
+    assert change_of(before, after).effect is Effect.IGNORED
