@@ -55,8 +55,10 @@ def scale(  # noqa: PLR0913 (one parameter per command-line option)
     configuration, and the bounds of its worker group in RayService and RayCluster.
 
     In place; no engine restarts. Gateways do, one after the other, when `--min` becomes 0 or stops
-    being it: they must know whether to wait for a first replica. Change the chart's values too, or the next `helm upgrade` takes
-    it back, or stops at fields that are now this command's (`--force-conflicts`).
+    being it: they must know whether to wait for a first replica.
+
+    Change the chart's values too, or the next `helm upgrade` takes it back, or stops at fields that
+    are now this command's (`--force-conflicts`).
     """
     place = open_place(ctx, namespace, context, name, timeout)
     wish = Wish(model, replicas=replicas, least=least, most=most)
