@@ -219,7 +219,6 @@ def test_an_apply_that_stops_halfway_says_where(platform: Operated, tmp_path: Pa
     changed_secret["data"]["more"] = ""
     file = written(tmp_path, changed, changed_secret)
     # The dry runs pass, then the RayService is refused for longer than the command waits.
-    platform.api.faults.order(Fault.FORBIDDEN, verb="patch", path="rayservices", times=0)
     original = platform.api.faults.next_for
 
     def refused_once_applied(verb: str, path: str) -> Any:
