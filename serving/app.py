@@ -95,9 +95,11 @@ def build_gateways(
         num_replicas=number,
         max_ongoing_requests=settings.gateway.max_concurrent_requests,
         max_queued_requests=settings.gateway.max_concurrent_requests,
+        max_replicas_per_node=settings.gateway.max_per_node,
         ray_actor_options={"num_cpus": 0, "resources": pool_share(settings.gateway.pool)},
         logging_config={"enable_access_log": False},
-        max_surge_percent=100,
+        # New gateways beside the old would wait for ever where nodes may have no more of them.
+        max_surge_percent=100 if settings.gateway.max_per_node is None else 0,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_timeout_s=_longest_drain_s(settings),

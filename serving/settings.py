@@ -106,6 +106,10 @@ class GatewaySettings(_Section):
     """Gateway processes behind HAProxy."""
     pool: PoolName | None = None
     """Nodes they run on: those that offer Ray resource `pool:NAME`. `None` takes any node."""
+    max_per_node: int | None = Field(None, ge=1)
+    """Most gateways on one node; those that find no place wait for a node. `None` leaves it to Ray,
+    which spreads them roughly; 1 with as many `replicas` as nodes puts one on each. With a limit
+    there is no room for new gateways beside the old: a change replaces one in five at a time."""
     max_concurrent_requests: int = Field(4096, ge=1)
     """Requests one gateway replica holds at once; more get 503 from Serve's backpressure."""
     engine_connect_timeout_s: float = Field(5.0, gt=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,41 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
+from debian_packages import unpacked
 
 from loadtest.processes import free_port, running, wait_until_up
-from serving.adapters.state_paths import StatePaths
 
 
 def find_tool(name: Literal["prometheus", "promtool"]) -> str:
-    """Path of the program: the installed one, or Debian's package unpacked into the cache folder.
+    """Path of the program: the installed one, or that of Debian's package.
 
     Skips the test, with the reason, where neither can be had.
     """
     if installed := shutil.which(name):
         return installed
-    folder = StatePaths.from_environment().cache_dir / "tools" / "prometheus"
-    program = folder / "usr" / "bin" / name
-    if not program.exists():
-        _unpack_package(folder)
-    return str(program)
-
-
-def _unpack_package(folder: Path) -> None:
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        pytest.skip("no prometheus on PATH, and this is not Debian, whose package would do")
-    folder.mkdir(parents=True, exist_ok=True)
-    commands = [["apt-get", "download", "prometheus"]]
-    # A fresh machine has no package lists, and only root may fetch them.
-    commands += [["apt-get", "update"], *commands]
-    for command in commands:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-        )
-        if packages := sorted(folder.glob("prometheus_*.deb")):
-            subprocess.run(["dpkg-deb", "-x", packages[-1], folder], check=True, timeout=60)
-            return
-    pytest.skip(f"Debian's prometheus cannot be fetched: {done.stderr.strip()[-300:]}")
+    return str(unpacked(name, "prometheus"))
 
 
 class Prometheus:

@@ -31,6 +31,12 @@ _HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _SECTION_START = re.compile(r"^(?=\S)", re.MULTILINE)
 _BIND = re.compile(r"^\s+bind (\S+)", re.MULTILINE)
 _FALLBACK = re.compile(r"^(?: +#.*\n)? +server \S+ \S+ check backup\n", re.MULTILINE)
+_SERVER = re.compile(r"^( +server \S+ (\S+):\d+)(?: backup)? check(?: observe .*)?$", re.MULTILINE)
+_THIS_NODE = frozenset({"127.0.0.1", "::1", "[::1]", "localhost"})
+"""What Ray calls the node that HAProxy is on, whatever its address among the others."""
+_GIVEN_UP_AT_ONCE = " check observe layer4 error-limit 1 on-error mark-down"
+_STANDS_BACK = " backup check"
+"""In an order of its own: `_FALLBACK` is told by Ray's."""
 _HEADER_TIMEOUT_MAX_S = 300
 _PR_SET_PDEATHSIG = 1
 _GLOBAL_MAXCONN = re.compile(r"^global\n(?:\s.*\n)*?\s+maxconn (\d+)$", re.MULTILINE)
@@ -116,7 +122,7 @@ def harden(config_text: str, hardening: Hardening) -> str:
     for edit in _edits(hardening, max_clients=max_clients, has_application=has_application):
         sections = _apply(sections, edit)
     _refuse_unknown_listeners(sections, hardening)
-    return "".join(map(_without_fallback, sections))
+    return "".join(_with_own_gateways_first(_without_fallback(section)) for section in sections)
 
 
 def _max_connections(config_text: str) -> int:
@@ -211,6 +217,26 @@ def _without_fallback(section: str) -> str:
     It would answer a plain-text 500; a backend with no server left gives the 503 page.
     """
     return _FALLBACK.sub("", section) if section.startswith("backend ") else section
+
+
+def _with_own_gateways_first(section: str) -> str:
+    """A backend that takes gateways of other nodes only while this node has none that answers.
+
+    A stream that went through a gateway elsewhere would depend on one more node: an engine's loss
+    is made up for by its gateway, and a gateway's by nobody. A gateway that has ended is given up
+    at its first refusal, so that the next attempt, a second later, is made elsewhere.
+    """
+    hosts = [host for _, host in _SERVER.findall(section)]
+    own = [host in _THIS_NODE for host in hosts]
+    if all(own) or not any(own) or not section.startswith("backend "):
+        return section
+
+    def rewrite(server: re.Match[str]) -> str:
+        return server[1] + (_GIVEN_UP_AT_ONCE if server[2] in _THIS_NODE else _STANDS_BACK)
+
+    section = _SERVER.sub(rewrite, section.replace("    option allbackups\n", ""))
+    first = section.index("    server ")
+    return f"{section[:first]}    option allbackups\n{section[first:]}"
 
 
 def _refuse_unknown_listeners(sections: Sequence[str], hardening: Hardening) -> None:

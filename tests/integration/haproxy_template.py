@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ def render(
     application_path: str | None = "/",
     endpoint_port: int = 8000,
     gateway_port: int = 9,
+    other_gateways: Sequence[tuple[str, int]] = (),
     fallback_port: int = 9,
     **options: Any,
 ) -> Path:
@@ -22,6 +24,7 @@ def render(
         application_path: what paths of the application begin with; `None` while Serve knows none.
         endpoint_port: where HAProxy shall listen.
         gateway_port: where it expects the gateway; nothing answers at the default.
+        other_gateways: address and port of those on other nodes.
         fallback_port: the same of Serve's own proxy, which Ray names as the gateways' stand-in.
         options: further fields of Ray's `HAProxyConfig`.
     """
@@ -56,7 +59,13 @@ def render(
             name="http-galerne",
             path_prefix=application_path,
             app_name="galerne",
-            servers=[server],
+            servers=[
+                server,
+                *(
+                    ServerConfig(name=f"gateway-{number}", host=host, port=port)
+                    for number, (host, port) in enumerate(other_gateways, start=2)
+                ),
+            ],
             fallback_server=fallback,
         )
     path = folder / "haproxy.cfg"

@@ -88,18 +88,23 @@ def fallback_port() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory, fallback_port: int) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("edge")
-    port, stats_port, metrics_port, dead_port = free_ports(4)
-    edge = Edge(port, stats_port, metrics_port)
+    (dead_port,) = free_ports(1)
+    gateways = {"gateway_port": dead_port, "fallback_port": fallback_port}
+    with running_edge(folder, application_path="/v1", retries=0, **gateways) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def running_edge(folder: Path, **options: Any) -> Iterator[Edge]:
+    """The hardened HAProxy, listening."""
+    port, stats_port, metrics_port = free_ports(3)
     config = render(
         folder,
-        application_path="/v1",
         endpoint_port=port,
-        gateway_port=dead_port,
-        fallback_port=fallback_port,
         stats_port=stats_port,
         metrics_port=metrics_port,
         bufsize=BUFFER_BYTES,
-        retries=0,
+        **options,
     )
     script = Path(sys.executable).with_name("galerne-haproxy")
     environ = {**os.environ, "GALERNE_HEADER_TIMEOUT_S": str(HEADER_TIMEOUT_S)}
@@ -112,10 +117,52 @@ def edge(tmp_path_factory: pytest.TempPathFactory, fallback_port: int) -> Iterat
         assert process.poll() is None, (folder / "log").read_text()
         # Ray tells its own workers by the configuration's path in their command line.
         assert str(config).encode() in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-        yield edge
+        yield Edge(port, stats_port, metrics_port)
     finally:
         process.kill()
         process.wait(timeout=DEADLINE_S)
+
+
+class _NamesItself(BaseHTTPRequestHandler):
+    """Healthy, and answers with the address it was asked at."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(str(self.connection.getsockname()[0]).encode())
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _gateway(host: str, port: int = 0) -> Iterator[int]:
+    with ThreadingHTTPServer((host, port), _NamesItself) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_another_nodes_gateway_stands_in_at_once_and_until_the_own_is_back(tmp_path: Path) -> None:
+    """No request is refused in between, though no check has found the own one dead yet."""
+    own, other = "127.0.0.1", "127.0.0.2"
+    with _gateway(other) as other_port, contextlib.ExitStack() as while_alive:
+        own_port = while_alive.enter_context(_gateway(own))
+        others = [(other, other_port)]
+        options = {"observe_mark_down_enabled": False, "gateway_port": own_port}
+        with running_edge(tmp_path, other_gateways=others, **options) as edge:
+
+            def answerer() -> str:
+                answer = _get(edge.port, "/")
+                assert answer.status == 200, answer
+                return answer.body.decode()
+
+            _until(lambda: _get(edge.port, "/").status == 200)
+            assert {answerer() for _ in range(20)} == {own}
+            while_alive.close()
+            assert {answerer() for _ in range(20)} == {other}
+            with _gateway(own, own_port):
+                _until(lambda: answerer() == own)
 
 
 def _exchange(port: int, request: bytes) -> Answer:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from haproxy_template import render
@@ -71,9 +72,17 @@ def test_serves_own_proxy_stands_in_for_no_gateway(rendered: Path) -> None:
     assert hardened.count("server gateway-1 ") == 1
 
 
-@pytest.mark.parametrize("application_path", ["/", None])
-def test_hardening_twice_changes_nothing(tmp_path: Path, application_path: str | None) -> None:
-    raw = render(tmp_path, application_path=application_path).read_text()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"application_path": "/"},
+        {"application_path": None},
+        {"other_gateways": [("10.0.0.2", 9), ("10.0.0.3", 9)], "observe_mark_down_enabled": False},
+        {"other_gateways": [("10.0.0.2", 9)], "observe_mark_down_enabled": True},
+    ],
+)
+def test_hardening_twice_changes_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
+    raw = render(tmp_path, **options).read_text()
     once = harden(raw, _hardening(tmp_path))
     assert harden(once, _hardening(tmp_path)) == once
 
@@ -83,6 +92,42 @@ def test_unmatched_paths_are_retryable_until_the_application_is_known(tmp_path: 
     served = harden(render(tmp_path).read_text(), _hardening(tmp_path))
     assert empty.rpartition("backend default_backend")[2].split()[3] == "503"
     assert served.rpartition("backend default_backend")[2].split()[3] == "404"
+
+
+def servers(config_text: str) -> list[str]:
+    return [line.strip() for line in config_text.splitlines() if line.startswith("    server ")]
+
+
+def test_gateways_of_other_nodes_are_taken_when_this_one_has_none(tmp_path: Path) -> None:
+    others = [("10.0.0.2", 30000), ("10.0.0.3", 30001)]
+    options: dict[str, Any] = {"observe_mark_down_enabled": False, "gateway_port": 30000}
+    path = render(tmp_path, other_gateways=others, **options)
+    harden_file(path, {})
+    hardened = path.read_text()
+    assert servers(hardened) == [
+        "server gateway-1 127.0.0.1:30000 check observe layer4 error-limit 1 on-error mark-down",
+        "server gateway-2 10.0.0.2:30000 backup check",
+        "server gateway-3 10.0.0.3:30001 backup check",
+    ]
+    assert hardened.count("option allbackups") == 1
+    check = subprocess.run(
+        [find_binary(), "-c", "-f", str(path)], capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.9"])
+def test_gateways_of_one_place_are_equals(rendered: Path, host: str) -> None:
+    """All of them on this node, or all on others."""
+    raw = rendered.read_text()
+    server = next(line for line in raw.splitlines() if "server gateway-1 " in line)
+    equals = "\n".join(
+        server.replace("gateway-1", f"gateway-{number}").replace("127.0.0.1", host)
+        for number in (1, 2)
+    )
+    hardened = harden(raw.replace(server, equals), _hardening(rendered.parent))
+    assert servers(hardened) == [line.strip() for line in equals.splitlines()]
+    assert "allbackups" not in hardened
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "10.1.2.3"])
