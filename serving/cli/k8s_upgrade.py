@@ -27,6 +27,7 @@ from serving.cli.k8s_options import (
     TimeoutOption,
     open_place,
 )
+from serving.cli.k8s_slo import SloWatch
 from serving.cli.k8s_status import wait_until_ready
 from serving.errors import ClusterError, ConfigError, ServingError
 from serving.operations.cluster_change import Effect
@@ -54,6 +55,12 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
     endpoint: Annotated[
         str, typer.Option(help="Where golden prompts are sent; the key is GALERNE_API_KEY.")
     ] = "",
+    prometheus: Annotated[
+        str, typer.Option(help="A Prometheus that scrapes the platform: then its SLO decides too.")
+    ] = "",
+    watch_slo: Annotated[
+        float, typer.Option(min=0, help="Seconds for which the SLO is watched, with --prometheus.")
+    ] = 300.0,
     skip_surge_check: Annotated[
         bool,
         typer.Option(
@@ -62,12 +69,15 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
     ] = False,
 ) -> None:
     """Apply a new version, wait until it is ready, and go back to the old one if it is not in
-    `--timeout`, or if golden prompts fail.
+    `--timeout`, if golden prompts fail, or if its SLO is broken.
 
     First asks whether a second cluster fits, where the change builds one.
     """
     place = open_place(ctx, namespace, context, name, timeout)
     prompts = _golden(golden, endpoint)
+    slo_watch = SloWatch(prometheus, watch_slo) if prometheus else None
+    if slo_watch is not None:
+        slo_watch.check()
     items = plan(place.client, read_manifests(files), place.namespace, force=force)
     before = place.snapshot()
     service = _service_of(items, place)
@@ -86,7 +96,9 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
     try:
         apply_all(place.client, items)
         with progress("upgrading") as tell:
-            reason = _await(place, tell, lambda: first_failure(endpoint, prompts))
+            reason = _await(place, tell) or first_failure(endpoint, prompts)
+            if reason is None and slo_watch is not None:
+                reason = slo_watch.failure(place, tell)
     except ServingError as error:
         reason = error.message
     if reason:
@@ -188,10 +200,8 @@ def _keep(place: Place, before: Snapshot) -> _Version | None:
     return version
 
 
-def _await(
-    place: Place, tell: Callable[[str], None], check: Callable[[], str | None]
-) -> str | None:
-    """Why the new version is not good enough; nothing if it is."""
+def _await(place: Place, tell: Callable[[str], None]) -> str | None:
+    """Why the new version does not come up; nothing once it has."""
     unready_at_s = 0.0
     for waited_s, snapshot in place.follow():
         readiness = assess(snapshot)
@@ -199,8 +209,8 @@ def _await(
             unready_at_s = waited_s
         wait = Wait(waited_s, place.timeout_s, ready_for_s=waited_s - unready_at_s)
         decision = decide(readiness, wait)
-        if decision.step is Step.CHECK:
-            return check()
+        if decision.step is Step.DONE:
+            return None
         if decision.step is Step.BACK:
             return decision.reason
         tell(decision.reason)

@@ -23,8 +23,8 @@ class Step(StrEnum):
     """What follows from a look."""
 
     WAIT = "wait"
-    CHECK = "check"
-    """The new version is up: now the golden prompts."""
+    DONE = "done"
+    """The new version is up; whether it answers well is another question."""
     BACK = "back"
 
 
@@ -58,7 +58,7 @@ def decide(readiness: Readiness, wait: Wait) -> Decision:
     if readiness.phase is Phase.READY:
         if wait.ready_for_s < SETTLED_S:
             return Decision(Step.WAIT, "ready; whether it stays so")
-        return Decision(Step.CHECK, "")
+        return Decision(Step.DONE, "")
     if readiness.phase in (Phase.FAILED, Phase.ABSENT):
         return Decision(Step.BACK, readiness.reason)
     if wait.waited_s >= wait.timeout_s:
