@@ -21,6 +21,8 @@ HttpUrl = Annotated[str, StringConstraints(pattern=r"^(https?://[^/]+.*)?$")]
 Origin = Annotated[str, StringConstraints(pattern=r"^(https?://[^/]+)?$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*\.sha256$")]
 Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9.]+/[0-9]+$")]
+GpuResource = Annotated[str, StringConstraints(pattern=r"gpu$|^nvidia\.com/mig-")]
+"""What KubeRay counts as GPUs, and Ray then offers. Source: kuberay 1.7, `IsGPUResourceKey`."""
 NotEmpty = Annotated[str, StringConstraints(min_length=1)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Labels = dict[str, str]
@@ -77,7 +79,7 @@ class Pool(_Values):
     name: PoolName
     resources: PoolResources
     gpus: int = Field(0, ge=0, le=64)
-    gpu_resource: NotEmpty = "nvidia.com/gpu"
+    gpu_resource: GpuResource = "nvidia.com/gpu"
     min_replicas: int = Field(0, ge=0)
     max_replicas: int | None = Field(None, ge=1)
     idle_timeout_seconds: int | None = Field(None, ge=1)

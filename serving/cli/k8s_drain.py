@@ -22,8 +22,14 @@ from serving.cli.k8s_options import (
     TimeoutOption,
     open_place,
 )
-from serving.errors import TimedOut
-from serving.operations.draining import Progress, drain_order, has_head, is_ending
+from serving.errors import ClusterError, TimedOut
+from serving.operations.draining import (
+    Progress,
+    drain_order,
+    has_head,
+    is_ending,
+    must_wait,
+)
 from serving.operations.snapshot import name_of
 
 _POLL_S = 2.0
@@ -44,6 +50,13 @@ def drain(  # noqa: PLR0913 (one parameter per command-line option)
     Pods of others stay, unlike with `kubectl drain`. `kubectl uncordon` takes the node back.
     """
     place = open_place(ctx, namespace, context, name, timeout)
+    if place.snapshot().service is None:
+        raise ClusterError(
+            f"there is no RayService {place.name!r} in namespace {place.namespace!r}; nothing was "
+            "changed",
+            code="service_missing",
+            hint="--namespace and --name say which platform",
+        )
     place.client.merge(NODES, node, {"spec": {"unschedulable": True}})
     pods = _pods_on(place, node)
     if has_head(pods) and not as_json:
@@ -102,6 +115,9 @@ def _ask_to_go(place: Place, pods: tuple[Object, ...], seen: dict[str, None]) ->
     ending, held = [], {}
     for pod in pods:
         name = name_of(pod)
+        if must_wait(pod, pods):
+            held[name] = "the node's workers go first"
+            continue
         if not is_ending(pod):
             try:
                 place.client.evict(name, namespace=place.namespace)

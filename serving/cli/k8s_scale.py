@@ -117,9 +117,9 @@ def _change_all(
             value["data"]["settings.json"] = json.dumps(after, indent=2)
         return value
 
-    clusters = [each for each in (snapshot.active, snapshot.pending) if each]
     steps = [
-        *((RAY_CLUSTERS, each, cluster_changed) for each in clusters),
+        # The status names a cluster a moment before there is one.
+        *((RAY_CLUSTERS, each, cluster_changed) for each in sorted(snapshot.clusters)),
         (RAY_SERVICES, place.name, service_changed),
         (CONFIG_MAPS, settings_name(place.name), settings_changed),
     ]

@@ -52,12 +52,20 @@ def fetch(
             metavar="NAME", help="Only models that run on this pool of nodes (resources.pool)."
         ),
     ] = None,
+    best_effort: Annotated[
+        bool,
+        typer.Option(
+            "--best-effort",
+            help="End with 0 in any case: a replica fetches what it lacks, and says what is wrong.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Download and verify the weights of all models, as replicas would. Exit code 0: all are there;
     2: some are not, and the others are.
 
-    Simulated models are left out. An init container that runs this lets replicas start at once.
+    Simulated models are left out. An init container that runs this lets replicas start at once;
+    with `--best-effort`, so that one model's fault keeps no other from its pod.
     """
     paths = StatePaths.from_environment()
     wanted = weights_of(read_settings_json(settings or paths.settings_file), pool=pool)
@@ -70,7 +78,8 @@ def fetch(
     else:
         _print_ready(outcomes, pool=pool)
     if failed:
-        raise typer.Exit(report(failed[0]))
+        status = report(failed[0])
+        raise typer.Exit(0 if best_effort else status)
 
 
 def weights_of(settings: Settings, *, pool: str | None) -> dict[str, WeightSettings]:

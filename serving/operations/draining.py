@@ -33,9 +33,15 @@ class Progress:
         return ", ".join(parts)
 
 
+def must_wait(pod: Object, pods: Iterable[Object]) -> bool:
+    """Whether a pod is to go after others of the node: a head that goes early takes the controller
+    along that moves the workers' replicas."""
+    workers = (each for each in pods if labels_of(each).get(TYPE_LABEL) == "worker")
+    return labels_of(pod).get(TYPE_LABEL) == "head" and any(workers)
+
+
 def drain_order(pods: Iterable[Object]) -> tuple[Object, ...]:
-    """Ray's pods, workers first: a head that goes early takes the controller along that moves the
-    workers' replicas."""
+    """Ray's pods, workers first."""
     ours = [each for each in pods if TYPE_LABEL in labels_of(each)]
     return tuple(sorted(ours, key=lambda p: (labels_of(p)[TYPE_LABEL] == "head", name_of(p))))
 

@@ -216,7 +216,7 @@ def test_each_pod_offers_the_resource_of_its_pool() -> None:
 def test_weights_are_fetched_without_naming_them() -> None:
     for name, pod in ray_pods(ray_service(EVERYTHING["multi-model-ha"])).items():
         commands = [each["command"] for each in pod["spec"].get("initContainers", [])]
-        arguments = ["--settings", "/etc/galerne/settings.json", "--pool", name]
+        arguments = ["--settings", "/etc/galerne/settings.json", "--pool", name, "--best-effort"]
         assert commands == ([] if name == "head" else [["galerne", "model", "fetch", *arguments]])
 
 

@@ -358,6 +358,20 @@ def test_drain_moves_the_platform_s_pods_and_nobody_else_s(installed: Operated) 
     assert "head is on this node" in output
 
 
+def test_drain_lets_the_head_wait_for_the_workers(installed: Operated) -> None:
+    installed.api.put(budget(0))
+    installed.run("drain", "node-1", "--timeout", "10")
+    assert installed.api.get("v1", "Pod", "head", NAMESPACE)
+    assert not [x for x in installed.api.log if x.endswith("head/eviction")]
+
+
+def test_drain_of_an_unknown_platform_cordons_nothing(installed: Operated) -> None:
+    code, output = installed.run("drain", "node-1", "--name", "galern")
+    assert code == 1
+    assert "there is no RayService 'galern'" in output
+    assert not installed.api.get("v1", "Node", "node-1")["spec"].get("unschedulable")
+
+
 def budget(allowed: int) -> dict[str, Any]:
     selector = {"matchLabels": {"ray.io/group": "gpu"}}
     return {

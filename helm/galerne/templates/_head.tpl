@@ -26,6 +26,7 @@ template:
     containers:
       - name: ray-head
         {{- include "galerne.imageFields" . | nindent 8 }}
+        terminationMessagePolicy: FallbackToLogsOnError
         securityContext:
           {{- include "galerne.containerSecurity" . | nindent 10 }}
         env:

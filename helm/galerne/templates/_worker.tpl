@@ -62,7 +62,8 @@ topologySpreadConstraints:
 initContainers:
   - name: fetch-weights
     {{- include "galerne.imageFields" .root | nindent 4 }}
-    command: [galerne, model, fetch, --settings, /etc/galerne/settings.json, --pool, {{ .pool.name | quote }}]
+    command: [galerne, model, fetch, --settings, /etc/galerne/settings.json, --pool, {{ .pool.name | quote }}, --best-effort]
+    terminationMessagePolicy: FallbackToLogsOnError
     securityContext:
       {{- include "galerne.containerSecurity" .root | nindent 6 }}
     env:
@@ -83,6 +84,8 @@ initContainers:
 containers:
   - name: ray-worker
     {{- include "galerne.imageFields" .root | nindent 4 }}
+    # These pods are replaced rather than restarted: the reason must be in their status.
+    terminationMessagePolicy: FallbackToLogsOnError
     securityContext:
       {{- include "galerne.containerSecurity" .root | nindent 6 }}
     env:

@@ -62,6 +62,15 @@ def test_the_settings_in_force_are_the_default(model: Path) -> None:
     }
 
 
+def test_a_fault_is_told_and_keeps_no_pod_from_starting(model: Path) -> None:
+    (model / "config.json").unlink()
+    assert run().exit_code == 2
+    result = run("--best-effort", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["ready"] is False
+    assert "neither config.json nor params.json" in result.stderr
+
+
 def test_nothing_to_do_is_no_failure(model: Path) -> None:
     result = run("--pool", "l4")
     assert result.exit_code == 0
