@@ -112,6 +112,13 @@ def plan(
             code="parts_missing",
             hint="; ".join(dict.fromkeys(hint for _, hint in missing if hint)),
         )
+    if _services(located) and not has_operator(client):
+        err.print(
+            "[yellow]no Deployment is labelled as KubeRay's operator: unless it runs otherwise, "
+            "nobody acts on the RayService (helm install kuberay-operator, 1.5.1 or later)"
+            "[/yellow]",
+            soft_wrap=True,
+        )
     return [_item(client, resource, each, made, force=force) for resource, each in located]
 
 
@@ -194,18 +201,17 @@ def _missing(
     found += [
         (f"there is no namespace {each!r}", f"kubectl create namespace {each}") for each in absent
     ]
-    services = [each for _, each in located if each["kind"] == "RayService"]
-    if services and not has_operator(client):
-        found.append(
-            ("KubeRay's operator is not installed", "helm install kuberay-operator, 1.5.1 or later")
-        )
-    for service in services:
+    for service in _services(located):
         where = service["metadata"]["namespace"]
         for name in sorted(needed_secrets(service)):
             there = ("Secret", name) in made or where in absent or _has_secret(client, name, where)
             if not there:
                 found.append((f"there is no Secret {name!r}", f"make Secret {name} in {where}"))
     return found
+
+
+def _services(located: Sequence[tuple[Resource, Object]]) -> list[Object]:
+    return [each for _, each in located if each["kind"] == "RayService"]
 
 
 def _has_secret(client: KubeClient, name: str, namespace: str) -> bool:

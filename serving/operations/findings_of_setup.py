@@ -33,14 +33,7 @@ def missing_parts(survey: Survey) -> Iterator[Finding]:
                 mend="install KubeRay's chart; CRDs by hand: kubectl apply --server-side",
             )
     if survey.operators is not None and not any(_is_available(o) for o in survey.operators):
-        there = bool(survey.operators)
-        yield error(
-            "operator_missing",
-            "KubeRay's operator does not run" if there else "KubeRay's operator is not installed",
-            why="nobody acts on a RayService",
-            mend="kubectl logs of its pod says why" if there else
-            "helm install kuberay-operator, of release 1.5.1 or later",
-        )  # fmt: skip
+        yield _operator_missing(survey)
     if (
         survey.snapshot.service is None
         and survey.definitions.get(RAY_DEFINITIONS[0], {}) is not None
@@ -52,6 +45,33 @@ def missing_parts(survey: Survey) -> Iterator[Finding]:
             why="the chart is not installed here, or under another name",
             mend="helm list shows the release: its name is --name",
         )
+
+
+def _operator_missing(survey: Survey) -> Finding:
+    """Somebody who has acted on the RayService is an operator, by whatever name."""
+    if survey.operators:
+        return error(
+            "operator_missing",
+            "KubeRay's operator does not run",
+            why="nobody acts on a RayService",
+            mend="kubectl logs of its pod says why",
+        )
+    service = survey.snapshot.service
+    has_acted = at(service, "status", "observedGeneration") == at(service, "metadata", "generation")
+    if service is not None and has_acted:
+        return warning(
+            "operator_missing",
+            "no Deployment is labelled as KubeRay's operator",
+            why="somebody has acted on the latest RayService; whether that one still runs cannot "
+            "be told",
+            mend="nothing, if the operator runs otherwise, such as by OLM",
+        )
+    return error(
+        "operator_missing",
+        "KubeRay's operator is not installed",
+        why="nobody acts on a RayService",
+        mend="helm install kuberay-operator, of release 1.5.1 or later",
+    )
 
 
 def _is_available(operator: Object) -> bool:

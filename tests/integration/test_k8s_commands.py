@@ -153,13 +153,27 @@ def test_apply_tells_what_is_missing_before_it_changes_anything(
     file = written(tmp_path, made.config_map(made.settings()), made.service())
     code, output = platform.run("apply", file, "--namespace", "prod")
     assert code == 2
-    for part in ("namespace 'prod'", "operator is not installed"):
-        assert part in output
-    platform.api.put(made.operator())
+    assert "namespace 'prod'" in output
     code, output = platform.run("apply", file)
     assert code == 2
     assert "there is no Secret 'galerne-secrets'" in output
     assert not any(line.startswith("patch") for line in platform.api.log)
+
+
+def test_apply_goes_on_where_no_deployment_is_the_operator(
+    platform: Operated, tmp_path: Path
+) -> None:
+    secret = made.secret("internal-token", "metrics-token", "keys.json")
+    file = written(tmp_path, made.service(), secret)
+    code, output = platform.run("apply", file)
+    assert code == 0, output
+    assert "no Deployment is labelled as KubeRay's operator" in output
+    operator = made.operator()
+    operator["metadata"]["labels"] = {
+        "app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator",
+    }  # fmt: skip
+    platform.api.put(operator)
+    assert "no Deployment" not in platform.run("apply", file)[1]
 
 
 def test_apply_names_kinds_that_the_cluster_lacks(platform: Operated, tmp_path: Path) -> None:

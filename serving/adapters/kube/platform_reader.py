@@ -34,7 +34,12 @@ from serving.operations.snapshot import (
 )
 from serving.operations.survey import Survey
 
-_OPERATORS = "app.kubernetes.io/name=kuberay-operator"
+_OPERATORS = (
+    "app.kubernetes.io/name=kuberay-operator",
+    "app.kubernetes.io/component=kuberay-operator",
+)
+"""Labels of the operator's Deployment: as KubeRay's chart gives them, and as its kustomize files
+do. Source: kuberay, helm-chart/kuberay-operator and ray-operator/config."""
 _NODE_LEASES = "kube-node-lease"
 
 _Found = TypeVar("_Found")
@@ -119,11 +124,16 @@ def _definitions(client: KubeClient) -> dict[str, Object | None]:
 
 
 def _operators(client: KubeClient) -> list[Object] | None:
-    return client.list(DEPLOYMENTS, labels=_OPERATORS).items
+    found: dict[tuple[str, str], Object] = {}
+    for labels in _OPERATORS:
+        for each in client.list(DEPLOYMENTS, labels=labels).items:
+            found[each["metadata"]["namespace"], name_of(each)] = each
+    return list(found.values())
 
 
 def has_operator(client: KubeClient) -> bool:
-    """Whether KubeRay's operator is there. Taken for granted by those who may not look."""
+    """Whether KubeRay's operator is a Deployment that its labels tell. It may well run otherwise,
+    such as by OLM or beside the API server. Taken for granted by those who may not look."""
     try:
         return bool(_operators(client))
     except ConfigError as error:
