@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from serving.operations.pods import PULL_REASONS, UNSCHEDULABLE, PodView, view_pods
+from serving.operations.pods import HOPELESS, PULL_REASONS, UNSCHEDULABLE, PodView, view_pods
 from serving.operations.quantities import to_number, to_text
 from serving.operations.snapshot import Object, at, num_gpus, templates, worker_groups
 from serving.operations.survey import Finding, Survey, error, warning
@@ -54,16 +54,18 @@ def image_pulls(survey: Survey) -> Iterator[Finding]:
 
 
 def crashes(survey: Survey) -> Iterator[Finding]:
-    """Containers that end again and again."""
+    """Containers that do not start, or that end."""
     for pod in _pods(survey):
-        if pod.reason in ("CrashLoopBackOff", "OOMKilled", "Error", "CreateContainerConfigError"):
+        if pod.reason in HOPELESS - PULL_REASONS:
             config = pod.reason == "CreateContainerConfigError"
+            # What ended for good has its log still; what was started again has an earlier one.
+            earlier = " --previous" if pod.reason == "CrashLoopBackOff" else ""
             yield error(
                 "container_fails",
                 f"pod {pod.name} does not stay up ({pod.restarts} restarts)",
                 why=f"{pod.reason}: {pod.message}".removesuffix(": "),
                 mend="a Secret or ConfigMap that it names is missing" if config else
-                f"kubectl logs {pod.name} --previous says why",
+                f"kubectl logs {pod.name} -c {pod.container or 'ray'}{earlier} says why",
             )  # fmt: skip
 
 

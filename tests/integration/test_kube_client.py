@@ -183,7 +183,7 @@ def test_a_server_that_cannot_be_trusted(api: KubeApi, tmp_path: Path) -> None:
     kubeconfig = api.write_kubeconfig(tmp_path / "config")
     kubeconfig.write_text(kubeconfig.read_text().replace("http://", "https://"))
     client = KubeClient(connect(environ={"KUBECONFIG": str(kubeconfig)}))
-    with pytest.raises(ClusterError, match="cannot be reached: .*SSL") as caught:
+    with pytest.raises(ClusterError, match=r"cannot be reached: .*SSL") as caught:
         get(client)
     assert caught.value.code == "kube_unreachable"
     assert "certificate authority" in caught.value.hint

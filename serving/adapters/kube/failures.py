@@ -175,8 +175,7 @@ def _rule(attempt: Attempt) -> str:
     verbs = "'create', 'patch'" if attempt.is_apply else repr(attempt.verb)
     scope = f"in namespace {attempt.namespace!r}" if attempt.namespace else "on the whole cluster"
     return (
-        f"apiGroups [{attempt.resource.group!r}], resources [{plural!r}], "
-        f"verbs [{verbs}], {scope}"
+        f"apiGroups [{attempt.resource.group!r}], resources [{plural!r}], verbs [{verbs}], {scope}"
     )
 
 

@@ -74,6 +74,15 @@ def test_a_container_that_ends_again_and_again() -> None:
     assert "7 restarts" in only(survey(pod)).what
 
 
+def test_a_container_that_ended_for_good() -> None:
+    state = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    container = {"name": "fetch-weights", "restartCount": 0, "state": state}
+    finding = only(survey(made.pod("w", phase="Failed", initContainerStatuses=[container])))
+    assert finding.code == "container_fails"
+    assert "fetch-weights ended with exit code 1" in finding.why
+    assert finding.mend == "kubectl logs w -c fetch-weights says why"
+
+
 def test_a_probe_that_fails() -> None:
     not_ready = {"phase": "Running", "conditions": [made.condition("Ready", "False")]}
     message = "Readiness probe failed: bash: line 1: wget: command not found"
