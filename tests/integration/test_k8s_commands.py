@@ -213,6 +213,19 @@ def test_apply_knows_a_change_in_place_from_a_new_cluster(
     assert head["template"]["spec"]["containers"][0]["image"] == "galerne:1"
 
 
+def test_apply_lets_changed_bounds_reach_the_cluster_that_runs(
+    installed: Operated, tmp_path: Path
+) -> None:
+    file = written(tmp_path, made.service(least=2, most=7))
+    installed.api.faults.order(Fault.FORBIDDEN, verb="update", path="rayclusters")
+    code, output = installed.run("apply", file, "--force")
+    assert code == 0, output
+    assert "have not reached RayCluster galerne-a (you may not update" in output
+    assert "not reached" not in installed.run("apply", file, "--force")[1]
+    (group,) = installed.cluster["spec"]["workerGroupSpecs"]
+    assert (group["minReplicas"], group["maxReplicas"], group["replicas"]) == (2, 7, 2)
+
+
 def test_apply_leaves_fields_of_others_alone(installed: Operated, tmp_path: Path) -> None:
     file = written(tmp_path, made.service(most=7))
     code, output = installed.run("apply", file)

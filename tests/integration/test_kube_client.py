@@ -321,6 +321,26 @@ def test_a_kubeconfig_that_is_none(tmp_path: Path, content: str | None, code: st
     assert caught.value.code.endswith(code)
 
 
+@pytest.mark.parametrize(
+    ("broken", "by"),
+    [
+        ("kind: Config", "kind: [Config"),
+        ("kind: Config", "kind: Config\n- a"),
+        ("server:", "certificate-authority-data: '%%%'\n    server:"),
+        ("server:", "certificate-authority-data: a\n    server:"),
+        ("clusters:\n", "clusters: 1\nx:\n"),
+        ("", "- a list\n"),
+    ],
+)
+def test_a_broken_kubeconfig_is_told(api: KubeApi, tmp_path: Path, broken: str, by: str) -> None:
+    file = api.write_kubeconfig(tmp_path / "config")
+    file.write_text(file.read_text().replace(broken, by) if broken else by)
+    with pytest.raises(ConfigError) as caught:
+        connect(environ={"KUBECONFIG": str(file)})
+    assert caught.value.code == "kubeconfig_invalid"
+    assert str(file) in caught.value.message
+
+
 def test_an_unknown_context_is_told(api: KubeApi, tmp_path: Path) -> None:
     environ = {"KUBECONFIG": str(api.write_kubeconfig(tmp_path / "config", namespace="prod"))}
     assert connect(environ=environ).namespace == "prod"
