@@ -13,6 +13,7 @@ from serving.operations.survey import Finding, Severity, Survey
 _CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
     findings_of_setup.missing_parts,
     findings_of_setup.old_definitions,
+    findings_of_setup.settings,
     findings_of_setup.secrets,
     findings_of_pods.unschedulable,
     findings_of_pods.image_pulls,

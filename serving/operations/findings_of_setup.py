@@ -8,7 +8,7 @@ from datetime import datetime
 
 from serving.core.clocks import ahead_s
 from serving.operations.pool_bounds import models_of, pods_for, replica_bounds
-from serving.operations.snapshot import Object, at, name_of, worker_groups
+from serving.operations.snapshot import Object, at, name_of, settings_name, worker_groups
 from serving.operations.survey import Finding, Survey, error, warning
 
 RAY_DEFINITIONS = ("rayservices.ray.io", "rayclusters.ray.io")
@@ -34,8 +34,17 @@ def missing_parts(survey: Survey) -> Iterator[Finding]:
             )
     if survey.operators is not None and not any(_is_available(o) for o in survey.operators):
         yield _operator_missing(survey)
-    if (
+    if not survey.has_namespace:
+        namespace = survey.snapshot.namespace
+        yield error(
+            "namespace_missing",
+            f"there is no namespace {namespace!r}",
+            why="the platform is in another, or is still to be installed",
+            mend=f"name the right one with --namespace, or kubectl create namespace {namespace}",
+        )
+    elif (
         survey.snapshot.service is None
+        and "platform" not in survey.unread
         and survey.definitions.get(RAY_DEFINITIONS[0], {}) is not None
     ):
         yield error(
@@ -44,6 +53,20 @@ def missing_parts(survey: Survey) -> Iterator[Finding]:
             f"{survey.snapshot.namespace!r}",
             why="the chart is not installed here, or under another name",
             mend="helm list shows the release: its name is --name",
+        )
+
+
+def settings(survey: Survey) -> Iterator[Finding]:
+    """The platform's settings, which commands and new pods read, are not there."""
+    service = survey.snapshot.service
+    if service is not None and survey.settings is None and "settings" not in survey.unread:
+        named = settings_name(survey.snapshot.name)
+        yield error(
+            "settings_missing",
+            f"ConfigMap {named!r} is not there, or has no settings.json",
+            why="scale and upgrade go by it, and pods that mount it do not start",
+            mend="helm upgrade makes it again; galerne k8s rollback has the last one that upgrade "
+            "replaced",
         )
 
 
@@ -122,6 +145,14 @@ def secrets(survey: Survey) -> Iterator[Finding]:
     """Tokens and keys that pods mount and that are not there."""
     if survey.snapshot.service is None or "secrets" in survey.unread:
         return
+    for name in sorted(survey.missing_secrets):
+        yield error(
+            "secret_missing",
+            f"there is no Secret {name!r}",
+            why="pods name it, and wait for it or for what only it opens",
+            mend=f"kubectl create secret generic {name} --from-literal=..., or docker-registry for "
+            "one of imagePullSecrets",
+        )
     missing = [key for key in SECRET_KEYS if key not in (survey.secret_keys or ())]
     if missing:
         named = f"Secret {survey.secret_name!r}"

@@ -33,6 +33,7 @@ class Finding:
 class Survey:
     """A platform and what of the cluster it depends on. `None`: there is none, or we may not look.
 
+    `missing_secrets` are those that pods name beside `secret_name`'s.
     `definitions` are CRDs by name, `operators` the Deployments of KubeRay, `monitors` PodMonitors
     and ScrapeConfigs of the namespace (`None` without those kinds), `events` the namespace's,
     `leases` those of nodes, `unread` what we may not read. `server_time` is the API server's,
@@ -45,6 +46,8 @@ class Survey:
     settings: Mapping[str, Any] | None = None
     secret_name: str = ""
     secret_keys: frozenset[str] | None = None
+    missing_secrets: frozenset[str] = frozenset()
+    has_namespace: bool = True
     monitors: Sequence[Object] | None = None
     events: Sequence[Object] = ()
     leases: Sequence[Object] = ()

@@ -362,6 +362,16 @@ def test_doctor_names_the_missing_operator_and_crds(platform: Operated) -> None:
     assert "KubeRay's operator is not installed" in output
 
 
+def test_doctor_tells_a_missing_namespace_and_missing_settings(installed: Operated) -> None:
+    found = installed.run_json("doctor", "--namespace", "prod")
+    assert [each["code"] for each in found["findings"]] == ["namespace_missing"]
+    assert found["unread"] == []
+    installed.api.delete("v1", "ConfigMap", "galerne-settings", NAMESPACE)
+    found = installed.run_json("doctor")
+    assert [each["code"] for each in found["findings"]] == ["settings_missing", "not_scraped"]
+    assert found["unread"] == []
+
+
 def test_doctor_says_what_it_may_not_read(installed: Operated) -> None:
     installed.api.faults.order(Fault.FORBIDDEN, path="leases")
     installed.api.faults.order(Fault.FORBIDDEN, path="secrets")

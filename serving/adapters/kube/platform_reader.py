@@ -24,6 +24,7 @@ from serving.adapters.kube.resources import (
 )
 from serving.errors import ConfigError
 from serving.operations.findings_of_setup import RAY_DEFINITIONS
+from serving.operations.manifests import needed_secrets
 from serving.operations.snapshot import (
     CLUSTER_LABEL,
     ORIGIN_LABEL,
@@ -94,9 +95,10 @@ def read_survey(client: KubeClient, namespace: str, name: str) -> Survey:
         except KindMissing:
             return default
         except ConfigError as error:
-            if error.code not in ("kube_forbidden", "settings_missing"):
+            if error.code == "kube_forbidden":
+                unread.add(part)
+            elif error.code != "settings_missing":
                 raise
-            unread.add(part)
             return default
 
     empty = Snapshot(name, namespace, None)
@@ -110,6 +112,10 @@ def read_survey(client: KubeClient, namespace: str, name: str) -> Survey:
         settings=readable("settings", lambda: read_settings(client, namespace, name), None),
         secret_name=secret,
         secret_keys=readable("secrets", lambda: _secret_keys(client, namespace, secret), None),
+        missing_secrets=readable(
+            "secrets", lambda: _missing_secrets(client, snapshot, but=secret), frozenset()
+        ),
+        has_namespace=client.has_namespace(namespace),
         monitors=readable("monitors", lambda: _monitors(client, namespace), None),
         events=readable("events", lambda: client.list(EVENTS, namespace=namespace).items, none),
         leases=readable("leases", lambda: client.list(LEASES, namespace=_NODE_LEASES).items, none),
@@ -145,6 +151,14 @@ def has_operator(client: KubeClient) -> bool:
 def _secret_keys(client: KubeClient, namespace: str, name: str) -> frozenset[str] | None:
     found = client.find(SECRETS, name, namespace=namespace)
     return None if found is None else frozenset(found.get("data") or {})
+
+
+def _missing_secrets(client: KubeClient, snapshot: Snapshot, *, but: str) -> frozenset[str]:
+    names = needed_secrets(snapshot.service) - {but} if snapshot.service else ()
+    return frozenset(
+        name for name in names
+        if client.find(SECRETS, name, namespace=snapshot.namespace) is None
+    )  # fmt: skip
 
 
 def _monitors(client: KubeClient, namespace: str) -> list[Object] | None:

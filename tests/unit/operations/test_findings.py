@@ -117,6 +117,8 @@ def test_shared_memory_that_is_too_small() -> None:
         ({"operators": (made.operator() | {"status": {}},)}, "operator_missing"),
         ({"operators": (made.operator("1.4.2"),)}, "operator_old"),
         ({"secret_keys": None}, "secret_missing"),
+        ({"missing_secrets": frozenset({"gcs"})}, "secret_missing"),
+        ({"settings": None}, "settings_missing"),
         ({"secret_keys": KEYS - {"keys.json"}}, "secret_missing"),
         ({"monitors": None}, "not_scraped"),
         ({"monitors": MONITORS[:1]}, "not_scraped"),
@@ -143,6 +145,11 @@ def test_a_definition_of_an_old_release() -> None:
 
 def test_there_is_no_platform() -> None:
     assert codes(survey(snapshot=made.snapshot())) == ["service_missing"]
+    assert codes(survey(snapshot=made.snapshot(), settings=None)) == ["service_missing"]
+    nowhere = survey(snapshot=made.snapshot(), settings=None, has_namespace=False)
+    assert codes(nowhere) == ["namespace_missing"]
+    hidden = survey(snapshot=made.snapshot(), unread=frozenset({"platform"}))
+    assert codes(hidden) == []
 
 
 def test_bounds_that_were_not_passed_on() -> None:
