@@ -14,7 +14,20 @@ from serving.operations.findings import diagnose
 from serving.operations.survey import Finding, Severity, Survey
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-MONITORS = ({"kind": "PodMonitor"}, {"kind": "ScrapeConfig"})
+URL = "http://galerne-serve-svc.default.svc:8000/galerne/metric-targets"
+RAY_PODS = {"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}
+MONITORS: tuple[dict[str, Any], ...] = (
+    {
+        "kind": "PodMonitor",
+        "metadata": {"name": "galerne-ray"},
+        "spec": {"selector": {"matchExpressions": [RAY_PODS]}},
+    },
+    {
+        "kind": "ScrapeConfig",
+        "metadata": {"name": "any"},
+        "spec": {"httpSDConfigs": [{"url": URL}]},
+    },
+)
 KEYS = frozenset({"internal-token", "metrics-token", "keys.json"})
 
 
@@ -91,6 +104,28 @@ def test_a_probe_that_fails() -> None:
     assert codes(survey(made.pod("w"), events=[event("w", "Unhealthy", message)])) == []
 
 
+def test_a_worker_without_replicas_is_never_ready_and_that_is_normal() -> None:
+    not_ready = {"phase": "Running", "conditions": [made.condition("Ready", "False")]}
+    events = [event("w", "Unhealthy", "localhost:8000/-/healthz: failed")]
+    idle = made.pod("w", **not_ready)
+    assert codes(survey(idle, events=events)) == []
+    starting = made.service() | {"status": made.ready_status(1, state="DEPLOYING")}
+    finding = only(survey(idle, service=starting, events=events))
+    assert (finding.code, finding.severity) == ("probe_fails", Severity.WARNING)
+    head = made.pod("w", group="head", **not_ready)
+    assert only(survey(head, events=events)).severity is Severity.ERROR
+
+
+def test_the_newest_event_says_why() -> None:
+    not_ready = {"phase": "Running", "conditions": [made.condition("Ready", "False")]}
+    events = [
+        event("w", "Unhealthy", text) | {"lastTimestamp": f"2026-01-01T00:00:0{second}Z"}
+        for second, text in ((2, "newest"), (1, "old"))
+    ]
+    pod = made.pod("w", group="head", **not_ready)
+    assert only(survey(pod, events=events)).why == "newest"
+
+
 def with_shm(size: str | None, *, medium: str = "Memory") -> dict[str, Any]:
     service = made.service(gpus=4)
     spec = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
@@ -126,6 +161,18 @@ def test_shared_memory_that_is_too_small() -> None:
 )
 def test_parts_that_are_missing(changed: dict[str, Any], code: str) -> None:
     assert codes(survey(**changed)) == [code]
+
+
+def test_monitors_of_others_do_not_count() -> None:
+    other: dict[str, Any] = {
+        "kind": "PodMonitor",
+        "metadata": {"name": "x"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}},
+    }
+    assert codes(survey(made.pod("w"), monitors=(other, MONITORS[1]))) == ["not_scraped"]
+    config = {"kind": "ScrapeConfig", "metadata": {"name": "x"}, "spec": {}}
+    assert codes(survey(made.pod("w"), monitors=(MONITORS[0], config))) == ["not_scraped"]
+    assert codes(survey(made.pod("w"), monitors=MONITORS)) == []
 
 
 def test_what_may_not_be_read_is_not_missing() -> None:
