@@ -15,12 +15,12 @@ from serving.adapters.kube.failures import (
     FieldConflict,
     KindMissing,
     NamespaceMissing,
-    ObjectMissing,
 )
 from serving.adapters.kube.platform_reader import has_operator
-from serving.adapters.kube.resources import RAY_CLUSTERS, SECRETS, Resource
+from serving.adapters.kube.resources import SECRETS, Resource
 from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, out, print_json
+from serving.cli.k8s_bounds import pass_bounds_on
 from serving.cli.k8s_options import (
     DEFAULT_NAME,
     SHORT_TIMEOUT_S,
@@ -34,8 +34,7 @@ from serving.cli.k8s_options import (
 from serving.errors import ClusterError, ConfigError
 from serving.operations.cluster_change import Change, Effect, change_of
 from serving.operations.manifests import difference, in_order, needed_secrets
-from serving.operations.scale_plan import changes_to_pass_on, with_bounds
-from serving.operations.snapshot import at, name_of
+from serving.operations.snapshot import name_of
 
 FilesArgument = Annotated[
     list[Path], typer.Argument(help="YAML or JSON files, or folders with such files.")
@@ -150,37 +149,6 @@ def apply_all(client: KubeClient, items: Sequence[Item]) -> list[Item]:
         if item.wanted["kind"] == "RayService" and item.change.effect is not Effect.NEW_CLUSTER:
             pass_bounds_on(client, applied_object)
     return done
-
-
-def pass_bounds_on(client: KubeClient, service: Object) -> None:
-    """The newest RayCluster of a RayService has its bounds, or it is said that it has not.
-
-    Also where nothing was changed: an earlier command may have stopped before it came to that.
-    """
-    status, namespace = service.get("status") or {}, service["metadata"]["namespace"]
-    names = [
-        at(status, part, "rayClusterName")
-        for part in ("pendingServiceStatus", "activeServiceStatus")
-    ]
-    name = next(filter(None, names), None)
-    if name is None:
-        return
-
-    def changed(cluster: Object) -> Object:
-        changes = changes_to_pass_on(service["spec"]["rayClusterConfig"], cluster["spec"])
-        return {**cluster, "spec": with_bounds(cluster["spec"], changes)}
-
-    try:
-        client.modify(RAY_CLUSTERS, name, changed, namespace=namespace)
-    except ObjectMissing:
-        return
-    except (ClusterError, ConfigError) as error:
-        err.print(
-            f"[yellow]changed bounds of worker groups have not reached RayCluster {escape(name)} "
-            f"({escape(error.message)}): galerne k8s scale MODEL --min N --max N sets both"
-            "[/yellow]",
-            soft_wrap=True,
-        )
 
 
 def describe(items: Sequence[Item], *, diff: bool = False) -> None:
