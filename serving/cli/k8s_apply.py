@@ -11,11 +11,16 @@ import typer
 from rich.markup import escape
 
 from serving.adapters.kube.client import FIELD_MANAGER, KubeClient, Object
-from serving.adapters.kube.failures import FieldConflict, KindMissing, NamespaceMissing
+from serving.adapters.kube.failures import (
+    FieldConflict,
+    KindMissing,
+    NamespaceMissing,
+)
 from serving.adapters.kube.platform_reader import has_operator
 from serving.adapters.kube.resources import SECRETS, Resource
 from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, out, print_json
+from serving.cli.k8s_bounds import pass_bounds_on
 from serving.cli.k8s_options import (
     DEFAULT_NAME,
     SHORT_TIMEOUT_S,
@@ -112,6 +117,13 @@ def plan(
             code="parts_missing",
             hint="; ".join(dict.fromkeys(hint for _, hint in missing if hint)),
         )
+    if _services(located) and not has_operator(client):
+        err.print(
+            "[yellow]no Deployment is labelled as KubeRay's operator: unless it runs otherwise, "
+            "nobody acts on the RayService (helm install kuberay-operator, 1.5.1 or later)"
+            "[/yellow]",
+            soft_wrap=True,
+        )
     return [_item(client, resource, each, made, force=force) for resource, each in located]
 
 
@@ -124,7 +136,7 @@ def apply_all(client: KubeClient, items: Sequence[Item]) -> list[Item]:
     done: list[Item] = []
     for item in items:
         try:
-            client.apply(item.resource, item.wanted, force=item.force)
+            applied_object = client.apply(item.resource, item.wanted, force=item.force)
         except (ClusterError, ConfigError) as error:
             applied = ", ".join(each.title for each in done) or "nothing"
             raise ClusterError(
@@ -134,6 +146,8 @@ def apply_all(client: KubeClient, items: Sequence[Item]) -> list[Item]:
                 retryable=error.retryable,
             ) from error
         done.append(item)
+        if item.wanted["kind"] == "RayService" and item.change.effect is not Effect.NEW_CLUSTER:
+            pass_bounds_on(client, applied_object)
     return done
 
 
@@ -194,18 +208,17 @@ def _missing(
     found += [
         (f"there is no namespace {each!r}", f"kubectl create namespace {each}") for each in absent
     ]
-    services = [each for _, each in located if each["kind"] == "RayService"]
-    if services and not has_operator(client):
-        found.append(
-            ("KubeRay's operator is not installed", "helm install kuberay-operator, 1.5.1 or later")
-        )
-    for service in services:
+    for service in _services(located):
         where = service["metadata"]["namespace"]
         for name in sorted(needed_secrets(service)):
             there = ("Secret", name) in made or where in absent or _has_secret(client, name, where)
             if not there:
                 found.append((f"there is no Secret {name!r}", f"make Secret {name} in {where}"))
     return found
+
+
+def _services(located: Sequence[tuple[Resource, Object]]) -> list[Object]:
+    return [each for _, each in located if each["kind"] == "RayService"]
 
 
 def _has_secret(client: KubeClient, name: str, namespace: str) -> bool:

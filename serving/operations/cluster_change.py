@@ -33,10 +33,11 @@ class Change:
 def change_of(before: Object | None, after: Object) -> Change:
     """What a new specification of a RayService will do.
 
-    The operator compares hashes of `rayClusterConfig` without what scaling and scheduling change,
-    and lets groups be appended.
+    The operator compares hashes of `rayClusterConfig` without what scaling changes, and lets groups
+    be appended. Its later releases leave out more, such as tolerations: here that counts as a new
+    cluster, as which release runs is not known, and room for two is the safer thing to ask for.
 
-    Source: kuberay, ray-operator/controllers/ray/utils/util.go,
+    Source: kuberay 1.5, ray-operator/controllers/ray/utils/util.go,
     `GenerateHashWithoutReplicasAndWorkersToDelete`; rayservice_controller.go.
 
     >>> group = {"groupName": "g", "maxReplicas": 1, "template": {"spec": {"a": 1}}}
@@ -63,19 +64,15 @@ def change_of(before: Object | None, after: Object) -> Change:
 
 
 def _rebuilt_for(config: Object) -> dict[str, Any]:
-    """What of a cluster's specification the operator builds a new one for."""
+    """What of a cluster's specification an operator may build a new one for."""
     kept: dict[str, Any] = copy.deepcopy(dict(config))
-    kept.pop("upgradeStrategy", None)
     groups: list[dict[str, Any]] = kept.get("workerGroupSpecs") or []
-    for group in [kept.get("headGroupSpec") or {}, *groups]:
+    for group in groups:
         for field in ("replicas", "minReplicas", "maxReplicas"):
             group.pop(field, None)
         (group.get("scaleStrategy") or {}).pop("workersToDelete", None)
         if not group.get("scaleStrategy"):
             group.pop("scaleStrategy", None)
-        spec = (group.get("template") or {}).get("spec") or {}
-        for field in ("tolerations", "schedulingGates"):
-            spec.pop(field, None)
     return kept
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from serving.operations.pods import PULL_REASONS, UNSCHEDULABLE, PodView, view_pods
+from serving.operations.pods import HOPELESS, PULL_REASONS, UNSCHEDULABLE, PodView, view_pods
 from serving.operations.quantities import to_number, to_text
-from serving.operations.snapshot import Object, at, num_gpus, templates, worker_groups
+from serving.operations.readiness import declared_applications
+from serving.operations.snapshot import Object, Snapshot, at, num_gpus, templates, worker_groups
 from serving.operations.survey import Finding, Survey, error, warning
 
 _SHM = "/dev/shm"  # noqa: S108 (a path in the pod)
@@ -54,16 +55,18 @@ def image_pulls(survey: Survey) -> Iterator[Finding]:
 
 
 def crashes(survey: Survey) -> Iterator[Finding]:
-    """Containers that end again and again."""
+    """Containers that do not start, or that end."""
     for pod in _pods(survey):
-        if pod.reason in ("CrashLoopBackOff", "OOMKilled", "Error", "CreateContainerConfigError"):
+        if pod.reason in HOPELESS - PULL_REASONS:
             config = pod.reason == "CreateContainerConfigError"
+            # What ended for good has its log still; what was started again has an earlier one.
+            earlier = " --previous" if pod.reason == "CrashLoopBackOff" else ""
             yield error(
                 "container_fails",
                 f"pod {pod.name} does not stay up ({pod.restarts} restarts)",
                 why=f"{pod.reason}: {pod.message}".removesuffix(": "),
                 mend="a Secret or ConfigMap that it names is missing" if config else
-                f"kubectl logs {pod.name} --previous says why",
+                f"kubectl logs {pod.name} -c {pod.container or 'ray'}{earlier} says why",
             )  # fmt: skip
 
 
@@ -71,15 +74,21 @@ def probes(survey: Survey) -> Iterator[Finding]:
     """Pods that run and are not ready, and the probe that says so."""
     said = {
         str(at(each, "involvedObject", "name")): str(each.get("message") or "")
-        for each in survey.events
+        for each in sorted(survey.events, key=_time_of)
         if each.get("reason") == "Unhealthy"
     }
+    all_run = _all_applications_run(survey.snapshot)
     for pod in _pods(survey):
         if pod.ready or pod.phase != "Running" or pod.name not in said:
             continue
         message = said[pod.name]
         has_no_wget = "wget" in message and "not found" in message
-        yield error(
+        # Serve has no proxy on a worker without replicas: it is never ready, and that is normal.
+        is_worker = pod.group != "head" and not has_no_wget
+        if is_worker and all_run:
+            continue
+        complain = warning if is_worker else error
+        yield complain(
             "probe_fails",
             f"pod {pod.name} runs and is not ready",
             why=message,
@@ -87,6 +96,20 @@ def probes(survey: Survey) -> Iterator[Finding]:
             "a worker is ready when Serve's proxy on it answers /-/healthz on port 8000: see the "
             "log of the proxy, and whether a NetworkPolicy forbids the pod to reach the head",
         )  # fmt: skip
+
+
+def _all_applications_run(snapshot: Snapshot) -> bool:
+    """Whether one cluster serves all that the specification asks for, and none is being built."""
+    statuses = at(snapshot.service, "status", "activeServiceStatus", "applicationStatuses")
+    return not snapshot.pending and all(
+        at(statuses, name, "status") == "RUNNING" for name in declared_applications(snapshot)
+    )
+
+
+def _time_of(event: Object) -> str:
+    """When an event was last seen; RFC 3339 in UTC sorts as text."""
+    last = event.get("lastTimestamp") or at(event, "series", "lastObservedTime")
+    return str(last or event.get("eventTime") or at(event, "metadata", "creationTimestamp") or "")
 
 
 def shared_memory(survey: Survey) -> Iterator[Finding]:

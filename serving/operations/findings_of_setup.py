@@ -1,4 +1,4 @@
-"""Complaints about what surrounds the pods: operator, CRDs, secrets, bounds, Prometheus, clocks."""
+"""Complaints about what surrounds the pods: operator, CRDs, settings, secrets, bounds, clocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from datetime import datetime
 
 from serving.core.clocks import ahead_s
 from serving.operations.pool_bounds import models_of, pods_for, replica_bounds
-from serving.operations.snapshot import Object, at, name_of, worker_groups
+from serving.operations.snapshot import (
+    Object,
+    at,
+    name_of,
+    settings_name,
+    worker_groups,
+)
 from serving.operations.survey import Finding, Survey, error, warning
 
 RAY_DEFINITIONS = ("rayservices.ray.io", "rayclusters.ray.io")
@@ -33,16 +39,18 @@ def missing_parts(survey: Survey) -> Iterator[Finding]:
                 mend="install KubeRay's chart; CRDs by hand: kubectl apply --server-side",
             )
     if survey.operators is not None and not any(_is_available(o) for o in survey.operators):
-        there = bool(survey.operators)
+        yield _operator_missing(survey)
+    if not survey.has_namespace:
+        namespace = survey.snapshot.namespace
         yield error(
-            "operator_missing",
-            "KubeRay's operator does not run" if there else "KubeRay's operator is not installed",
-            why="nobody acts on a RayService",
-            mend="kubectl logs of its pod says why" if there else
-            "helm install kuberay-operator, of release 1.5.1 or later",
-        )  # fmt: skip
-    if (
+            "namespace_missing",
+            f"there is no namespace {namespace!r}",
+            why="the platform is in another, or is still to be installed",
+            mend=f"name the right one with --namespace, or kubectl create namespace {namespace}",
+        )
+    elif (
         survey.snapshot.service is None
+        and "platform" not in survey.unread
         and survey.definitions.get(RAY_DEFINITIONS[0], {}) is not None
     ):
         yield error(
@@ -52,6 +60,47 @@ def missing_parts(survey: Survey) -> Iterator[Finding]:
             why="the chart is not installed here, or under another name",
             mend="helm list shows the release: its name is --name",
         )
+
+
+def settings(survey: Survey) -> Iterator[Finding]:
+    """The platform's settings, which commands and new pods read, are not there."""
+    service = survey.snapshot.service
+    if service is not None and survey.settings is None and "settings" not in survey.unread:
+        named = settings_name(survey.snapshot.name)
+        yield error(
+            "settings_missing",
+            f"ConfigMap {named!r} is not there, or has no settings.json",
+            why="scale and upgrade go by it, and pods that mount it do not start",
+            mend="helm upgrade makes it again; galerne k8s rollback has the last one that upgrade "
+            "replaced",
+        )
+
+
+def _operator_missing(survey: Survey) -> Finding:
+    """Somebody who has acted on the RayService is an operator, by whatever name."""
+    if survey.operators:
+        return error(
+            "operator_missing",
+            "KubeRay's operator does not run",
+            why="nobody acts on a RayService",
+            mend="kubectl logs of its pod says why",
+        )
+    service = survey.snapshot.service
+    has_acted = at(service, "status", "observedGeneration") == at(service, "metadata", "generation")
+    if service is not None and has_acted:
+        return warning(
+            "operator_missing",
+            "no Deployment is labelled as KubeRay's operator",
+            why="somebody has acted on the latest RayService; whether that one still runs cannot "
+            "be told",
+            mend="nothing, if the operator runs otherwise, such as by OLM",
+        )
+    return error(
+        "operator_missing",
+        "KubeRay's operator is not installed",
+        why="nobody acts on a RayService",
+        mend="helm install kuberay-operator, of release 1.5.1 or later",
+    )
 
 
 def _is_available(operator: Object) -> bool:
@@ -102,6 +151,14 @@ def secrets(survey: Survey) -> Iterator[Finding]:
     """Tokens and keys that pods mount and that are not there."""
     if survey.snapshot.service is None or "secrets" in survey.unread:
         return
+    for name in sorted(survey.missing_secrets):
+        yield error(
+            "secret_missing",
+            f"there is no Secret {name!r}",
+            why="pods name it, and wait for it or for what only it opens",
+            mend=f"kubectl create secret generic {name} --from-literal=..., or docker-registry for "
+            "one of imagePullSecrets",
+        )
     missing = [key for key in SECRET_KEYS if key not in (survey.secret_keys or ())]
     if missing:
         named = f"Secret {survey.secret_name!r}"
@@ -161,26 +218,6 @@ def _bounds_of_models(survey: Survey, groups: dict[str, Object]) -> Iterator[Fin
                 why="a model's resources.pool names it: its replicas find no node",
                 mend="add the pool to the chart's values, or change the model's pool",
             )
-
-
-def scraping(survey: Survey) -> Iterator[Finding]:
-    """Nothing tells Prometheus where the platform's metrics are."""
-    if survey.snapshot.service is None or "monitors" in survey.unread:
-        return
-    kinds = {str(each.get("kind")) for each in survey.monitors or ()}
-    if survey.monitors is None:
-        why = "the cluster has no prometheus-operator"
-    elif missing := {"PodMonitor", "ScrapeConfig"} - kinds:
-        why = f"the namespace has no {' and no '.join(sorted(missing))}"
-    else:
-        return
-    yield warning(
-        "not_scraped",
-        "Prometheus is not told to scrape the platform",
-        why=f"{why}; without figures the scaling policy goes by the replicas' own reports",
-        mend="set monitoring.podMonitor.enabled and monitoring.scrape.enabled in the chart's "
-        "values, or add the targets of /galerne/metric-targets to your Prometheus",
-    )
 
 
 def clocks(survey: Survey) -> Iterator[Finding]:

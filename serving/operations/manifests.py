@@ -36,12 +36,18 @@ def _rank(kind: str) -> int:
 def needed_secrets(service: Object) -> frozenset[str]:
     """Names of the Secrets without which the pods of a RayService do not start."""
     config = at(service, "spec", "rayClusterConfig") or {}
-    return frozenset(
+    names = {
         name for _, template in templates(config) for name in _of_pod(template.get("spec") or {})
-    )
+    }
+    for credential in ("redisUsername", "redisPassword"):
+        reference = at(config, "gcsFaultToleranceOptions", credential, "valueFrom", "secretKeyRef")
+        if reference and not reference.get("optional"):
+            names.add(reference["name"])
+    return frozenset(names)
 
 
 def _of_pod(spec: Object) -> Iterator[str]:
+    yield from (each["name"] for each in spec.get("imagePullSecrets") or () if each.get("name"))
     for volume in spec.get("volumes") or ():
         secret = volume.get("secret") or {}
         if "secretName" in secret and not secret.get("optional"):

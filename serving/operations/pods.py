@@ -23,7 +23,10 @@ PULL_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
      "RegistryUnavailable"}
 )  # fmt: skip
-HOPELESS = PULL_REASONS | {
+ENDED_REASONS = frozenset({"Error", "OOMKilled", "ContainerCannotRun", "StartError"})
+"""Of containers that ended. Where `restartPolicy` is Never, as of all Ray pods under Ray's
+autoscaler v2, nothing starts them again: the operator makes another pod, which fares no better."""
+HOPELESS = PULL_REASONS | ENDED_REASONS | {
     "CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError",
     "RunContainerError",
 }  # fmt: skip
@@ -33,7 +36,7 @@ pkg/kubelet/container/sync_result.go."""
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A pod at a glance. `reason` is empty while it is ready."""
+    """A pod at a glance. `reason` is empty while it is ready, `container` unless it is of one."""
 
     name: str
     cluster: str
@@ -45,12 +48,20 @@ class PodView:
     message: str
     restarts: int
     gpus: int
+    container: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    reason: str = ""
+    message: str = ""
+    container: str = ""
 
 
 def view_pod(pod: Object) -> PodView:
     """A pod at a glance."""
     labels = labels_of(pod)
-    reason, message = _problem(pod)
+    problem = _problem(pod)
     is_head = labels.get(TYPE_LABEL) == "head"
     return PodView(
         name=name_of(pod),
@@ -58,11 +69,12 @@ def view_pod(pod: Object) -> PodView:
         group="head" if is_head else labels.get(GROUP_LABEL, ""),
         node=str(at(pod, "spec", "nodeName") or ""),
         phase=str(at(pod, "status", "phase") or "Pending"),
-        ready=not reason,
-        reason=reason,
-        message=message,
+        ready=not problem.reason,
+        reason=problem.reason,
+        message=problem.message,
         restarts=sum(each.get("restartCount", 0) for each in _containers(pod)),
         gpus=num_gpus(pod.get("spec") or {}),
+        container=problem.container,
     )
 
 
@@ -72,26 +84,42 @@ def view_pods(pods: Iterable[Object]) -> tuple[PodView, ...]:
     return tuple(sorted(views, key=lambda v: (v.cluster, v.group != "head", v.group, v.name)))
 
 
-def _problem(pod: Object) -> tuple[str, str]:
-    """Reason and message of what keeps a pod from being ready; the root of it, if it is known."""
+def _problem(pod: Object) -> _Problem:
+    """What keeps a pod from being ready; the root of it, if it is known."""
     if at(pod, "metadata", "deletionTimestamp"):
-        return "Terminating", ""
+        return _Problem("Terminating")
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
-        return str(scheduled.get("reason") or UNSCHEDULABLE), str(scheduled.get("message") or "")
-    if at(pod, "status", "phase") in ("Failed", "Succeeded"):
-        status: Mapping[str, Any] = pod["status"]
-        return str(status.get("reason") or status["phase"]), str(status.get("message") or "")
-    for status in _containers(pod):
-        for kind in ("waiting", "terminated"):
-            state = at(status, "state", kind)
-            # An init container that has done its work is terminated too.
-            if state and state.get("reason") not in ("Completed", "PodInitializing"):
-                return str(state.get("reason") or kind), str(state.get("message") or "")
+        return _of(scheduled, UNSCHEDULABLE)
+    status: Mapping[str, Any] = pod.get("status") or {}
+    if status.get("phase") in ("Failed", "Succeeded"):
+        # A reason of the pod itself, such as Evicted, is why its containers ended.
+        ended = None if status.get("reason") else next(_troubles(pod), None)
+        return ended or _of(status, str(status["phase"]))
+    if trouble := next(_troubles(pod), None):
+        return trouble
     ready = condition(pod, "Ready")
-    if ready.get("status") == "True":
-        return "", ""
-    return str(ready.get("reason") or "Pending"), str(ready.get("message") or "")
+    return _Problem() if ready.get("status") == "True" else _of(ready, "Pending")
+
+
+def _of(said: Mapping[str, Any], default: str) -> _Problem:
+    return _Problem(str(said.get("reason") or default), str(said.get("message") or ""))
+
+
+def _troubles(pod: Object) -> Iterator[_Problem]:
+    """Containers that wait or have ended, init containers first."""
+    for status in _containers(pod):
+        name = str(status.get("name") or "")
+        waits, ended = (at(status, "state", kind) for kind in ("waiting", "terminated"))
+        if waits and waits.get("reason") != "PodInitializing":
+            found = _of(waits, "waiting")
+            yield _Problem(found.reason, found.message, name)
+        # An init container that has done its work is terminated too.
+        if ended and ended.get("reason") != "Completed":
+            found = _of(ended, "Error")
+            message = f"container {name} ended with exit code {ended.get('exitCode')}"
+            said = f": {found.message.strip()}" if found.message.strip() else ""
+            yield _Problem(found.reason, message + said, name)
 
 
 def _containers(pod: Object) -> Iterator[Mapping[str, Any]]:

@@ -151,6 +151,32 @@ def plan_groups(
     return tuple(changes)
 
 
+def changes_to_pass_on(config: Object, running: Object) -> tuple[GroupChange, ...]:
+    """The worker groups of a cluster that runs whose bounds are not those of the RayService.
+
+    KubeRay does not pass them on: https://github.com/ray-project/kuberay/issues/2331.
+
+    >>> group = {"groupName": "g", "minReplicas": 1, "maxReplicas": 2}
+    >>> wanted = {"workerGroupSpecs": [group | {"maxReplicas": 5}]}
+    >>> changes_to_pass_on(wanted, {"workerGroupSpecs": [group]})[0].after
+    Bounds(least=1, most=5)
+    """
+    wanted = {each["groupName"]: _bounds_of(each) for each in worker_groups(config)}
+    return tuple(
+        GroupChange(group["groupName"], before, after)
+        for group in worker_groups(running)
+        if (before := _bounds_of(group)) is not None
+        and (after := wanted.get(group["groupName"])) is not None
+        and before != after
+    )
+
+
+def _bounds_of(group: Object) -> Bounds | None:
+    """Bounds of a group; `None` where one is left to the operator."""
+    least, most = group.get("minReplicas"), group.get("maxReplicas")
+    return None if least is None or most is None else Bounds(least, most)
+
+
 def with_bounds(config: Object, changes: tuple[GroupChange, ...]) -> dict[str, Any]:
     """A cluster's specification with the new bounds. `replicas`, which Ray's autoscaler writes,
     only moves where it would lie outside of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ TYPE_LABEL = "ray.io/node-type"
 ORIGIN_LABEL = "ray.io/originated-from-cr-name"
 """Labels that KubeRay gives. Source: kuberay, ray-operator/controllers/ray/utils/constant.go."""
 
-_GPU_SUFFIXES = ("/gpu", ".com/gpu-shared")
+_GPU_NAME = re.compile(r".*gpu|nvidia\.com/mig-\d+g\.\d+gb")
 
 
 def settings_name(name: str) -> str:
@@ -99,10 +100,16 @@ def num_gpus(pod_spec: Object) -> int:
 
 
 def gpus_in(resources: Mapping[str, Any]) -> int:
-    """GPUs among resources such as a node's `allocatable`."""
+    """GPUs among resources such as a node's `allocatable`, by the names KubeRay counts for Ray.
+
+    Source: kuberay, ray-operator/controllers/ray/utils/resources.go, `IsGPUResourceKey`.
+
+    >>> gpus_in({"amd.com/gpu": 2, "nvidia.com/mig-1g.10gb": "4", "cpu": 8, "nvidia.com/gpu.x": 1})
+    6
+    """
     return sum(
         round(to_number(amount)) for name, amount in resources.items()
-        if name.endswith(_GPU_SUFFIXES)
+        if _GPU_NAME.fullmatch(name)
     )  # fmt: skip
 
 

@@ -33,10 +33,11 @@ class Finding:
 class Survey:
     """A platform and what of the cluster it depends on. `None`: there is none, or we may not look.
 
-    `definitions` are CRDs by name, `operators` the Deployments of KubeRay, `monitors` PodMonitors
-    and ScrapeConfigs of the namespace (`None` without those kinds), `events` the namespace's,
-    `leases` those of nodes, `unread` what we may not read. `server_time` is the API server's,
-    `read_at` ours.
+    `definitions` are CRDs by name, `operators` the Deployments of KubeRay, `secret_keys` those in
+    the Secret `secret_name`, `missing_secrets` the other Secrets that pods name and that are not
+    there, `monitors` PodMonitors and ScrapeConfigs of the namespace (`None` without those kinds),
+    `events` the namespace's, `leases` those of nodes, `unread` what we may not read. `server_time`
+    is the API server's, `read_at` ours.
     """
 
     snapshot: Snapshot
@@ -45,6 +46,8 @@ class Survey:
     settings: Mapping[str, Any] | None = None
     secret_name: str = ""
     secret_keys: frozenset[str] | None = None
+    missing_secrets: frozenset[str] = frozenset()
+    has_namespace: bool = True
     monitors: Sequence[Object] | None = None
     events: Sequence[Object] = ()
     leases: Sequence[Object] = ()

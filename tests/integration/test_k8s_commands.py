@@ -153,13 +153,27 @@ def test_apply_tells_what_is_missing_before_it_changes_anything(
     file = written(tmp_path, made.config_map(made.settings()), made.service())
     code, output = platform.run("apply", file, "--namespace", "prod")
     assert code == 2
-    for part in ("namespace 'prod'", "operator is not installed"):
-        assert part in output
-    platform.api.put(made.operator())
+    assert "namespace 'prod'" in output
     code, output = platform.run("apply", file)
     assert code == 2
     assert "there is no Secret 'galerne-secrets'" in output
     assert not any(line.startswith("patch") for line in platform.api.log)
+
+
+def test_apply_goes_on_where_no_deployment_is_the_operator(
+    platform: Operated, tmp_path: Path
+) -> None:
+    secret = made.secret("internal-token", "metrics-token", "keys.json")
+    file = written(tmp_path, made.service(), secret)
+    code, output = platform.run("apply", file)
+    assert code == 0, output
+    assert "no Deployment is labelled as KubeRay's operator" in output
+    operator = made.operator()
+    operator["metadata"]["labels"] = {
+        "app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator",
+    }  # fmt: skip
+    platform.api.put(operator)
+    assert "no Deployment" not in platform.run("apply", file)[1]
 
 
 def test_apply_names_kinds_that_the_cluster_lacks(platform: Operated, tmp_path: Path) -> None:
@@ -197,6 +211,19 @@ def test_apply_knows_a_change_in_place_from_a_new_cluster(
     assert re.search(r"\+ +- image: galerne:2", output)
     head = platform.service["spec"]["rayClusterConfig"]["headGroupSpec"]
     assert head["template"]["spec"]["containers"][0]["image"] == "galerne:1"
+
+
+def test_apply_lets_changed_bounds_reach_the_cluster_that_runs(
+    installed: Operated, tmp_path: Path
+) -> None:
+    file = written(tmp_path, made.service(least=2, most=7))
+    installed.api.faults.order(Fault.FORBIDDEN, verb="update", path="rayclusters")
+    code, output = installed.run("apply", file, "--force")
+    assert code == 0, output
+    assert "have not reached RayCluster galerne-a (you may not update" in output
+    assert "not reached" not in installed.run("apply", file, "--force")[1]
+    (group,) = installed.cluster["spec"]["workerGroupSpecs"]
+    assert (group["minReplicas"], group["maxReplicas"], group["replicas"]) == (2, 7, 2)
 
 
 def test_apply_leaves_fields_of_others_alone(installed: Operated, tmp_path: Path) -> None:
@@ -333,6 +360,16 @@ def test_doctor_names_the_missing_operator_and_crds(platform: Operated) -> None:
     assert code == 1
     assert "the cluster has no rayservices.ray.io" in output
     assert "KubeRay's operator is not installed" in output
+
+
+def test_doctor_tells_a_missing_namespace_and_missing_settings(installed: Operated) -> None:
+    found = installed.run_json("doctor", "--namespace", "prod")
+    assert [each["code"] for each in found["findings"]] == ["namespace_missing"]
+    assert found["unread"] == []
+    installed.api.delete("v1", "ConfigMap", "galerne-settings", NAMESPACE)
+    found = installed.run_json("doctor")
+    assert [each["code"] for each in found["findings"]] == ["settings_missing", "not_scraped"]
+    assert found["unread"] == []
 
 
 def test_doctor_says_what_it_may_not_read(installed: Operated) -> None:

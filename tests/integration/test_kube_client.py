@@ -12,7 +12,14 @@ from kube_api.server import KubeApi, running_kube_api
 
 from serving.adapters.kube.client import KubeClient
 from serving.adapters.kube.connection import connect
-from serving.adapters.kube.failures import Conflict, KindMissing
+from serving.adapters.kube.failures import (
+    Attempt,
+    Conflict,
+    KindMissing,
+    Refusal,
+    to_error,
+    to_refusal,
+)
 from serving.adapters.kube.resources import CONFIG_MAPS, RAY_SERVICES
 from serving.adapters.kube.transport import Pacing
 from serving.adapters.kube.watching import Change, Event, watch
@@ -144,6 +151,48 @@ def test_a_missing_right_is_named(api: KubeApi, client: KubeClient) -> None:
     assert "apiGroups ['ray.io'], resources ['rayservices'], verbs ['patch']" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("why", "code", "needed"),
+    [
+        ("", "kube_forbidden", "create"),
+        ('RBAC: clusterrole "x" not found', "kube_forbidden", "create"),
+        ('User "a" cannot patch resource "configmaps"', "kube_forbidden", "patch"),
+        ("exceeded quota: q", "kube_admission", ""),
+    ],
+)
+def test_an_apply_that_may_not_create(why: str, code: str, needed: str) -> None:
+    status = {"kind": "Status", "message": f'configmaps "a" is forbidden: {why}'}
+    attempt = Attempt("patch", CONFIG_MAPS, "default", "a", is_apply=True)
+    error = to_error(Refusal(403, status), attempt)
+    assert error.code == code
+    if needed:
+        assert f"you may not {needed} configmaps 'a'" in error.message
+        assert "verbs ['create', 'patch']" in error.hint
+
+
+def test_a_proxy_that_refuses_is_told() -> None:
+    refusal = to_refusal(403, b"<html>Forbidden</html>", None)
+    error = to_error(refusal, Attempt("get", None, name="ray.io/v1"))
+    assert (error.code, "proxy" in error.hint) == ("kube_forbidden", True)
+    status = {"kind": "Status", "message": 'forbidden: User "a" cannot get path "/apis/ray.io/v1"'}
+    error = to_error(Refusal(403, status), Attempt("get", None, name="ray.io/v1"))
+    assert "nonResourceURLs ['/apis/ray.io/v1']" in error.hint
+
+
+def test_a_server_that_cannot_be_trusted(api: KubeApi, tmp_path: Path) -> None:
+    kubeconfig = api.write_kubeconfig(tmp_path / "config")
+    kubeconfig.write_text(kubeconfig.read_text().replace("http://", "https://"))
+    client = KubeClient(connect(environ={"KUBECONFIG": str(kubeconfig)}))
+    with pytest.raises(ClusterError, match=r"cannot be reached: .*SSL") as caught:
+        get(client)
+    assert caught.value.code == "kube_unreachable"
+    assert "certificate authority" in caught.value.hint
+    with pytest.raises(ClusterError, match="cannot be reached"):
+        client.transport.stream(
+            Attempt("watch", CONFIG_MAPS, "default"), query={"watch": "true"}, silence_s=1
+        ).__enter__()
+
+
 def test_a_missing_crd_is_told(client: KubeClient, api: KubeApi) -> None:
     api.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", "rayservices.ray.io")
     with pytest.raises(KindMissing, match="no rayservices") as caught:
@@ -270,6 +319,26 @@ def test_a_kubeconfig_that_is_none(tmp_path: Path, content: str | None, code: st
     with pytest.raises(ConfigError, match="kubeconfig") as caught:
         connect(environ={"KUBECONFIG": str(file)})
     assert caught.value.code.endswith(code)
+
+
+@pytest.mark.parametrize(
+    ("broken", "by"),
+    [
+        ("kind: Config", "kind: [Config"),
+        ("kind: Config", "kind: Config\n- a"),
+        ("server:", "certificate-authority-data: a\n    server:"),
+        ("clusters:\n", "clusters: 1\nx:\n"),
+        ("", "- a list\n"),
+    ],
+)
+def test_a_broken_kubeconfig_is_told(api: KubeApi, tmp_path: Path, broken: str, by: str) -> None:
+    file = api.write_kubeconfig(tmp_path / "config")
+    whole = file.read_text().replace("http://", "https://")
+    file.write_text(whole.replace(broken, by) if broken else by)
+    with pytest.raises(ConfigError) as caught:
+        connect(environ={"KUBECONFIG": str(file)})
+    assert caught.value.code == "kubeconfig_invalid"
+    assert str(file) in caught.value.message
 
 
 def test_an_unknown_context_is_told(api: KubeApi, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,25 @@ def test_a_new_pod_on_a_leaving_node_is_told(
     assert heard.next().keys() == {"10.0.0.1", "10.0.0.3"}
     api.delete("v1", "Pod", "worker-1", "default")
     assert heard.next().keys() == {"10.0.0.3"}
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_outlives_whatever_happens(api: KubeApi, tmp_path: Path) -> None:
+    called = threading.Event()
+
+    def fail(_: Mapping[str, str]) -> None:
+        called.set()
+        raise RuntimeError("nobody expects this")
+
+    connection = connect(environ={"KUBECONFIG": str(api.write_kubeconfig(tmp_path / "config"))})
+    watch = LeavingWatch(KubeClient(connection), namespace="default", labels="", on_change=fail)
+    watch.start()
+    api.put(node_of("a", unschedulable=True))
+    assert called.wait(PATIENCE_S)
+    watch.stop()
+    for thread in watch._threads:
+        thread.join(PATIENCE_S)
+    assert "nobody expects this" in "".join(watch.problems())
 
 
 @pytest.mark.parametrize("fault", [Fault.INTERNAL_ERROR, Fault.RESET, Fault.TOO_MANY_REQUESTS])

@@ -166,7 +166,7 @@ class KubeClient:
         query = _written() | {"force": str(force).lower()}
         if dry_run:
             query["dryRun"] = "All"
-        attempt = Attempt("patch", resource, namespace, metadata["name"])
+        attempt = Attempt("patch", resource, namespace, metadata["name"], is_apply=True)
         body = Body(dict(value), "application/apply-patch+yaml")
         return self._call(attempt, query=query, body=body)
 

@@ -58,14 +58,18 @@ def _from_kubeconfig(files: str, context: str | None) -> Connection:
         config.load_kube_config(
             files, context=chosen["name"], client_configuration=configuration, persist_config=False
         )
-    except config.ConfigException as error:
+        namespace = chosen["context"].get("namespace") or _DEFAULT_NAMESPACE
+        return _connection(configuration, namespace)
+    except ConfigError:
+        raise
+    # The official loader lets through whatever YAML, base64 and the wrong shapes of them raise.
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"the kubeconfig cannot be used: {error}",
+            f"the kubeconfig {files} cannot be used: {said}",
             code="kubeconfig_invalid",
-            hint=f"kubectl config view shows it; read from {files}",
+            hint="kubectl config view shows what kubectl makes of it",
         ) from error
-    namespace = chosen["context"].get("namespace") or _DEFAULT_NAMESPACE
-    return _connection(configuration, namespace)
 
 
 def _unknown(context: str | None, known: list[str]) -> ConfigError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.adapters.kube.resources import Resource
+from serving.adapters.kube.resources import Resource, version_path
 from serving.errors import ClusterError, ConfigError, TimedOut
 
 
@@ -20,6 +20,7 @@ class Attempt:
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+    is_apply: bool = False
 
     @property
     def subject(self) -> str:
@@ -137,23 +138,44 @@ def _unauthorized(_refusal: Refusal, _attempt: Attempt) -> ConfigError:
 
 def _forbidden(refusal: Refusal, attempt: Attempt) -> ConfigError:
     # Admission refuses with 403 too, such as a quota; only then its words say more than ours.
-    if "is forbidden: User" not in refusal.message and refusal.status:
+    if refusal.status and not _is_of_rights(refusal):
         return ConfigError(f"{attempt.subject}: {refusal.message}", code="kube_admission", hint="")
     return ConfigError(
-        f"you may not {attempt.verb} {attempt.subject}",
+        f"you may not {_needed(refusal, attempt)} {attempt.subject}",
         code="kube_forbidden",
-        hint=f"a role needs {_rule(attempt)}",
+        hint=f"a role needs {_rule(attempt)}"
+        if refusal.status
+        else "the answer is not the API's own: a proxy in front of it refuses",
     )
+
+
+def _is_of_rights(refusal: Refusal) -> bool:
+    """Whether the refusal is of the authorizer. To an apply that would create it says nothing but
+    that, or what RBAC could not resolve.
+
+    Source: kubernetes, pkg apiserver/pkg/endpoints/handlers/create.go, `withAuthorization`.
+    """
+    _, found, why = refusal.message.partition("forbidden:")
+    is_bare = bool(found) and not why.strip()
+    return is_bare or why.strip().startswith(("User ", "RBAC:"))
+
+
+def _needed(refusal: Refusal, attempt: Attempt) -> str:
+    """The verb that was refused: an apply's words name the user only for `patch` itself."""
+    is_named = not refusal.status or "forbidden: User" in refusal.message
+    return "create" if attempt.is_apply and not is_named else attempt.verb
 
 
 def _rule(attempt: Attempt) -> str:
     """The RBAC rule that would allow it, in words."""
-    assert attempt.resource is not None
+    if attempt.resource is None:
+        return f"nonResourceURLs [{version_path(attempt.name)!r}], verbs [{attempt.verb!r}]"
     plural = attempt.resource.plural + (f"/{attempt.subresource}" if attempt.subresource else "")
+    # An apply may find nothing to change, and then it creates.
+    verbs = "'create', 'patch'" if attempt.is_apply else repr(attempt.verb)
     scope = f"in namespace {attempt.namespace!r}" if attempt.namespace else "on the whole cluster"
     return (
-        f"apiGroups [{attempt.resource.group!r}], resources [{plural!r}], "
-        f"verbs [{attempt.verb!r}], {scope}"
+        f"apiGroups [{attempt.resource.group!r}], resources [{plural!r}], verbs [{verbs}], {scope}"
     )
 
 
@@ -243,12 +265,15 @@ def _failed(refusal: Refusal, attempt: Attempt) -> ClusterError:
     )
 
 
-def unreachable(reason: str, server: str) -> ClusterError:
-    """No answer, and the connection says why."""
+def unreachable(reason: str, server: str, *, is_of_trust: bool = False) -> ClusterError:
+    """No answer, and the connection says why; `is_of_trust`: TLS does."""
     return ClusterError(
         f"the Kubernetes API at {server} cannot be reached: {reason}",
         code="kube_unreachable",
-        hint="is the cluster up, the VPN on, the context right? See --context",
+        hint="is certificate-authority-data of the kubeconfig that of this server's certificate "
+        "authority, or a proxy in between whose own must be known?"
+        if is_of_trust
+        else "is the cluster up, the VPN on, the context right? See --context",
         retryable=True,
     )
 

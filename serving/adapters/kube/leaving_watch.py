@@ -12,7 +12,6 @@ from serving.adapters.kube.client import KubeClient, Object
 from serving.adapters.kube.connection import ACCOUNT_FOLDER, connect
 from serving.adapters.kube.resources import NODES, PODS, Resource
 from serving.adapters.kube.watching import Change, Event, watch
-from serving.errors import ClusterError, ConfigError
 from serving.operations.leaving import leaving_hosts, node_leaves
 
 _ROUND_S = 3600.0
@@ -87,7 +86,8 @@ class LeavingWatch:
                         self._tell()
                     if self._stopped.is_set():
                         return
-            except (ClusterError, ConfigError) as error:
+            # Whatever it was: a thread that ends would leave the last word for ever.
+            except Exception as error:
                 self._fail(resource, error)
                 self._stopped.wait(_PAUSE_S)
 
@@ -103,8 +103,8 @@ class LeavingWatch:
             return
         for host in found.keys() - self._told.keys():
             logger.info("replicas at %s get no new requests: %s", host, found[host])
-        self._told = found
         self._on_change(found)
+        self._told = found
 
     def _fail(self, resource: Resource, error: Exception) -> None:
         fault = f"{resource.plural} that are about to go are not noticed: {error}"

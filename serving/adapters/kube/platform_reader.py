@@ -24,6 +24,7 @@ from serving.adapters.kube.resources import (
 )
 from serving.errors import ConfigError
 from serving.operations.findings_of_setup import RAY_DEFINITIONS
+from serving.operations.manifests import needed_secrets
 from serving.operations.snapshot import (
     CLUSTER_LABEL,
     ORIGIN_LABEL,
@@ -34,7 +35,12 @@ from serving.operations.snapshot import (
 )
 from serving.operations.survey import Survey
 
-_OPERATORS = "app.kubernetes.io/name=kuberay-operator"
+_OPERATORS = (
+    "app.kubernetes.io/name=kuberay-operator",
+    "app.kubernetes.io/component=kuberay-operator",
+)
+"""Labels of the operator's Deployment: as KubeRay's chart gives them, and as its kustomize files
+do. Source: kuberay, helm-chart/kuberay-operator and ray-operator/config."""
 _NODE_LEASES = "kube-node-lease"
 
 _Found = TypeVar("_Found")
@@ -89,9 +95,10 @@ def read_survey(client: KubeClient, namespace: str, name: str) -> Survey:
         except KindMissing:
             return default
         except ConfigError as error:
-            if error.code not in ("kube_forbidden", "settings_missing"):
+            if error.code == "kube_forbidden":
+                unread.add(part)
+            elif error.code != "settings_missing":
                 raise
-            unread.add(part)
             return default
 
     empty = Snapshot(name, namespace, None)
@@ -105,6 +112,10 @@ def read_survey(client: KubeClient, namespace: str, name: str) -> Survey:
         settings=readable("settings", lambda: read_settings(client, namespace, name), None),
         secret_name=secret,
         secret_keys=readable("secrets", lambda: _secret_keys(client, namespace, secret), None),
+        missing_secrets=readable(
+            "secrets", lambda: _missing_secrets(client, snapshot, but=secret), frozenset()
+        ),
+        has_namespace=client.has_namespace(namespace),
         monitors=readable("monitors", lambda: _monitors(client, namespace), None),
         events=readable("events", lambda: client.list(EVENTS, namespace=namespace).items, none),
         leases=readable("leases", lambda: client.list(LEASES, namespace=_NODE_LEASES).items, none),
@@ -119,11 +130,16 @@ def _definitions(client: KubeClient) -> dict[str, Object | None]:
 
 
 def _operators(client: KubeClient) -> list[Object] | None:
-    return client.list(DEPLOYMENTS, labels=_OPERATORS).items
+    found: dict[tuple[str, str], Object] = {}
+    for labels in _OPERATORS:
+        for each in client.list(DEPLOYMENTS, labels=labels).items:
+            found[each["metadata"]["namespace"], name_of(each)] = each
+    return list(found.values())
 
 
 def has_operator(client: KubeClient) -> bool:
-    """Whether KubeRay's operator is there. Taken for granted by those who may not look."""
+    """Whether KubeRay's operator is a Deployment that its labels tell. It may well run otherwise,
+    such as by OLM or beside the API server. Taken for granted by those who may not look."""
     try:
         return bool(_operators(client))
     except ConfigError as error:
@@ -135,6 +151,14 @@ def has_operator(client: KubeClient) -> bool:
 def _secret_keys(client: KubeClient, namespace: str, name: str) -> frozenset[str] | None:
     found = client.find(SECRETS, name, namespace=namespace)
     return None if found is None else frozenset(found.get("data") or {})
+
+
+def _missing_secrets(client: KubeClient, snapshot: Snapshot, *, but: str) -> frozenset[str]:
+    names = needed_secrets(snapshot.service) - {but} if snapshot.service else ()
+    return frozenset(
+        name for name in names
+        if client.find(SECRETS, name, namespace=snapshot.namespace) is None
+    )  # fmt: skip
 
 
 def _monitors(client: KubeClient, namespace: str) -> list[Object] | None:

@@ -128,12 +128,14 @@ class Transport:
                     )
                 yield _lines(response.response)
         except urllib3.exceptions.HTTPError as error:
-            raise unreachable(_reason(error), self._connection.server) from error
+            raise self._unreachable(error) from error
 
     @contextmanager
     def _sent(
         self, attempt: Attempt, query: Mapping[str, str] | None, body: Body | None, *, read_s: float
     ) -> Iterator[Any]:
+        from kubernetes.client.exceptions import ApiException
+
         api = self._connection.api
         headers = {"Accept": "application/json", "User-Agent": "galerne"}
         if body is not None:
@@ -146,9 +148,13 @@ class Transport:
             body=body.value if body is not None else None,
             auth_settings=["BearerToken"],
         )
-        response = api.call_api(
-            method, url, headers, value, _request_timeout=(min(_CONNECT_S, read_s), read_s)
-        )
+        try:
+            response = api.call_api(
+                method, url, headers, value, _request_timeout=(min(_CONNECT_S, read_s), read_s)
+            )
+        except ApiException as error:
+            # All that the official client makes of urllib3's errors; answers come as they are.
+            raise urllib3.exceptions.SSLError(_tls_reason(str(error.reason))) from error
         try:
             yield response
         finally:
@@ -167,12 +173,17 @@ class Transport:
             failure: ClusterError = out_of_time(attempt, self.timeout_s)
             is_worth_trying = is_safe(attempt.verb)
         else:
-            failure = unreachable(_reason(error), self._connection.server)
+            failure = self._unreachable(error)
             # Where nothing has ever answered, more tries only hide a wrong address.
             is_worth_trying = self._has_answered and is_safe(attempt.verb)
         if not is_worth_trying:
             raise failure from error
         return failure
+
+    def _unreachable(self, error: Exception) -> ClusterError:
+        is_of_trust = isinstance(error, urllib3.exceptions.SSLError)
+        reason = str(error) if is_of_trust else _reason(error)
+        return unreachable(reason, self._connection.server, is_of_trust=is_of_trust)
 
     def _wait(
         self,
@@ -204,6 +215,15 @@ def _reason(error: BaseException) -> str:
     """What the connection says, without urllib3's objects."""
     text = str(error).partition(": ")[2] or str(error)
     return text.partition("(Caused by")[0].strip() or type(error).__name__
+
+
+def _tls_reason(reason: str) -> str:
+    """What OpenSSL says, of the official client's `TYPE\\nTEXT`.
+
+    >>> _tls_reason("SSLError\\n[SSL: CERTIFICATE_VERIFY_FAILED] unable to get issuer (_ssl.c:1)")
+    '[SSL: CERTIFICATE_VERIFY_FAILED] unable to get issuer'
+    """
+    return reason.partition("\n")[2].partition(" (_ssl.c")[0] or reason
 
 
 def _date(header: str | None) -> datetime | None:

@@ -26,7 +26,6 @@ IN_PLACE: dict[str, Change] = {
     "serve": lambda spec: spec.update(serveConfigV2="applications: []"),
     "bounds": lambda spec: group(spec).update(minReplicas=0, maxReplicas=9, replicas=3),
     "pods to delete": lambda spec: group(spec).update(scaleStrategy={"workersToDelete": ["w"]}),
-    "tolerations": lambda spec: pod(spec).update(tolerations=[{"operator": "Exists"}]),
     "a group at the end": lambda spec: spec["rayClusterConfig"]["workerGroupSpecs"].append(
         group(copy.deepcopy(spec)) | {"groupName": "more"}
     ),
@@ -36,6 +35,10 @@ REBUILT: dict[str, Change] = {
     "image": lambda spec: pod(spec)["containers"][0].update(image="galerne:2"),
     "head": lambda spec: spec["rayClusterConfig"]["headGroupSpec"].update(
         rayStartParams={"num-cpus": "0"}
+    ),
+    "tolerations": lambda spec: pod(spec).update(tolerations=[{"operator": "Exists"}]),
+    "the cluster's own strategy": lambda spec: spec["rayClusterConfig"].update(
+        upgradeStrategy={"type": "Recreate"}
     ),
     "label": lambda spec: group(spec)["template"].update(metadata={"labels": {"a": "b"}}),
     "a group less": lambda spec: spec["rayClusterConfig"]["workerGroupSpecs"].clear(),

@@ -14,7 +14,20 @@ from serving.operations.findings import diagnose
 from serving.operations.survey import Finding, Severity, Survey
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-MONITORS = ({"kind": "PodMonitor"}, {"kind": "ScrapeConfig"})
+URL = "http://galerne-serve-svc.default.svc:8000/galerne/metric-targets"
+RAY_PODS = {"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}
+MONITORS: tuple[dict[str, Any], ...] = (
+    {
+        "kind": "PodMonitor",
+        "metadata": {"name": "galerne-ray"},
+        "spec": {"selector": {"matchExpressions": [RAY_PODS]}},
+    },
+    {
+        "kind": "ScrapeConfig",
+        "metadata": {"name": "any"},
+        "spec": {"httpSDConfigs": [{"url": URL}]},
+    },
+)
 KEYS = frozenset({"internal-token", "metrics-token", "keys.json"})
 
 
@@ -74,12 +87,43 @@ def test_a_container_that_ends_again_and_again() -> None:
     assert "7 restarts" in only(survey(pod)).what
 
 
+def test_a_container_that_ended_for_good() -> None:
+    state = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    container = {"name": "fetch-weights", "restartCount": 0, "state": state}
+    finding = only(survey(made.pod("w", phase="Failed", initContainerStatuses=[container])))
+    assert finding.code == "container_fails"
+    assert "fetch-weights ended with exit code 1" in finding.why
+    assert finding.mend == "kubectl logs w -c fetch-weights says why"
+
+
 def test_a_probe_that_fails() -> None:
     not_ready = {"phase": "Running", "conditions": [made.condition("Ready", "False")]}
     message = "Readiness probe failed: bash: line 1: wget: command not found"
     found = survey(made.pod("w", **not_ready), events=[event("w", "Unhealthy", message)])
     assert "needs wget" in only(found).mend
     assert codes(survey(made.pod("w"), events=[event("w", "Unhealthy", message)])) == []
+
+
+def test_a_worker_without_replicas_is_never_ready_and_that_is_normal() -> None:
+    not_ready = {"phase": "Running", "conditions": [made.condition("Ready", "False")]}
+    events = [event("w", "Unhealthy", "localhost:8000/-/healthz: failed")]
+    idle = made.pod("w", **not_ready)
+    assert codes(survey(idle, events=events)) == []
+    starting = made.service() | {"status": made.ready_status(1, state="DEPLOYING")}
+    finding = only(survey(idle, service=starting, events=events))
+    assert (finding.code, finding.severity) == ("probe_fails", Severity.WARNING)
+    head = made.pod("w", group="head", **not_ready)
+    assert only(survey(head, events=events)).severity is Severity.ERROR
+
+
+def test_the_newest_event_says_why() -> None:
+    not_ready = {"phase": "Running", "conditions": [made.condition("Ready", "False")]}
+    events = [
+        event("w", "Unhealthy", text) | {"lastTimestamp": f"2026-01-01T00:00:0{second}Z"}
+        for second, text in ((2, "newest"), (1, "old"))
+    ]
+    pod = made.pod("w", group="head", **not_ready)
+    assert only(survey(pod, events=events)).why == "newest"
 
 
 def with_shm(size: str | None, *, medium: str = "Memory") -> dict[str, Any]:
@@ -108,6 +152,8 @@ def test_shared_memory_that_is_too_small() -> None:
         ({"operators": (made.operator() | {"status": {}},)}, "operator_missing"),
         ({"operators": (made.operator("1.4.2"),)}, "operator_old"),
         ({"secret_keys": None}, "secret_missing"),
+        ({"missing_secrets": frozenset({"gcs"})}, "secret_missing"),
+        ({"settings": None}, "settings_missing"),
         ({"secret_keys": KEYS - {"keys.json"}}, "secret_missing"),
         ({"monitors": None}, "not_scraped"),
         ({"monitors": MONITORS[:1]}, "not_scraped"),
@@ -115,6 +161,18 @@ def test_shared_memory_that_is_too_small() -> None:
 )
 def test_parts_that_are_missing(changed: dict[str, Any], code: str) -> None:
     assert codes(survey(**changed)) == [code]
+
+
+def test_monitors_of_others_do_not_count() -> None:
+    other: dict[str, Any] = {
+        "kind": "PodMonitor",
+        "metadata": {"name": "x"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}},
+    }
+    assert codes(survey(made.pod("w"), monitors=(other, MONITORS[1]))) == ["not_scraped"]
+    config = {"kind": "ScrapeConfig", "metadata": {"name": "x"}, "spec": {}}
+    assert codes(survey(made.pod("w"), monitors=(MONITORS[0], config))) == ["not_scraped"]
+    assert codes(survey(made.pod("w"), monitors=MONITORS)) == []
 
 
 def test_what_may_not_be_read_is_not_missing() -> None:
@@ -134,6 +192,11 @@ def test_a_definition_of_an_old_release() -> None:
 
 def test_there_is_no_platform() -> None:
     assert codes(survey(snapshot=made.snapshot())) == ["service_missing"]
+    assert codes(survey(snapshot=made.snapshot(), settings=None)) == ["service_missing"]
+    nowhere = survey(snapshot=made.snapshot(), settings=None, has_namespace=False)
+    assert codes(nowhere) == ["namespace_missing"]
+    hidden = survey(snapshot=made.snapshot(), unread=frozenset({"platform"}))
+    assert codes(hidden) == []
 
 
 def test_bounds_that_were_not_passed_on() -> None:

@@ -23,7 +23,14 @@ def test_secrets_are_found_wherever_pods_name_them() -> None:
     ]
     spec["containers"][0]["envFrom"] = [{"secretRef": {"name": "hf"}}, {"configMapRef": {}}]
     spec["volumes"].append({"name": "tls", "secret": {"secretName": "tls"}})
-    assert needed_secrets(service) == {"galerne-secrets", "redis", "hf", "tls"}
+    spec["imagePullSecrets"] = [{"name": "registry"}]
+    password = {"valueFrom": {"secretKeyRef": {"name": "gcs", "key": "password"}}}
+    service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"] = {
+        "redisAddress": "redis:6379", "redisPassword": password, "redisUsername": {"value": "ray"},
+    }  # fmt: skip
+    assert needed_secrets(service) == {
+        "galerne-secrets", "redis", "hf", "tls", "registry", "gcs"
+    }  # fmt: skip
 
 
 def test_the_secret_of_keys_is_the_one_that_pods_mount() -> None:

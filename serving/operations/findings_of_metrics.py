@@ -1,0 +1,88 @@
+"""The complaint that nothing tells Prometheus where the platform's metrics are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from serving.operations.snapshot import TYPE_LABEL, Object, at, labels_of, name_of
+from serving.operations.survey import Finding, Survey, warning
+
+_TARGETS = "/galerne/metric-targets"
+"""The path of ours that tells Prometheus where the metrics are."""
+
+
+def scraping(survey: Survey) -> Iterator[Finding]:
+    """Nothing tells Prometheus where the platform's metrics are."""
+    if survey.snapshot.service is None or "monitors" in survey.unread:
+        return
+    kinds = {str(each["kind"]) for each in survey.monitors or () if _is_ours(each, survey)}
+    if survey.monitors is None:
+        why = "the cluster has no prometheus-operator"
+    elif missing := {"PodMonitor", "ScrapeConfig"} - kinds:
+        why = f"the namespace has no {' and no '.join(sorted(missing))} for this platform"
+    else:
+        return
+    yield warning(
+        "not_scraped",
+        "Prometheus is not told to scrape the platform",
+        why=f"{why}; without figures the scaling policy goes by the replicas' own reports",
+        mend="set monitoring.podMonitor.enabled and monitoring.scrape.enabled in the chart's "
+        "values, or add the targets of /galerne/metric-targets to your Prometheus",
+    )
+
+
+def _is_ours(monitor: Object, survey: Survey) -> bool:
+    """Whether a PodMonitor selects a pod of the platform, or a ScrapeConfig names the platform."""
+    spec = monitor.get("spec") or {}
+    if monitor["kind"] == "PodMonitor":
+        labels = [labels_of(pod) for pod in survey.snapshot.pods] or [
+            _labels_to_be(survey.snapshot.service)
+        ]
+        return any(selects(spec.get("selector") or {}, each) for each in labels)
+    targets = [
+        *(str(each.get("url")) for each in spec.get("httpSDConfigs") or ()),
+        *(
+            str(each)
+            for row in spec.get("staticConfigs") or ()
+            for each in row.get("targets") or ()
+        ),
+    ]
+    name = survey.snapshot.name
+    return name_of(monitor) == name or any(
+        f"{name}-" in each or _TARGETS in each for each in targets
+    )
+
+
+def _labels_to_be(service: Object | None) -> dict[str, str]:
+    """What the head's pod is labelled with once it is there."""
+    config = at(service, "spec", "rayClusterConfig") or {}
+    own = at(config, "headGroupSpec", "template", "metadata", "labels") or {}
+    return {**own, TYPE_LABEL: "head", "ray.io/is-ray-node": "yes"}
+
+
+def selects(selector: Object, labels: Mapping[str, str]) -> bool:
+    """Whether a label selector matches. An empty one matches all.
+
+    Source: kubernetes.io, LabelSelector.
+
+    >>> ray = {"ray.io/node-type": "head"}
+    >>> rule = {"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}
+    >>> selects({"matchExpressions": [rule]}, ray), selects({"matchLabels": {"app": "x"}}, ray)
+    (True, False)
+    """
+    wanted: Mapping[str, str] = selector.get("matchLabels") or {}
+    rules: Sequence[Object] = selector.get("matchExpressions") or ()
+    return all(labels.get(key) == value for key, value in wanted.items()) and all(
+        _holds(rule, labels) for rule in rules
+    )
+
+
+def _holds(rule: Object, labels: Mapping[str, str]) -> bool:
+    is_there, value = rule["key"] in labels, labels.get(rule["key"])
+    operators = {
+        "In": value in (rule.get("values") or ()),
+        "NotIn": value not in (rule.get("values") or ()),
+        "Exists": is_there,
+        "DoesNotExist": not is_there,
+    }
+    return operators.get(rule["operator"], False)
