@@ -7,7 +7,7 @@ from typing import Any
 import kube_platform as made
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kube_platform import MODEL
 
@@ -57,6 +57,7 @@ def test_other_groups_are_left_alone() -> None:
     assert [each.group for each in plan_groups(config, MODEL, BEFORE, bounds(1, 5))] == ["gpu"]
 
 
+@settings(deadline=None)  # machines under load stall at random
 @given(st.integers(0, 20), st.integers(1, 20), st.integers(0, 30), st.integers(1, 30))
 def test_no_plan_ends_with_too_little_room(least: int, more: int, low: int, high: int) -> None:
     low = min(low, high)
