@@ -28,13 +28,12 @@ from serving.cli.k8s_options import (
     open_place,
 )
 from serving.cli.k8s_slo import SloWatch
-from serving.cli.k8s_status import wait_until_ready
+from serving.cli.k8s_status import decisions, wait_until_ready
 from serving.errors import ClusterError, ConfigError, ServingError
 from serving.operations.cluster_change import Effect
-from serving.operations.readiness import Phase, assess
 from serving.operations.snapshot import Snapshot, history_name, name_of, settings_name
 from serving.operations.surge import plan_surge
-from serving.operations.upgrade_plan import Step, Wait, decide, from_history, to_history
+from serving.operations.upgrade_plan import Step, from_history, to_history
 
 _SETTINGS = "settings.json"
 
@@ -127,7 +126,7 @@ def rollback(
     _keep(place, place.snapshot())
     _restore(place, version)
     with progress("going back") as tell:
-        wait_until_ready(place, tell)
+        wait_until_ready(place, tell, after_change=True)
     if as_json:
         print_json({"rolled_back": True})
     else:
@@ -202,16 +201,10 @@ def _keep(place: Place, before: Snapshot) -> _Version | None:
 
 def _await(place: Place, tell: Callable[[str], None]) -> str | None:
     """Why the new version does not come up; nothing once it has."""
-    unready_at_s = 0.0
-    for waited_s, snapshot in place.follow():
-        readiness = assess(snapshot)
-        if readiness.phase is not Phase.READY:
-            unready_at_s = waited_s
-        wait = Wait(waited_s, place.timeout_s, ready_for_s=waited_s - unready_at_s)
-        decision = decide(readiness, wait)
+    for decision, _ in decisions(place, after_change=True):
         if decision.step is Step.DONE:
             return None
-        if decision.step is Step.BACK:
+        if decision.step is not Step.WAIT:
             return decision.reason
         tell(decision.reason)
     raise AssertionError("an upgrade is followed until it ends")

@@ -13,8 +13,11 @@ from serving.operations.readiness import Phase, Readiness
 from serving.operations.snapshot import Object
 
 SETTLED_S = 10.0
-"""The operator tells of Serve what it saw at its last look, every 2 s: a platform that was
-ready before a change is so for a moment after it."""
+"""The operator tells of Serve what it saw at its last look, every 2 s, and reads it before it
+submits a change: a platform that was ready or had failed before a change is so for a moment after.
+
+Source: kuberay, ray-operator/controllers/ray/rayservice_controller.go, `reconcileServe`.
+"""
 
 _KEY = "previous.json"
 
@@ -24,8 +27,9 @@ class Step(StrEnum):
 
     WAIT = "wait"
     DONE = "done"
-    """The new version is up; whether it answers well is another question."""
-    BACK = "back"
+    """The platform is up; whether it answers well is another question."""
+    FAILED = "failed"
+    LATE = "late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +42,39 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """How long an upgrade has taken, may take, and has been ready without a break, in seconds."""
+    """How long one has waited, may wait, and has found the platform in the same phase, in seconds;
+    and whether this began with a change."""
 
     waited_s: float
     timeout_s: float
-    ready_for_s: float = 0.0
+    same_for_s: float = 0.0
+    after_change: bool = True
 
 
 def decide(readiness: Readiness, wait: Wait) -> Decision:
     """What follows from how the platform stands.
 
-    A failed application is given no more time: Serve has tried it several times by then.
+    An application that stays failed is given no more time: Serve has tried it several times by
+    then.
 
     >>> decide(Readiness(Phase.PROGRESSING, "loading"), Wait(9, 8)).reason
     'not ready within 8 s: loading'
-    >>> decide(Readiness(Phase.READY), Wait(2, 8, ready_for_s=2)).step
+    >>> decide(Readiness(Phase.READY), Wait(2, 8, same_for_s=2)).step
     <Step.WAIT: 'wait'>
+    >>> decide(Readiness(Phase.READY), Wait(0, 8, after_change=False)).step
+    <Step.DONE: 'done'>
     """
+    is_settled = wait.same_for_s >= SETTLED_S
     if readiness.phase is Phase.READY:
-        if wait.ready_for_s < SETTLED_S:
-            return Decision(Step.WAIT, "ready; whether it stays so")
-        return Decision(Step.DONE, "")
-    if readiness.phase in (Phase.FAILED, Phase.ABSENT):
-        return Decision(Step.BACK, readiness.reason)
+        if is_settled or not wait.after_change:
+            return Decision(Step.DONE, "")
+        return Decision(Step.WAIT, "ready; whether it stays so")
+    if readiness.phase is Phase.ABSENT or (readiness.phase is Phase.FAILED and is_settled):
+        return Decision(Step.FAILED, readiness.reason)
     if wait.waited_s >= wait.timeout_s:
-        return Decision(Step.BACK, f"not ready within {wait.timeout_s:g} s: {readiness.reason}")
+        if readiness.phase is Phase.FAILED:
+            return Decision(Step.FAILED, readiness.reason)
+        return Decision(Step.LATE, f"not ready within {wait.timeout_s:g} s: {readiness.reason}")
     return Decision(Step.WAIT, readiness.reason)
 
 

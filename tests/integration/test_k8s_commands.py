@@ -543,6 +543,44 @@ def test_golden_prompts_decide_too(installed: Operated, tmp_path: Path) -> None:
     assert image_of(installed.service) == "galerne:1"
 
 
+def fail_in_place(platform: Operated) -> None:
+    status = made.ready_status(1)
+    status["activeServiceStatus"]["applicationStatuses"] = made.statuses("DEPLOY_FAILED", "no")
+    platform.set_status(status)
+
+
+def test_an_upgrade_may_mend_what_has_failed(installed: Operated, tmp_path: Path) -> None:
+    fail_in_place(installed)
+    file = written(tmp_path, made.service(most=5))
+    # The operator sees the change with the old statuses, and only then submits it.
+    installed.steps = [
+        lambda: fail_in_place(installed),
+        lambda: installed.set_status(made.ready_status(1, state="DEPLOYING")),
+        lambda: installed.set_status(made.ready_status(1)),
+    ]
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 0, output
+
+
+def test_a_rollback_mends_what_has_failed_and_is_not_over_too_early(
+    installed: Operated, tmp_path: Path
+) -> None:
+    installed.steps = [lambda: installed.set_status(made.ready_status(1))]
+    file = written(tmp_path, made.service(most=5))
+    assert installed.run("upgrade", file, "--force")[0] == 0
+    fail_in_place(installed)
+    begun_s = installed.now_s
+    installed.steps = [
+        lambda: fail_in_place(installed),
+        lambda: installed.set_status(made.ready_status(1)),
+        lambda: installed.set_status(made.ready_status(1, state="DEPLOYING")),
+        lambda: installed.set_status(made.ready_status(1)),
+    ]
+    code, output = installed.run("rollback")
+    assert code == 0, output
+    assert installed.now_s - begun_s >= 18
+
+
 def test_there_is_nothing_to_go_back_to(installed: Operated) -> None:
     code, output = installed.run("rollback")
     assert code == 2
