@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from serving.errors import ConfigError
 from serving.operations.readiness import Phase, Readiness
 from serving.operations.snapshot import Object
 
@@ -19,7 +17,13 @@ submits a change: a platform that was ready or had failed before a change is so 
 Source: kuberay, ray-operator/controllers/ray/rayservice_controller.go, `reconcileServe`.
 """
 
+Version = tuple[Object, ...]
+"""What a version of the platform is made of, in the order in which it is put back: the settings'
+ConfigMap, where there is one, and the RayService."""
+
 _KEY = "previous.json"
+_KEPT_METADATA = ("name", "namespace", "labels", "annotations")
+_COPY_OF_KUBECTL = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 class Step(StrEnum):
@@ -78,29 +82,33 @@ def decide(readiness: Readiness, wait: Wait) -> Decision:
     return Decision(Step.WAIT, readiness.reason)
 
 
-def to_history(name: str, namespace: str, spec: Object, settings: str | None) -> dict[str, Any]:
+def to_kept(value: Object) -> dict[str, Any]:
+    """What of an object a person could have applied."""
+    metadata: dict[str, Any] = {key: value["metadata"].get(key) for key in _KEPT_METADATA}
+    annotations = {
+        name: text for name, text in (metadata["annotations"] or {}).items()
+        if name != _COPY_OF_KUBECTL
+    }  # fmt: skip
+    metadata["annotations"] = annotations
+    return {**body_of(value), "metadata": {key: found for key, found in metadata.items() if found}}
+
+
+def body_of(value: Object) -> dict[str, Any]:
+    """An object without its metadata and status."""
+    return {key: found for key, found in value.items() if key not in ("metadata", "status")}
+
+
+def to_history(name: str, namespace: str, version: Version) -> dict[str, Any]:
     """The ConfigMap that keeps what an upgrade replaces."""
-    kept = {"spec": spec, "settings": settings}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": name, "namespace": namespace},
-        "data": {_KEY: json.dumps(kept, sort_keys=True)},
+        "data": {_KEY: json.dumps({"objects": version}, sort_keys=True)},
     }
 
 
-def from_history(config_map: Object | None) -> tuple[dict[str, Any], str | None]:
-    """The specification and the settings that were replaced.
-
-    Raises:
-        ConfigError: nothing is kept.
-    """
+def from_history(config_map: Object | None) -> Version | None:
+    """The version that was replaced; nothing if none is kept."""
     text = ((config_map or {}).get("data") or {}).get(_KEY)
-    if text is None:
-        raise ConfigError(
-            "no earlier version is kept",
-            code="history_missing",
-            hint="`galerne k8s upgrade` keeps one; Helm has its own: helm rollback",
-        )
-    kept: Mapping[str, Any] = json.loads(text)
-    return dict(kept["spec"]), kept.get("settings")
+    return None if text is None else tuple(json.loads(text)["objects"])
