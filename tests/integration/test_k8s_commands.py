@@ -454,6 +454,23 @@ def test_an_upgrade_that_takes_too_long_is_taken_back(installed: Operated, tmp_p
     assert image_of(installed.service) == "galerne:1"
 
 
+def test_an_upgrade_that_the_operator_refuses_is_taken_back_soon(
+    installed: Operated, tmp_path: Path
+) -> None:
+    def refuse() -> None:
+        value = copy.deepcopy(installed.service)
+        refused = made.condition("Ready", "False", "ValidationFailed", "no such strategy")
+        value["status"]["conditions"] = [refused]
+        installed.api.put(value)
+
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps, installed.always = [refuse], installed.serve_once_back
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 1
+    assert "was taken back: ValidationFailed: no such strategy" in output
+    assert installed.now_s < 60
+
+
 def test_what_serves_while_an_upgrade_is_taken_back_is_told(
     installed: Operated, tmp_path: Path
 ) -> None:
