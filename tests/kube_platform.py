@@ -210,10 +210,11 @@ def snapshot(of: Object | None = None, *, clusters: tuple[Object, ...] = (),
 @dataclass
 class Operated:
     """A platform on a test server. `steps` are done one after the other while commands sleep, as
-    KubeRay's operator would; time passes only so."""
+    KubeRay's operator would, and after them `always` each time; time passes only so."""
 
     api: KubeApi
     steps: list[Callable[[], object]] = field(default_factory=list)
+    always: Callable[[], object] | None = None
     now_s: float = 0.0
 
     def install(self, tree: Object | None = None, **config: Any) -> None:
@@ -249,10 +250,20 @@ class Operated:
         value["status"] = {**status, "observedGeneration": value["metadata"]["generation"]}
         self.api.put(value)
 
+    def serve_once_back(self, image: str = "galerne:1") -> None:
+        """What the operator does when it is to serve this image again."""
+        head = self.service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+        seen = self.service["status"].get("observedGeneration")
+        is_seen = seen == self.service["metadata"]["generation"]
+        if head["spec"]["containers"][0]["image"] == image and not is_seen:
+            self.set_status(ready_status(1, cluster="galerne-c"))
+
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
         if self.steps:
             self.steps.pop(0)()
+        elif self.always is not None:
+            self.always()
 
     def run(self, *words: str) -> tuple[int, str]:
         """Exit status and all output of `galerne k8s WORDS`."""

@@ -27,6 +27,7 @@ from serving.errors import ClusterError, TimedOut
 from serving.operations.overview import compose_overview
 from serving.operations.readiness import Phase, assess
 from serving.operations.snapshot import Snapshot
+from serving.operations.upgrade_plan import Decision, Step, Wait, decide
 
 _STYLES = {Phase.READY: "green", Phase.PROGRESSING: "yellow"}
 
@@ -74,29 +75,44 @@ def wait(
         err.print("[green]ready[/green]")
 
 
-def wait_until_ready(place: Place, tell: Any) -> Snapshot:
-    """The platform once it is ready.
+def wait_until_ready(place: Place, tell: Any, *, after_change: bool = False) -> Snapshot:
+    """The platform once it is ready; after a change, once it stays so.
 
     Raises:
         ClusterError: it fails, or there is none.
         TimedOut: it takes longer than the place's time.
     """
+    for decision, snapshot in decisions(place, after_change=after_change):
+        match decision.step:
+            case Step.WAIT:
+                tell(decision.reason)
+            case Step.DONE:
+                return snapshot
+            case Step.FAILED:
+                raise ClusterError(
+                    decision.reason, code="not_ready", hint="galerne k8s doctor says more"
+                )
+            case Step.LATE:
+                raise TimedOut(
+                    decision.reason,
+                    code="not_ready_in_time",
+                    hint="galerne k8s doctor says more; or wait longer with --timeout",
+                )
+    raise AssertionError("a platform is followed until it is ready")
+
+
+def decisions(place: Place, *, after_change: bool) -> Iterator[tuple[Decision, Snapshot]]:
+    """What follows from each look at the platform, the last one ending the wait."""
+    phase, since_s = None, 0.0
     for waited_s, snapshot in place.follow():
         readiness = assess(snapshot)
-        if readiness.phase is Phase.READY:
-            return snapshot
-        if readiness.phase is not Phase.PROGRESSING:
-            raise ClusterError(
-                readiness.reason, code="not_ready", hint="galerne k8s doctor says more"
-            )
-        if waited_s >= place.timeout_s:
-            raise TimedOut(
-                f"not ready within {place.timeout_s:g} s: {readiness.reason}",
-                code="not_ready_in_time",
-                hint="galerne k8s doctor says more; or wait longer with --timeout",
-            )
-        tell(readiness.reason)
-    raise AssertionError("a platform is followed until it is ready")
+        if readiness.phase is not phase:
+            phase, since_s = readiness.phase, waited_s
+        wait = Wait(waited_s, place.timeout_s, waited_s - since_s, after_change)
+        decision = decide(readiness, wait)
+        yield decision, snapshot
+        if decision.step is not Step.WAIT:
+            return
 
 
 def _watch(place: Place, *, as_json: bool) -> None:

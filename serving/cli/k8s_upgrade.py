@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from serving.adapters.golden_prompts import GoldenPrompt, first_failure, read_golden_prompts
-from serving.adapters.kube.client import Object
-from serving.adapters.kube.resources import CONFIG_MAPS, NODES, PODS, RAY_SERVICES
+from serving.adapters.kube.resources import NODES, PODS
 from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, print_json, progress
 from serving.cli.k8s_apply import FilesArgument, ForceOption, Item, apply_all, describe, plan
+from serving.cli.k8s_history import in_force, keep, kept, restore
 from serving.cli.k8s_options import (
     DEFAULT_NAME,
     LONG_TIMEOUT_S,
@@ -28,15 +27,13 @@ from serving.cli.k8s_options import (
     open_place,
 )
 from serving.cli.k8s_slo import SloWatch
-from serving.cli.k8s_status import wait_until_ready
+from serving.cli.k8s_status import decisions, wait_until_ready
 from serving.errors import ClusterError, ConfigError, ServingError
 from serving.operations.cluster_change import Effect
 from serving.operations.readiness import Phase, assess
-from serving.operations.snapshot import Snapshot, history_name, name_of, settings_name
+from serving.operations.snapshot import Snapshot, condition, name_of
 from serving.operations.surge import plan_surge
-from serving.operations.upgrade_plan import Step, Wait, decide, from_history, to_history
-
-_SETTINGS = "settings.json"
+from serving.operations.upgrade_plan import Step, Version
 
 
 def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
@@ -92,7 +89,7 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
         )
     if service.change.effect is Effect.NEW_CLUSTER and not skip_surge_check:
         _check_surge(place, before, service)
-    kept = _keep(place, before)
+    way_back = _way_back(place, before, items)
     try:
         apply_all(place.client, items)
         with progress("upgrading") as tell:
@@ -102,7 +99,7 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
     except ServingError as error:
         reason = error.message
     if reason:
-        _go_back(place, kept, reason)
+        _go_back(place, way_back, reason)
     if as_json:
         print_json({"upgraded": True, "effect": service.change.effect.value})
     else:
@@ -119,15 +116,22 @@ def rollback(
 ) -> None:
     """Go back to what the last `galerne k8s upgrade` replaced, and wait until it is ready.
 
-    What is replaced now is kept: `rollback` again goes forward.
+    What is replaced now is kept if it was ready: `rollback` again goes forward.
     """
     place = open_place(ctx, namespace, context, name, timeout)
-    kept = place.client.find(CONFIG_MAPS, history_name(place.name), namespace=place.namespace)
-    version = _Version(*from_history(kept))
-    _keep(place, place.snapshot())
-    _restore(place, version)
+    version, before = kept(place), place.snapshot()
+    if version is None:
+        raise ConfigError(
+            "no earlier version is kept",
+            code="history_missing",
+            hint="`galerne k8s upgrade` keeps one; Helm has its own: helm rollback",
+        )
+    replaced = in_force(place, before)
+    restore(place, version)
     with progress("going back") as tell:
-        wait_until_ready(place, tell)
+        wait_until_ready(place, tell, after_change=True)
+    if replaced is not None and replaced != version and assess(before).phase is Phase.READY:
+        keep(place, replaced)
     if as_json:
         print_json({"rolled_back": True})
     else:
@@ -180,82 +184,87 @@ def _check_surge(place: Place, before: Snapshot, service: Item) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """What a version of the platform is made of: the RayService's specification and, where there
-    are any, the text of its settings."""
+def _way_back(place: Place, before: Snapshot, items: list[Item]) -> Version | None:
+    """What a failed upgrade goes back to; nothing if there is no platform yet.
 
-    spec: Mapping[str, Any]
-    settings: str | None
-
-
-def _keep(place: Place, before: Snapshot) -> _Version | None:
-    """What is in force, which is now kept for `rollback`; nothing if nothing is."""
-    if before.service is None:
+    That is what is in force, which is then kept for `rollback`, if it was ready and is about to
+    change; else an upgrade that was interrupted is begun again, and what was kept stays kept.
+    """
+    version = in_force(place, before)
+    changed = [each.title for each in items if each.change.effect is not Effect.NOTHING]
+    if version is None:
         return None
-    found = place.client.find(CONFIG_MAPS, settings_name(place.name), namespace=place.namespace)
-    version = _Version(before.service["spec"], ((found or {}).get("data") or {}).get(_SETTINGS))
-    history = to_history(history_name(place.name), place.namespace, version.spec, version.settings)
-    place.client.apply(CONFIG_MAPS, history, force=True)
+    if not changed or assess(before).phase is not Phase.READY:
+        return kept(place) or version
+    if {f"{each['kind']} {name_of(each)}" for each in version}.intersection(changed):
+        keep(place, version)
     return version
 
 
 def _await(place: Place, tell: Callable[[str], None]) -> str | None:
     """Why the new version does not come up; nothing once it has."""
-    unready_at_s = 0.0
-    for waited_s, snapshot in place.follow():
-        readiness = assess(snapshot)
-        if readiness.phase is not Phase.READY:
-            unready_at_s = waited_s
-        wait = Wait(waited_s, place.timeout_s, ready_for_s=waited_s - unready_at_s)
-        decision = decide(readiness, wait)
+    for decision, _ in decisions(place, after_change=True):
         if decision.step is Step.DONE:
             return None
-        if decision.step is Step.BACK:
+        if decision.step is not Step.WAIT:
             return decision.reason
         tell(decision.reason)
     raise AssertionError("an upgrade is followed until it ends")
 
 
-def _go_back(place: Place, kept: _Version | None, reason: str) -> None:
-    """Put the old version back.
+def _go_back(place: Place, version: Version | None, reason: str) -> None:
+    """Put the old version back, and wait until it serves.
 
     Raises:
         ClusterError: always; says whether the old version is back.
     """
-    if kept is None:
+    if version is None:
         raise ClusterError(
             f"the first version does not come up: {reason}",
             code="upgrade_failed",
             hint="galerne k8s doctor says more; there is no earlier version",
         )
     try:
-        _restore(place, kept)
+        restore(place, version)
     except ServingError as error:
         raise ClusterError(
             f"the upgrade failed ({reason}), and going back too: {error.message}",
             code="rollback_failed",
             hint="galerne k8s rollback tries it again",
         ) from error
+    _await_return(place, reason)
     raise ClusterError(
         f"the upgrade was taken back: {reason}",
         code="upgrade_rolled_back",
-        hint="galerne k8s status shows how the old version stands",
+        hint="the old version serves; galerne k8s status shows it",
     )
 
 
-def _restore(place: Place, version: _Version) -> None:
-    """The version is in force again; it may still have to come up."""
+def _await_return(place: Place, reason: str) -> None:
+    """Return once the old version serves again.
 
-    def service_restored(value: Object) -> Object:
-        return {**value, "spec": dict(version.spec)}
-
-    def settings_restored(value: Object) -> Object:
-        return {**value, "data": {**value["data"], _SETTINGS: version.settings}}
-
-    client, namespace = place.client, place.namespace
-    client.modify(RAY_SERVICES, place.name, service_restored, namespace=namespace)
-    if version.settings is not None:
-        client.modify(
-            CONFIG_MAPS, settings_name(place.name), settings_restored, namespace=namespace
+    Raises:
+        ClusterError: it does not in the place's time, which starts anew; says what serves.
+    """
+    serving, problem = "nothing is known of what serves", ""
+    try:
+        with progress(f"going back: {reason}") as tell:
+            for decision, snapshot in decisions(place, after_change=True):
+                serving, problem = _serving(snapshot), decision.reason
+                if decision.step is Step.WAIT:
+                    tell(f"going back: {problem}; {serving} until then")
+    except ServingError as error:
+        problem = error.message
+    if problem:
+        raise ClusterError(
+            f"the upgrade is being taken back: {reason}; {serving} until then ({problem})",
+            code="upgrade_being_rolled_back",
+            hint="galerne k8s wait",
         )
+
+
+def _serving(snapshot: Snapshot) -> str:
+    """What answers requests now, in words."""
+    if condition(snapshot.service, "Ready").get("status") != "True":
+        return "nothing serves"
+    return f"cluster {snapshot.active} serves"

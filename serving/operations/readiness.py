@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from serving.operations.pods import HOPELESS, UNSCHEDULABLE, view_pods
-from serving.operations.snapshot import Snapshot, at, condition
+from serving.operations.snapshot import Object, Snapshot, at, condition
 
 
 class Phase(StrEnum):
@@ -41,9 +41,14 @@ def assess(snapshot: Snapshot) -> Readiness:
         return Readiness(Phase.ABSENT, f"there is no RayService {snapshot.name!r}")
     if at(service, "metadata", "deletionTimestamp"):
         return Readiness(Phase.FAILED, "the RayService is being deleted")
-    generation = at(service, "metadata", "generation") or 0
-    if (at(service, "status", "observedGeneration") or 0) < generation:
-        return Readiness(Phase.PROGRESSING, "the operator has not seen the latest change")
+    is_seen = _is_seen(service)
+    if refusal := next(_refusals(service, is_seen=is_seen), None):
+        return Readiness(Phase.FAILED, refusal)
+    if not is_seen:
+        # During a first install the operator may not record a generation that changes nothing
+        # else in its status: what is stuck must not wait for it.
+        unseen = "the operator has not seen the latest change"
+        return Readiness(Phase.PROGRESSING, _blocked_pod(snapshot) or unseen)
     if failure := next(_failures(snapshot), None):
         return Readiness(Phase.FAILED, failure)
     if waiting := next(_waits(snapshot), None):
@@ -53,13 +58,33 @@ def assess(snapshot: Snapshot) -> Readiness:
     return Readiness(Phase.READY)
 
 
-def _failures(snapshot: Snapshot) -> Iterator[str]:
+def _is_seen(service: Object) -> bool:
+    generation = at(service, "metadata", "generation") or 0
+    return (at(service, "status", "observedGeneration") or 0) >= generation
+
+
+def _refusals(service: Object, *, is_seen: bool) -> Iterator[str]:
+    """Why the operator does nothing more.
+
+    On `InitializingTimeout` it ends each look early. On `ValidationFailed` too, and it leaves
+    `observedGeneration` alone; once it accepts a later generation it records that, but the
+    condition stays until Serve answers.
+
+    Source: kuberay, ray-operator/controllers/ray/rayservice_controller.go, `Reconcile` and
+    `calculateConditions`.
+    """
+    reasons = {"InitializingTimeout"} if is_seen else {"InitializingTimeout", "ValidationFailed"}
     for kind in ("Ready", "UpgradeInProgress"):
-        found = condition(snapshot.service, kind)
-        if found.get("reason") in ("InitializingTimeout", "ValidationFailed"):
+        found = condition(service, kind)
+        if found.get("reason") in reasons:
             yield f"{found['reason']}: {found.get('message', '')}"
-    # What the new cluster fails at counts, what the old one does is about to end.
-    for name, status in _applications(snapshot).items():
+
+
+def _failures(snapshot: Snapshot) -> Iterator[str]:
+    # What the new cluster fails at counts, what the old one does is about to end: an incremental
+    # upgrade goes on telling of it.
+    part = "pendingServiceStatus" if snapshot.pending else "activeServiceStatus"
+    for name, status in (at(snapshot.service, "status", part, "applicationStatuses") or {}).items():
         if status.get("status") == "DEPLOY_FAILED":
             yield f"application {name}: {_first_line(status.get('message'))}"
 

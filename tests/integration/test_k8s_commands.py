@@ -484,6 +484,7 @@ def test_an_upgrade_waits_until_the_new_version_stays_ready(
 def test_an_upgrade_that_fails_is_taken_back_with_the_reason(
     installed: Operated, tmp_path: Path
 ) -> None:
+    installed.always = installed.serve_once_back
     file = written(tmp_path, made.service(image="galerne:2"))
     installed.steps = [
         lambda: start_second_cluster(installed), lambda: fail_second_cluster(installed)
@@ -495,11 +496,141 @@ def test_an_upgrade_that_fails_is_taken_back_with_the_reason(
 
 
 def test_an_upgrade_that_takes_too_long_is_taken_back(installed: Operated, tmp_path: Path) -> None:
+    installed.always = installed.serve_once_back
     file = written(tmp_path, made.service(image="galerne:2"))
     installed.steps = [lambda: start_second_cluster(installed)]
     code, output = installed.run("upgrade", file, "--force", "--timeout", "30")
     assert code == 1
     assert "taken back: not ready within 30 s" in output
+    assert image_of(installed.service) == "galerne:1"
+
+
+def test_an_upgrade_that_the_operator_refuses_is_taken_back_soon(
+    installed: Operated, tmp_path: Path
+) -> None:
+    def refuse() -> None:
+        value = copy.deepcopy(installed.service)
+        refused = made.condition("Ready", "False", "ValidationFailed", "no such strategy")
+        value["status"]["conditions"] = [refused]
+        installed.api.put(value)
+
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps, installed.always = [refuse], installed.serve_once_back
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 1
+    assert "was taken back: ValidationFailed: no such strategy" in output
+    assert installed.now_s < 60
+
+
+def test_what_serves_while_an_upgrade_is_taken_back_is_told(
+    installed: Operated, tmp_path: Path
+) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+    third = made.ready_status(1, cluster="galerne-b")
+    third["pendingServiceStatus"] = {
+        "rayClusterName": "galerne-c", "applicationStatuses": made.statuses("DEPLOYING"),
+    }  # fmt: skip
+
+    def build_a_third_cluster() -> None:
+        if image_of(installed.service) == "galerne:1":
+            installed.set_status(third)
+            installed.always = None
+
+    switched = made.ready_status(1, cluster="galerne-b", state="DEPLOY_FAILED")
+    installed.steps = [lambda: installed.set_status(switched)]
+    installed.always = build_a_third_cluster
+    code, output = installed.run("upgrade", file, "--force", "--timeout", "60")
+    assert code == 1
+    assert f"is being taken back: application engine:{MODEL}" in output
+    assert "cluster galerne-b serves until then (not ready within 60 s" in output
+    assert "galerne k8s wait" in output
+    assert "was taken back" not in output
+    assert "deploying; cluster galerne-b serves until then" in output
+    assert image_of(installed.service) == "galerne:1"
+
+
+def test_all_of_the_settings_config_map_comes_back(installed: Operated, tmp_path: Path) -> None:
+    before = made.config_map(made.settings())
+    before["data"]["weights.json"] = "of version 1"
+    installed.api.put(before)
+    after = copy.deepcopy(before)
+    after["data"] |= {"weights.json": "of version 2", "more.json": "{}"}
+    file = written(tmp_path, after, made.service(image="galerne:2"))
+    installed.steps = [lambda: fail_second_cluster(installed)]
+    installed.always = installed.serve_once_back
+    assert "was taken back" in installed.run("upgrade", file, "--force")[1]
+    found = installed.api.get("v1", "ConfigMap", "galerne-settings", NAMESPACE)
+    assert found["data"] == before["data"]
+
+
+def test_a_later_apply_removes_what_was_put_back(installed: Operated, tmp_path: Path) -> None:
+    first, second = made.service(), made.service(image="galerne:2")
+    first["spec"]["excludeHeadPodFromServeSvc"] = True
+    second["spec"]["rayClusterDeletionDelaySeconds"] = 600
+    file = written(tmp_path, first)
+    assert installed.run("apply", file, "--force")[0] == 0
+    installed.set_status(made.ready_status(1))
+    installed.always = installed.serve_once_back
+    installed.steps = [lambda: fail_second_cluster(installed)]
+    assert "was taken back" in installed.run("upgrade", written(tmp_path, second), "--force")[1]
+    assert "rayClusterDeletionDelaySeconds" not in installed.service["spec"]
+    assert installed.service["spec"]["excludeHeadPodFromServeSvc"] is True
+    assert installed.run("apply", written(tmp_path, made.service()))[0] == 0
+    assert "excludeHeadPodFromServeSvc" not in installed.service["spec"]
+
+
+def test_fields_that_others_add_meanwhile_go_too(installed: Operated, tmp_path: Path) -> None:
+    installed.steps = [lambda: installed.set_status(made.ready_status(1, cluster="galerne-b"))]
+    file = written(tmp_path, made.service(image="galerne:2"))
+    assert installed.run("upgrade", file, "--force")[0] == 0
+    added = installed.service
+    added["spec"] |= {"rayClusterDeletionDelaySeconds": 600}
+    installed.api.put(added)
+    installed.always = installed.serve_once_back
+    assert installed.run("rollback")[0] == 0
+    assert installed.service["spec"] == made.service()["spec"]
+
+
+def test_an_upgrade_begun_again_keeps_the_way_back(installed: Operated, tmp_path: Path) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    installed.steps = [lambda: fail_second_cluster(installed), interrupt]
+    installed.run("upgrade", file, "--force")
+    assert image_of(installed.service) == "galerne:2"
+    # As it was, and then changed again: what does not come up is nothing to go back to.
+    installed.steps = [interrupt]
+    installed.run("upgrade", file, "--force")
+    file = written(tmp_path, made.service(image="galerne:3"))
+    installed.steps = [lambda: fail_second_cluster(installed)]
+    installed.always = installed.serve_once_back
+    words = ("upgrade", file, "--force", "--skip-surge-check")
+    assert "was taken back" in installed.run(*words)[1]
+    assert image_of(installed.service) == "galerne:1"
+
+
+def test_the_same_upgrade_again_keeps_the_way_back(installed: Operated, tmp_path: Path) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps = [lambda: installed.set_status(made.ready_status(1, cluster="galerne-b"))]
+    assert installed.run("upgrade", file, "--force")[0] == 0
+    assert installed.run("upgrade", file, "--force")[0] == 0
+    installed.always = installed.serve_once_back
+    assert installed.run("rollback")[0] == 0
+    assert image_of(installed.service) == "galerne:1"
+    installed.always = lambda: installed.serve_once_back("galerne:2")
+    assert installed.run("rollback")[0] == 0
+    assert image_of(installed.service) == "galerne:2"
+
+
+def test_a_rollback_that_was_interrupted_goes_on(installed: Operated, tmp_path: Path) -> None:
+    file = written(tmp_path, made.service(image="galerne:2"))
+    installed.steps = [lambda: installed.set_status(made.ready_status(1, cluster="galerne-b"))]
+    assert installed.run("upgrade", file, "--force")[0] == 0
+    assert installed.run("rollback", "--timeout", "10")[0] == 3
+    installed.always = installed.serve_once_back
+    assert installed.run("rollback")[0] == 0
     assert image_of(installed.service) == "galerne:1"
 
 
@@ -582,6 +713,7 @@ def test_an_upgrade_whose_token_expires_says_what_is_left_to_do(
 def test_golden_prompts_decide_too(installed: Operated, tmp_path: Path) -> None:
     golden = tmp_path / "golden.txt"
     golden.write_text("- {model: m, prompt: Hello, contains: hi}")
+    installed.always = installed.serve_once_back
     file = written(tmp_path, made.service(image="galerne:2"))
     installed.steps = [lambda: installed.set_status(made.ready_status(1))]
     words = ("upgrade", file, "--force", "--golden", str(golden))
@@ -592,6 +724,44 @@ def test_golden_prompts_decide_too(installed: Operated, tmp_path: Path) -> None:
     assert code == 1
     assert "taken back: golden prompt to m" in output
     assert image_of(installed.service) == "galerne:1"
+
+
+def fail_in_place(platform: Operated) -> None:
+    status = made.ready_status(1)
+    status["activeServiceStatus"]["applicationStatuses"] = made.statuses("DEPLOY_FAILED", "no")
+    platform.set_status(status)
+
+
+def test_an_upgrade_may_mend_what_has_failed(installed: Operated, tmp_path: Path) -> None:
+    fail_in_place(installed)
+    file = written(tmp_path, made.service(most=5))
+    # The operator sees the change with the old statuses, and only then submits it.
+    installed.steps = [
+        lambda: fail_in_place(installed),
+        lambda: installed.set_status(made.ready_status(1, state="DEPLOYING")),
+        lambda: installed.set_status(made.ready_status(1)),
+    ]
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 0, output
+
+
+def test_a_rollback_mends_what_has_failed_and_is_not_over_too_early(
+    installed: Operated, tmp_path: Path
+) -> None:
+    installed.steps = [lambda: installed.set_status(made.ready_status(1))]
+    file = written(tmp_path, made.service(most=5))
+    assert installed.run("upgrade", file, "--force")[0] == 0
+    fail_in_place(installed)
+    begun_s = installed.now_s
+    installed.steps = [
+        lambda: fail_in_place(installed),
+        lambda: installed.set_status(made.ready_status(1)),
+        lambda: installed.set_status(made.ready_status(1, state="DEPLOYING")),
+        lambda: installed.set_status(made.ready_status(1)),
+    ]
+    code, output = installed.run("rollback")
+    assert code == 0, output
+    assert installed.now_s - begun_s >= 18
 
 
 def test_there_is_nothing_to_go_back_to(installed: Operated) -> None:

@@ -69,6 +69,7 @@ def upgrade(
     platform.steps = [
         lambda: platform.set_status(made.ready_status(1, cluster="galerne-b")),
     ]
+    platform.always = platform.serve_once_back
     with answering(counts) as url:
         return platform.run("upgrade", str(file), "--force", "--prometheus", url)
 

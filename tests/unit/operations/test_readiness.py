@@ -56,6 +56,45 @@ def test_neither_does_a_service_that_the_operator_gave_up() -> None:
     assert assess(made.snapshot(service(conditions=conditions))).phase is Phase.FAILED
 
 
+def test_the_old_cluster_s_failure_is_not_the_new_one_s() -> None:
+    pending = {"rayClusterName": "galerne-b"}
+    status = {"activeServiceStatus": active("DEPLOY_FAILED"), "pendingServiceStatus": pending}
+    assert assess(made.snapshot(service(**status))).phase is Phase.PROGRESSING
+
+
+REFUSED = made.condition("Ready", "False", "ValidationFailed", "serveConfigV2 is no YAML")
+
+
+def test_what_the_operator_refuses_it_has_seen() -> None:
+    """A refusal leaves `observedGeneration` alone."""
+    refused = service(observedGeneration=0, conditions=[REFUSED])
+    readiness = assess(made.snapshot(refused))
+    assert readiness.phase is Phase.FAILED
+    assert readiness.reason == "ValidationFailed: serveConfigV2 is no YAML"
+
+
+def test_a_refusal_is_over_once_a_later_generation_is_accepted() -> None:
+    """The condition stays until the first application answers."""
+    mended = service(conditions=[REFUSED], activeServiceStatus=active("DEPLOYING"))
+    assert assess(made.snapshot(mended)).phase is Phase.PROGRESSING
+
+
+def test_a_service_given_up_is_so_whatever_the_operator_has_seen() -> None:
+    given_up = made.condition("Ready", "False", "InitializingTimeout", "after 30m")
+    status = {"observedGeneration": 0, "conditions": [given_up]}
+    assert assess(made.snapshot(service(**status))).phase is Phase.FAILED
+
+
+def test_a_stuck_pod_shows_although_the_operator_records_no_generation() -> None:
+    """During a first install it does not: nothing else in the status changes."""
+    pods = (made.pod("w", of="galerne-b", node="", **made.unschedulable("no GPU is free")),)
+    pending = {"rayClusterName": "galerne-b"}
+    first = service(observedGeneration=0, activeServiceStatus={}, pendingServiceStatus=pending)
+    assert assess(made.snapshot(first, pods=pods)).reason == (
+        "pod w (1 GPU): Unschedulable: no GPU is free"
+    )
+
+
 def test_a_stuck_pod_is_the_reason_of_an_application_that_waits() -> None:
     pods = (made.pod("w", node="", **made.unschedulable("no GPU is free")),)
     waiting = service(activeServiceStatus=active("DEPLOYING"))
