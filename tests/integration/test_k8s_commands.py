@@ -793,6 +793,21 @@ def test_keys_live_in_the_secret(installed: Operated) -> None:
     assert "already named" in output
 
 
+def test_kubelets_are_asked_to_bring_a_changed_key_at_once(installed: Operated) -> None:
+    def annotations(pod: str) -> Any:
+        metadata = installed.api.get("v1", "Pod", pod, NAMESPACE)["metadata"]
+        return metadata.get("annotations", {})
+
+    installed.run_json("keys", "create", "ci")
+    first = annotations("worker-1")["galerne/keys-changed-at"]
+    assert annotations("head") == {}
+    installed.api.faults.order(Fault.FORBIDDEN, verb="patch", path="pods")
+    code, output = installed.run("keys", "revoke", "ci")
+    assert code == 0
+    assert "within a minute and a half" in output
+    assert annotations("worker-1")["galerne/keys-changed-at"] == first
+
+
 def test_keys_need_the_secret(installed: Operated) -> None:
     installed.api.delete("v1", "Secret", "galerne-secrets", NAMESPACE)
     code, output = installed.run("keys", "create", "ci")

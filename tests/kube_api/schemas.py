@@ -1,7 +1,7 @@
 """Whether an object is one the API would take: unknown fields and wrong types.
 
 Built-in kinds are checked with `kubernetes-validate` where it is installed; custom ones with the
-schemas of their CRDs where `GALERNE_TEST_CRDS` (or `../shared/crds` beside the repository) has
+schemas of their CRDs where `KUBERAY_CRDS` (or `../shared/crds` beside the repository) has
 them, closed: what they do not declare is unknown. CEL rules are not run. Without either, anything
 is taken.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from kube_api.resource_types import ResourceType
 
-CRDS = Path(os.environ.get("GALERNE_TEST_CRDS") or Path(__file__).parents[3] / "shared" / "crds")
+CRDS = Path(os.environ.get("KUBERAY_CRDS") or Path(__file__).parents[3] / "shared" / "crds")
 HAS_CRDS = CRDS.is_dir()
 HAS_BUILT_IN = importlib.util.find_spec("kubernetes_validate") is not None
 _BUILT_IN_VERSION = "1.36"
