@@ -120,6 +120,7 @@ class Supervisor:
         # Ray has put a handler of its own in front, which prints a stack trace.
         self._listen_for_signals()
         report("deploying")
+        write_settings(self._paths.settings_file, self._settings)
         await asyncio.to_thread(self._deploy)
         await self._wait_until_running(report)
         report("checking the endpoint")
@@ -193,7 +194,6 @@ class Supervisor:
     def _deploy(self) -> None:
         from serving.app import build_applications
 
-        write_settings(self._paths.settings_file, self._settings)
         running = serve_control.deployment_states()
         applications = build_applications(
             self._settings, self._paths, created=self._created, running=running.keys()
@@ -253,7 +253,7 @@ class Supervisor:
         """Hand new settings to the running platform; `rollout` tells how that goes.
 
         Raises:
-            ConfigError: they need a restart, or the platform is not up yet.
+            ConfigError: they need a restart, the platform is not up yet, or the disk is full.
         """
         if not self._is_ready:
             raise ConfigError(
@@ -267,6 +267,8 @@ class Supervisor:
                     param=section,
                     hint="run `galerne down`, then `galerne up` with the new settings",
                 )
+        # First of all: what cannot be written is not in force anywhere.
+        await asyncio.to_thread(write_settings, self._paths.settings_file, settings)
         self._settings = settings
         await asyncio.to_thread(self._deploy)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from serving.adapters.secrets_file import replace_private_file
+from serving.errors import ConfigError
 from serving.settings import Settings
 
 logger = logging.getLogger("ray.serve")
@@ -45,6 +46,13 @@ def write_settings(path: Path, settings: Settings) -> None:
     """Put settings in force; readers see all of the old ones or of the new ones.
 
     Raises:
-        OSError: nothing was changed.
+        ConfigError: `settings_unwritable`; nothing was changed.
     """
-    replace_private_file(path, settings.model_dump_json(indent=2).encode())
+    try:
+        replace_private_file(path, settings.model_dump_json(indent=2).encode())
+    except OSError as error:
+        raise ConfigError(
+            f"the settings cannot be written: {error.strerror}",
+            code="settings_unwritable",
+            hint=f"make room in {path.parent}; nothing was changed",
+        ) from error

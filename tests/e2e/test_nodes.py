@@ -65,7 +65,7 @@ def test_nodes_have_their_own_ports_and_are_cut_off_and_killed_alone(
         subprocess.Popen(node.command(sys.executable, "-c", _LISTEN, node.name)) for node in pair
     ]
     for node in pair:
-        wait_until(lambda: said_by(node) == node.name, timeout_s=10)  # noqa: B023
+        wait_until(lambda: said_by(node) == node.name, timeout_s=10)  # noqa: B023 (over at once)
     assert one.processes() == [listeners[0].pid]
 
     one.unplug()

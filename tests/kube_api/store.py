@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -185,9 +186,7 @@ class Store:
             if dry_run:
                 return before
             if before["metadata"].get("finalizers"):
-                time = self._time()
-                marked = lambda o: {**o, "metadata": {**o["metadata"], "deletionTimestamp": time}}  # noqa: E731
-                return self.update(key, marked)
+                return self.update(key, partial(_marked, at=self._time()))
             self._drop(key)
             if key[0].plural == "namespaces":
                 for inner in [each for each in self._objects if each[1] == key[2]]:
@@ -305,3 +304,8 @@ def _is_respecified(before: Object | None, new: Object) -> bool:
     return {k: v for k, v in before.items() if k not in parts} != {
         k: v for k, v in new.items() if k not in parts
     }
+
+
+def _marked(value: Mapping[str, Any], *, at: str) -> dict[str, Any]:
+    """The object, which waits for its finalizers to go."""
+    return {**value, "metadata": {**value["metadata"], "deletionTimestamp": at}}

@@ -8,6 +8,7 @@ import pytest
 
 from serving.adapters import settings_file
 from serving.adapters.settings_file import SettingsFile, write_settings
+from serving.errors import ConfigError
 from serving.settings import Settings
 
 
@@ -29,6 +30,16 @@ def test_changes_are_seen_and_nothing_else_is_read_again(tmp_path: Path) -> None
     write_settings(path, settings(2))
     assert file.latest() == settings(2)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_settings_that_cannot_be_written_leave_the_old_ones(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    write_settings(path, settings(1))
+    with pytest.raises(ConfigError) as caught:
+        write_settings(tmp_path / "none" / "settings.json", settings(2))
+    assert caught.value.code == "settings_unwritable"
+    assert "make room" in caught.value.hint
+    assert SettingsFile(path).latest() == settings(1)
 
 
 def test_a_swapped_link_is_seen(tmp_path: Path) -> None:
