@@ -21,7 +21,7 @@ from loadtest.machine import allow_many_connections, describe
 from loadtest.peers import galerne
 from loadtest.peers.base import Peer
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
-from loadtest.report import Row, markdown
+from loadtest.figures import Row, markdown
 
 RESULTS = Path(__file__).parent / "results"
 

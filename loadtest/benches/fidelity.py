@@ -25,7 +25,7 @@ from loadtest.peers import bare_vllm
 from loadtest.peers.base import Server, UnavailableError
 from loadtest.peers.single import Command, serve
 from loadtest.processes import free_port
-from loadtest.report import Figures, Line, Row, paired_ratio, quantile
+from loadtest.figures import Figures, Line, Row, paired_ratio, quantile
 from serving.adapters.probe_client import Endpoint, ProbeClient, connected
 from serving.errors import ConfigError
 

@@ -11,7 +11,7 @@ from random import Random
 import psutil
 
 from loadtest.benches.subjects import progress
-from loadtest.report import Figures, Line, blocks, quantile
+from loadtest.figures import Figures, Line, blocks, quantile
 from serving import __version__
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.gateway.fleet import Fleet

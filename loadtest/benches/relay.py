@@ -14,7 +14,7 @@ from loadtest.benches.subjects import in_turn, installed, progress
 from loadtest.client import Client, Shape, connected, first_error, num_failed, run
 from loadtest.engines import Kind, Timing
 from loadtest.peers.base import RELAYING, Peer, Server, UnavailableError
-from loadtest.report import Figures, Line, blocks, quantile
+from loadtest.figures import Figures, Line, blocks, quantile
 
 BENCH = "relay"
 BASE = "galerne"

@@ -24,7 +24,7 @@ from loadtest.peers import galerne, smg, vllm_router
 from loadtest.peers.base import Peer, Server, UnavailableError
 from loadtest.peers.single import serve
 from loadtest.processes import free_port
-from loadtest.report import Figures, blocks, quantile, rounded
+from loadtest.figures import Figures, blocks, quantile, rounded
 from loadtest.traces import TraceRequest, generate, oracle_hit_ratio, prompt_of, read_trace
 from serving.settings import RoutingSettings
 

@@ -11,7 +11,7 @@ from loadtest.benches.subjects import in_turn, installed, progress
 from loadtest.client import Shape, Stream, connected, run
 from loadtest.engines import Kind, Timing
 from loadtest.peers.base import Peer, Server, UnavailableError
-from loadtest.report import Figures, Line
+from loadtest.figures import Figures, Line
 
 BENCH = "smoke"
 TIMING = Timing(overhead_s=0.002, interval_s=0.02)

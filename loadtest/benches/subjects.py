@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from loadtest.peers.base import Peer, UnavailableError
-from loadtest.report import Figures
+from loadtest.figures import Figures
 
 
 def progress(text: str) -> None:

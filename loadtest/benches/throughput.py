@@ -11,7 +11,7 @@ from typing import NamedTuple
 from loadtest.benches.subjects import in_turn, installed, progress
 from loadtest.client import Client, Shape, connected, first_error, run
 from loadtest.peers.base import Peer, Server, UnavailableError
-from loadtest.report import Figures, Line, paired_ratio
+from loadtest.figures import Figures, Line, paired_ratio
 
 BENCH = "throughput"
 BASE = "bare-vllm"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.benches.fidelity import Latencies, _record, _verdicts, is_faithful
-from loadtest.report import Figures
+from loadtest.figures import Figures
 
 
 def rounds(*factors: float) -> Figures:

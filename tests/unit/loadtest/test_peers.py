@@ -12,7 +12,7 @@ from loadtest.peers import haproxy, litellm
 from loadtest.peers.base import Peer, UnavailableError
 from loadtest.peers.installation import ensure_environment, peer_folder
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
-from loadtest.report import Figures
+from loadtest.figures import Figures
 
 
 def _unavailable(*_: object) -> str:

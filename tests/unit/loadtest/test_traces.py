@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from loadtest.report import quantile
+from loadtest.figures import quantile
 from loadtest.traces import (
     BLOCK_TOKENS,
     TraceRequest,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from loadtest.report import (
+from loadtest.figures import (
     Figures,
     Line,
     blocks,

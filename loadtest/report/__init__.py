@@ -1,0 +1,1 @@
+"""Results as a person looks at them: one HTML file, and pictures."""
