@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.benches import fidelity, pick, relay, routing, scaleout, smoke, throughput
+from loadtest.figures import Row, markdown
 from loadtest.machine import allow_many_connections, describe
 from loadtest.peers import galerne
 from loadtest.peers.base import Peer
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
-from loadtest.figures import Row, markdown
 
 RESULTS = Path(__file__).parent / "results"
 

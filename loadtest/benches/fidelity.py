@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 from loadtest.benches.subjects import progress
 from loadtest.client import run
 from loadtest.engines import set_options
+from loadtest.figures import Figures, Line, Row, paired_ratio, quantile
 from loadtest.peers import bare_vllm
 from loadtest.peers.base import Server, UnavailableError
 from loadtest.peers.single import Command, serve
 from loadtest.processes import free_port
-from loadtest.figures import Figures, Line, Row, paired_ratio, quantile
 from serving.adapters.probe_client import Endpoint, ProbeClient, connected
 from serving.errors import ConfigError
 

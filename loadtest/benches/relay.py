@@ -13,8 +13,8 @@ from loadtest.accounting import Roles, Span, between, microseconds_per, rss_mib,
 from loadtest.benches.subjects import in_turn, installed, progress
 from loadtest.client import Client, Shape, connected, first_error, num_failed, run
 from loadtest.engines import Kind, Timing
-from loadtest.peers.base import RELAYING, Peer, Server, UnavailableError
 from loadtest.figures import Figures, Line, blocks, quantile
+from loadtest.peers.base import RELAYING, Peer, Server, UnavailableError
 
 BENCH = "relay"
 BASE = "galerne"

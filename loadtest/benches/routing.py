@@ -20,11 +20,11 @@ import aiohttp
 from loadtest.benches.subjects import installed, progress
 from loadtest.client import run
 from loadtest.engines import MODEL, simulator
+from loadtest.figures import Figures, blocks, quantile, rounded
 from loadtest.peers import galerne, smg, vllm_router
 from loadtest.peers.base import Peer, Server, UnavailableError
 from loadtest.peers.single import serve
 from loadtest.processes import free_port
-from loadtest.figures import Figures, blocks, quantile, rounded
 from loadtest.traces import TraceRequest, generate, oracle_hit_ratio, prompt_of, read_trace
 from serving.settings import RoutingSettings
 

@@ -12,8 +12,8 @@ from loadtest.accounting import between, sample
 from loadtest.benches.subjects import in_turn, installed, progress
 from loadtest.client import Pace, Shape, Stream, connected, first_error, num_failed, run
 from loadtest.engines import Timing
-from loadtest.peers.base import RELAYING, Peer, Server
 from loadtest.figures import Figures, Line
+from loadtest.peers.base import RELAYING, Peer, Server
 
 BENCH = "scaleout"
 PACE = Timing(overhead_s=0.002, interval_s=0.1)

@@ -10,8 +10,8 @@ from loadtest import engines
 from loadtest.benches.subjects import in_turn, installed, progress
 from loadtest.client import Shape, Stream, connected, run
 from loadtest.engines import Kind, Timing
-from loadtest.peers.base import Peer, Server, UnavailableError
 from loadtest.figures import Figures, Line
+from loadtest.peers.base import Peer, Server, UnavailableError
 
 BENCH = "smoke"
 TIMING = Timing(overhead_s=0.002, interval_s=0.02)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from loadtest.peers.base import Peer, UnavailableError
 from loadtest.figures import Figures
+from loadtest.peers.base import Peer, UnavailableError
 
 
 def progress(text: str) -> None:

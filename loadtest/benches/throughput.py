@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from loadtest.benches.subjects import in_turn, installed, progress
 from loadtest.client import Client, Shape, connected, first_error, run
-from loadtest.peers.base import Peer, Server, UnavailableError
 from loadtest.figures import Figures, Line, paired_ratio
+from loadtest.peers.base import Peer, Server, UnavailableError
 
 BENCH = "throughput"
 BASE = "bare-vllm"

@@ -34,8 +34,9 @@ class Session:
 
     `index` is its place in the workload: the same session has the same index in every run, so that
     two runs can be compared request by request. `at_s` is when its first turn is due, counted from
-    the beginning of the run. `traffic` names the part of the workload that it belongs to. The client
-    leaves `cancel_after_s` after sending a turn, if that is given and the answer has not ended.
+    the beginning of the run. `traffic` names the part of the workload that it belongs to. The
+    client leaves `cancel_after_s` after sending a turn, if that is given and the answer has not
+    ended.
     """
 
     index: int

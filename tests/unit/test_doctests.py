@@ -10,19 +10,26 @@ from types import ModuleType
 
 import pytest
 
+import loadtest
 import serving
 
 WITHOUT_EXAMPLES = (
     "serving.__main__", "serving.app", "serving.cli", "serving.gateway_assembly", "serving.setup",
     "serving.adapters.replica_directory", "serving.adapters.serve_router",
-    "serving.engine.deployment", "serving.engine.vllm_launch",
+    "serving.engine.deployment", "serving.engine.vllm_launch", "loadtest.peers",
 )  # fmt: skip
 """Modules that build a command line or import Ray: no examples there."""
 
 
 def modules_with_logic() -> list[str]:
-    found = pkgutil.walk_packages(serving.__path__, "serving.", onerror=lambda name: None)
-    names = (module.name for module in found if not module.name.startswith(WITHOUT_EXAMPLES))
+    found = [
+        module.name
+        for package in (serving, loadtest)
+        for module in pkgutil.walk_packages(
+            package.__path__, f"{package.__name__}.", onerror=lambda name: None
+        )
+    ]
+    names = (name for name in found if not name.startswith(WITHOUT_EXAMPLES))
     return ["k8s.monitoring.expressions", *sorted(names)]
 
 

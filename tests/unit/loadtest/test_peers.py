@@ -8,11 +8,11 @@ from loadtest.benches.scaleout import efficiencies, goodput, subject_name
 from loadtest.benches.subjects import in_turn, installed
 from loadtest.client import Stream
 from loadtest.engines import Timing, set_options, simulator_settings
+from loadtest.figures import Figures
 from loadtest.peers import haproxy, litellm
 from loadtest.peers.base import Peer, UnavailableError
 from loadtest.peers.installation import ensure_environment, peer_folder
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
-from loadtest.figures import Figures
 
 
 def _unavailable(*_: object) -> str:
