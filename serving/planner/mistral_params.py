@@ -18,6 +18,7 @@ _NAMES = {
     "hidden_dim": "intermediate_size",
     "tied_embeddings": "tie_word_embeddings",
 }
+_REQUIRED = ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "vocab_size")
 _MOE_NAMES = {
     "num_experts": "n_routed_experts",
     "num_experts_per_tok": "num_experts_per_tok",
@@ -40,12 +41,15 @@ def to_hugging_face(params: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: `model_config_unknown` or `model_config_invalid`, naming the field.
 
-    >>> to_hugging_face({"n_layers": 4, "sliding_window": [None, 8]})["layer_types"]
+    >>> sizes = dict(dim=8, n_layers=4, n_heads=2, n_kv_heads=1, hidden_dim=16, vocab_size=100)
+    >>> to_hugging_face(sizes | {"sliding_window": [None, 8]})["layer_types"]
     ['full_attention', 'sliding_attention', 'full_attention', 'sliding_attention']
     """
     fields = Fields(params)
     if "model_type" in params and params["model_type"] != "transformer":
         raise fields.unknown("model_type", "is not one whose KV cache is known", ["transformer"])
+    for name in _REQUIRED:
+        fields.size(name)
     config = {_NAMES.get(name, name): value for name, value in params.items()}
     config.setdefault("max_position_embeddings", _MAX_POSITION_EMBEDDINGS)
     config.setdefault("sliding_window", None)
