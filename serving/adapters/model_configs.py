@@ -1,8 +1,9 @@
-"""Models' configurations by name or from files."""
+"""Models' configurations by name or from files, and what the planner makes of them."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 
 from serving.adapters.manifest import CONFIG_NAMES
 from serving.errors import ConfigError
+from serving.planner.engine_defaults import chosen_chunk, with_chosen_chunk
 from serving.planner.model_config import ModelConfig, read_model_config
+from serving.settings import ModelSettings
+
+logger = logging.getLogger("ray.serve")
 
 
 def bundled_models() -> list[str]:
@@ -72,6 +77,22 @@ def read_folder(folder: Path, *, config_format: str = "auto") -> ModelConfig:
             hint="give the folder that directly holds the model's configuration",
         )
     return read_model_config(_read(found[0]))
+
+
+def complete_settings(model_id: str, model: ModelSettings, folder: Path) -> ModelSettings:
+    """The settings with what the planner chooses for the model in the folder.
+
+    A model that the planner does not understand may still be one that vLLM does: it then runs with
+    vLLM's own defaults.
+    """
+    try:
+        config = read_folder(folder, config_format=model.engine.config_format)
+    except ConfigError as error:
+        logger.info("%s: vLLM's defaults stay: %s", model_id, error.message)
+        return model
+    if remark := chosen_chunk(model, config):
+        logger.info("%s: %s", model_id, remark)
+    return with_chosen_chunk(model, config)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

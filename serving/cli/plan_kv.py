@@ -18,10 +18,10 @@ from serving.operations.quantities import to_number
 from serving.planner.chunk import DEFAULT_CHUNK_TOKENS, choose_chunk, lengths_of
 from serving.planner.engine_device import DEVICES, EngineDevice
 from serving.planner.kv_cache import (
-    CacheLayout,
-    CacheOptions,
     KvCachePlan,
-    cache_layout,
+    KvLayout,
+    KvOptions,
+    kv_layout,
     plan_kv_cache,
 )
 from serving.planner.model_config import ModelConfig
@@ -47,7 +47,7 @@ class Dtype(StrEnum):
 class Question:
     """How many sequences of at most so many tokens so many bytes hold."""
 
-    layout: CacheLayout
+    layout: KvLayout
     max_model_len: int
     kv_bytes: int
     device: EngineDevice
@@ -113,9 +113,9 @@ def kv(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Tell how many sequences a KV cache holds, as vLLM would report it at its start."""
     model = load_model_config(config)
-    options = CacheOptions(block_size, kv_dtype, dtype.value, tensor_parallel)
+    options = KvOptions(block_size, kv_dtype, dtype.value, tensor_parallel)
     question = Question(
-        layout=cache_layout(model, options, device=DEVICES[device]),
+        layout=kv_layout(model, options, device=DEVICES[device]),
         max_model_len=_longest(model, max_model_len),
         kv_bytes=parse_bytes(kv_bytes),
         device=DEVICES[device],

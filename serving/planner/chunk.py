@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving.planner.engine_device import EngineDevice
-from serving.planner.kv_cache import CacheLayout, Lengths
+from serving.planner.kv_cache import KvLayout, Lengths
 
 DEFAULT_CHUNK_TOKENS = 2048
 """vLLM's for a server on a CPU and on GPUs below 70 GiB; larger GPUs take more. Source:
@@ -36,7 +36,7 @@ class ChunkChoice:
 
 
 def choose_chunk(
-    layout: CacheLayout, *, max_model_len: int, max_num_seqs: int, device: EngineDevice
+    layout: KvLayout, *, max_model_len: int, max_num_seqs: int, device: EngineDevice
 ) -> ChunkChoice:
     """The chunk for a model with this cache.
 
@@ -46,7 +46,7 @@ def choose_chunk(
 
     >>> from serving.planner.engine_device import CPU
     >>> from serving.planner.kv_cache import LayerGroup
-    >>> demo = CacheLayout((LayerGroup(30, 128, window=512),), bytes_per_block=2_949_120)
+    >>> demo = KvLayout((LayerGroup(30, 128, window=512),), bytes_per_block=2_949_120)
     >>> choice = choose_chunk(demo, max_model_len=4096, max_num_seqs=64, device=CPU)
     >>> choice.tokens, choice.gain_ratio
     (256, 3.0)
@@ -79,9 +79,7 @@ def lengths_of(max_model_len: int, chunk_tokens: int, *, device: EngineDevice) -
     return Lengths(max_model_len, in_flight=device.num_concurrent_steps * chunk_tokens)
 
 
-def _blocks(
-    layout: CacheLayout, max_model_len: int, chunk_tokens: int, device: EngineDevice
-) -> int:
+def _blocks(layout: KvLayout, max_model_len: int, chunk_tokens: int, device: EngineDevice) -> int:
     return layout.blocks_per_sequence(lengths_of(max_model_len, chunk_tokens, device=device))
 
 

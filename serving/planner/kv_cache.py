@@ -29,7 +29,7 @@ KV_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 
 
 @dataclass(frozen=True, slots=True)
-class CacheOptions:
+class KvOptions:
     """vLLM's options of the cache.
 
     `block_size` is in tokens, `None` for the device's own. `dtype` is the model's.
@@ -82,7 +82,7 @@ class LayerGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheLayout:
+class KvLayout:
     """A model's groups, and the bytes of a block on each GPU."""
 
     groups: tuple[LayerGroup, ...]
@@ -92,13 +92,13 @@ class CacheLayout:
         """Of all groups together."""
         return sum(group.blocks_per_sequence(lengths) for group in self.groups)
 
-    def without_windows(self) -> CacheLayout:
+    def without_windows(self) -> KvLayout:
         """The same layers if they forgot nothing, which makes them one group."""
         num_layers = sum(group.num_layers for group in self.groups)
         first = self.groups[0]
         per_layer = self.bytes_per_block // max(group.num_layers for group in self.groups)
         group = LayerGroup(num_layers, first.block_size, window=None)
-        return CacheLayout((group,), per_layer * num_layers)
+        return KvLayout((group,), per_layer * num_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +112,13 @@ class KvCachePlan:
     max_concurrency: float
 
 
-def plan_kv_cache(layout: CacheLayout, lengths: Lengths, *, kv_bytes: int) -> KvCachePlan:
+def plan_kv_cache(layout: KvLayout, lengths: Lengths, *, kv_bytes: int) -> KvCachePlan:
     """The cache that fits into `kv_bytes` of each GPU.
 
     Raises:
         ConfigError: not even one sequence fits, and vLLM would not start (`kv_cache_too_small`).
 
-    >>> layout = CacheLayout((LayerGroup(30, 128, window=512),), bytes_per_block=2_949_120)
+    >>> layout = KvLayout((LayerGroup(30, 128, window=512),), bytes_per_block=2_949_120)
     >>> plan_kv_cache(layout, Lengths(4096, in_flight=256), kv_bytes=1024**3)
     KvCachePlan(bytes_per_block=2949120, num_blocks=364, kv_cache_tokens=212992, \
 max_concurrency=52.0)
@@ -143,7 +143,7 @@ max_concurrency=52.0)
     )
 
 
-def cache_layout(model: ModelConfig, options: CacheOptions, *, device: EngineDevice) -> CacheLayout:
+def kv_layout(model: ModelConfig, options: KvOptions, *, device: EngineDevice) -> KvLayout:
     """How vLLM lays out the model's cache.
 
     Raises:
@@ -156,7 +156,7 @@ def cache_layout(model: ModelConfig, options: CacheOptions, *, device: EngineDev
         LayerGroup(num_layers, block_size, window)
         for num_layers, window in _group_layers(Counter(model.windows))
     )
-    return CacheLayout(groups, page_bytes * max(group.num_layers for group in groups))
+    return KvLayout(groups, page_bytes * max(group.num_layers for group in groups))
 
 
 def _group_layers(num_layers: Counter[int | None]) -> list[tuple[int, int | None]]:
@@ -182,7 +182,7 @@ def _group_layers(num_layers: Counter[int | None]) -> list[tuple[int, int | None
     return groups
 
 
-def _block_size(model: ModelConfig, options: CacheOptions, *, device: EngineDevice) -> int:
+def _block_size(model: ModelConfig, options: KvOptions, *, device: EngineDevice) -> int:
     """Tokens of a block in every layer.
 
     Window layers round theirs to what the kernel takes; full layers beside them are then given
@@ -207,7 +207,7 @@ def _block_size(model: ModelConfig, options: CacheOptions, *, device: EngineDevi
     return taken
 
 
-def _latent_block_size(options: CacheOptions, *, device: EngineDevice) -> int:
+def _latent_block_size(options: KvOptions, *, device: EngineDevice) -> int:
     """Blocks of latent attention are as large as the kernel wants them, and each wants others.
 
     Source: `CpuPlatform.check_and_update_config` in vllm/platforms/cpu.py, vLLM 0.32, for CPUs
@@ -223,7 +223,7 @@ def _latent_block_size(options: CacheOptions, *, device: EngineDevice) -> int:
     return block_size
 
 
-def _bytes_per_token(model: ModelConfig, options: CacheOptions) -> int:
+def _bytes_per_token(model: ModelConfig, options: KvOptions) -> int:
     """Of one layer on one GPU: keys and values of its heads, or one latent vector."""
     element_bytes = _element_bytes(model, options)
     _check_heads(model, options.tensor_parallel_size)
@@ -233,7 +233,7 @@ def _bytes_per_token(model: ModelConfig, options: CacheOptions) -> int:
     return 2 * num_kv_heads * model.head_size * element_bytes
 
 
-def _element_bytes(model: ModelConfig, options: CacheOptions) -> int:
+def _element_bytes(model: ModelConfig, options: KvOptions) -> int:
     """Source: `resolve_kv_cache_dtype_string` and `STR_DTYPE_TO_TORCH_DTYPE` in
     vllm/utils/torch_utils.py, `_resolve_auto_dtype` in vllm/config/model.py, vLLM 0.32: models in
     float32, and those in types that no device computes in, run in 16 bits."""

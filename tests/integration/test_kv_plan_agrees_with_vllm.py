@@ -29,7 +29,7 @@ from serving.adapters.model_configs import bundled_models
 from serving.errors import ConfigError
 from serving.planner.chunk import lengths_of
 from serving.planner.engine_device import DEVICES
-from serving.planner.kv_cache import CacheOptions, cache_layout, plan_kv_cache
+from serving.planner.kv_cache import KvOptions, kv_layout, plan_kv_cache
 from serving.planner.model_config import read_model_config
 
 GIB = 1024**3
@@ -91,15 +91,13 @@ def config_of(model: str) -> Mapping[str, Any]:
 
 def ours(case: Case) -> list[float]:
     model, device = read_model_config(config_of(case.model)), DEVICES[case.device]
-    options = CacheOptions(
+    options = KvOptions(
         case.block_size, case.kv_dtype, tensor_parallel_size=case.tensor_parallel_size
     )
     if model.latent and case.device == "cpu":
         options = replace(options, block_size=None)  # vLLM overrides it
     lengths = lengths_of(case.max_model_len, case.chunk_tokens, device=device)
-    plan = plan_kv_cache(
-        cache_layout(model, options, device=device), lengths, kv_bytes=case.kv_bytes
-    )
+    plan = plan_kv_cache(kv_layout(model, options, device=device), lengths, kv_bytes=case.kv_bytes)
     return [plan.bytes_per_block, plan.num_blocks, plan.kv_cache_tokens, plan.max_concurrency]
 
 
@@ -137,10 +135,10 @@ class Vllm:
         from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
         from vllm.model_executor.model_loader.utils import initialize_model
         from vllm.utils.torch_utils import set_default_torch_dtype
-        from vllm.v1.kv_cache_layout import KVCacheLayout
+        from vllm.v1.kv_cache_layout import KVKvLayout
 
         config = self._config(model, block_size)
-        config.cache_config.kv_cache_layout = KVCacheLayout.LBHNC.name
+        config.cache_config.kv_cache_layout = KVKvLayout.LBHNC.name
         with set_current_vllm_config(config):
             self._join_group()
             with set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):

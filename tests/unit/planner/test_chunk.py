@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from serving.planner.chunk import DEFAULT_CHUNK_TOKENS, ChunkChoice, choose_chunk
 from serving.planner.engine_device import CPU, DEVICES, GPU, EngineDevice
-from serving.planner.kv_cache import CacheLayout, LayerGroup
+from serving.planner.kv_cache import KvLayout, LayerGroup
 
 
 def choice(
@@ -18,7 +18,7 @@ def choice(
     max_model_len: int = 32768,
     max_num_seqs: int = 256,
 ) -> ChunkChoice:
-    layout = CacheLayout((LayerGroup(32, device.block_size, window),), bytes_per_block=1)
+    layout = KvLayout((LayerGroup(32, device.block_size, window),), bytes_per_block=1)
     return choose_chunk(
         layout, max_model_len=max_model_len, max_num_seqs=max_num_seqs, device=device
     )
@@ -57,7 +57,7 @@ def test_short_sequences_gain_nothing() -> None:
 
 def test_a_mixture_gains_what_its_windows_do() -> None:
     groups = (LayerGroup(9, 16, None), *[LayerGroup(9, 16, 1024)] * 3)
-    layout = CacheLayout(groups, bytes_per_block=1)
+    layout = KvLayout(groups, bytes_per_block=1)
     short = choose_chunk(layout, max_model_len=8192, max_num_seqs=256, device=GPU)
     assert short.tokens == 512
     assert 1.5 < short.gain_ratio < 2.5

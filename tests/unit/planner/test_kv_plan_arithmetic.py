@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from serving.errors import ConfigError
 from serving.planner.engine_device import CPU, DEVICES, GPU, EngineDevice
 from serving.planner.kv_cache import (
-    CacheLayout,
-    CacheOptions,
+    KvLayout,
+    KvOptions,
     LayerGroup,
     Lengths,
-    cache_layout,
+    kv_layout,
     plan_kv_cache,
 )
 from serving.planner.model_config import Latent, ModelConfig
@@ -31,10 +31,8 @@ LATENT = replace(
 )
 
 
-def layout(
-    model: ModelConfig = MODEL, *, device: EngineDevice = GPU, **options: Any
-) -> CacheLayout:
-    return cache_layout(model, CacheOptions(**options), device=device)
+def layout(model: ModelConfig = MODEL, *, device: EngineDevice = GPU, **options: Any) -> KvLayout:
+    return kv_layout(model, KvOptions(**options), device=device)
 
 
 def refusal(**options: Any) -> ConfigError:
@@ -133,7 +131,7 @@ def test_options_that_do_not_go_together_are_named(options: dict[str, Any], para
 
 
 def test_a_cache_too_small_for_one_sequence_says_what_it_takes() -> None:
-    demo = CacheLayout((LayerGroup(30, 128, 512),), 2_949_120)
+    demo = KvLayout((LayerGroup(30, 128, 512),), 2_949_120)
     lengths = Lengths(4096, in_flight=256)
     assert plan_kv_cache(demo, lengths, kv_bytes=8 * 2_949_120).num_blocks == 8
     with pytest.raises(ConfigError, match="23,592,960") as refused:
@@ -157,14 +155,14 @@ layouts = st.builds(
 lengths = st.builds(Lengths, st.integers(1, 100_000), in_flight=st.integers(1, 20_000))
 
 
-def enough(shape: CacheLayout, bounds: Lengths) -> int:
+def enough(shape: KvLayout, bounds: Lengths) -> int:
     return (shape.blocks_per_sequence(bounds) + 1) * shape.bytes_per_block
 
 
 @settings(deadline=None)
 @given(layouts, lengths, st.integers(0, 10**12), st.integers(0, 10**12))
 def test_more_memory_is_never_less_room(
-    shape: CacheLayout, bounds: Lengths, more: int, still_more: int
+    shape: KvLayout, bounds: Lengths, more: int, still_more: int
 ) -> None:
     least = enough(shape, bounds)
     plan = plan_kv_cache(shape, bounds, kv_bytes=least + more)
@@ -177,7 +175,7 @@ def test_more_memory_is_never_less_room(
 
 @settings(deadline=None)
 @given(layouts, lengths)
-def test_a_smaller_chunk_never_takes_more(shape: CacheLayout, bounds: Lengths) -> None:
+def test_a_smaller_chunk_never_takes_more(shape: KvLayout, bounds: Lengths) -> None:
     smaller = replace(bounds, in_flight=max(bounds.in_flight // 2, 1))
     assert shape.blocks_per_sequence(smaller) <= shape.blocks_per_sequence(bounds)
 
@@ -194,7 +192,7 @@ def test_a_window_as_long_as_the_sequence_is_full_attention_and_a_block(
 
 @settings(deadline=None)
 @given(layouts)
-def test_without_windows_the_layers_and_their_bytes_stay(shape: CacheLayout) -> None:
+def test_without_windows_the_layers_and_their_bytes_stay(shape: KvLayout) -> None:
     full = shape.without_windows()
     (group,) = full.groups
     assert group.num_layers == sum(part.num_layers for part in shape.groups)
