@@ -117,7 +117,8 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
         url=plan.target.url,
         title=plan.title,
         started_at=started_at,
-        duration_s=_duration_s(plan, records, elapsed_s),
+        # An interrupted run has no more seconds in which requests were due than it took.
+        duration_s=max(min(plan.workload.planned_s(plan.rate_scale), elapsed_s), 1e-3),
         seed=plan.workload.seed,
         workload=plan.workload.model_dump(mode="json", exclude_none=True),
         workers=coordinator.figures,
@@ -149,17 +150,6 @@ async def _watched(
         if interrupted.is_set() and begun is None:
             return 0.0
     return time.perf_counter() - (coordinator.begun or time.perf_counter())
-
-
-def _duration_s(plan: Plan, records: Sequence[Record], elapsed_s: float) -> float:
-    """The seconds in which requests were due: what the workload says, else until the last one.
-
-    An interrupted run has no more than it took.
-    """
-    stated_s = plan.workload.duration_s
-    if stated_s is None:
-        stated_s = max((record.due_s for record in records), default=0.0)
-    return max(min(stated_s, elapsed_s), 1e-3)
 
 
 @asynccontextmanager
