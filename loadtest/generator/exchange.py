@@ -44,7 +44,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection", "_connections", "_events", "_gaps", "_headers", "_is_repeated",
+        "_connection", "_connections", "_events", "_gaps", "_has_event", "_headers", "_is_repeated",
         "_last_token", "_on_end", "_part", "_received", "_sent", "_status", "_text", "_ttft_s",
         "planned", "record",
     )  # fmt: skip
@@ -59,6 +59,7 @@ class Exchange:
         self._connection: Connection | None = None
         self._events = EventSplitter() if planned.is_stream else None
         self._gaps = array("f")
+        self._has_event = False
         self._headers: Headers = []
         self._is_repeated = False
         self._last_token = 0.0
@@ -109,6 +110,7 @@ class Exchange:
             return
         try:
             for event in self._events.feed(part):
+                self._has_event = True
                 self._take(self.planned.wire.read_event(event), now)
         except UnreadableError:
             self.give_up("bad_answer")
@@ -123,7 +125,8 @@ class Exchange:
         elif self._events is None:
             self._read_whole(now)
         else:
-            self._end(now, self._part.error or (None if self._part.is_last else "truncated"))
+            cut = "truncated" if self._has_event else "bad_answer"
+            self._end(now, self._part.error or (None if self._part.is_last else cut))
 
     def lost(self, reason: str, now: float) -> None:
         connection = self._connection

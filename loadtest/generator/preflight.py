@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection
 
 import aiohttp
 
@@ -13,11 +13,11 @@ from serving.errors import ConfigError
 _TIMEOUT_S = 20.0
 
 
-async def check(target: Target, models: Mapping[str, str | None]) -> None:
+async def check(target: Target, asked: Collection[tuple[str, str | None]]) -> None:
     """Nothing stands in the way of requests for these models.
 
     Args:
-        models: the API key that each model is asked with, `None` for none.
+        asked: every model with the API key that it is asked with, `None` for none.
 
     Raises:
         ConfigError: the endpoint cannot be reached, refuses the key or does not serve the model.
@@ -25,9 +25,9 @@ async def check(target: Target, models: Mapping[str, str | None]) -> None:
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     connector = aiohttp.TCPConnector(ssl=target.tls or True)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        for key in set(models.values()):
+        for key in {key for _, key in asked}:
             served = await _served(session, target, key)
-            for model, its_key in models.items():
+            for model, its_key in asked:
                 if its_key == key and model not in served:
                     raise ConfigError(
                         f"{target.url} does not serve {model!r}",

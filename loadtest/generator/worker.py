@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +30,8 @@ from loadtest.generator.sender import Limits, Sender
 from loadtest.generator.target import Composer, Target
 from loadtest.generator.wire import Wording
 from loadtest.machine import allow_many_connections
-from loadtest.workload.prompts import prompt_writer
-from loadtest.workload.request import Session
+from loadtest.workload.prompts import SIMULATED, Prompts, words_of
+from loadtest.workload.request import Session, Turn
 from loadtest.workload.spec import Workload
 from serving.errors import ServingError
 
@@ -102,6 +103,7 @@ async def _send(sender: Sender, coordinator: _Coordinator, worker: int, start: S
 def _sender(share: Share) -> Sender:
     """What sends a share; reads the trace and the tokenizer, so that nothing slow is left."""
     workload = Workload.model_validate(share.workload)
+    words = words_of(Path(share.tokenizer)) if share.tokenizer else SIMULATED
     target = Target(share.url, Path(share.ca_file) if share.ca_file else None)
     composers = {
         name: Composer.make(
@@ -116,9 +118,13 @@ def _sender(share: Share) -> Sender:
         _own(workload, share),
         composers,
         Connections(target.url, target.tls),
-        prompt=prompt_writer(Path(share.tokenizer) if share.tokenizer else None),
+        prompt=partial(_text, Prompts(words, salt=workload.seed)),
         limits=Limits(share.timeout_s, workload.duration_s),
     )
+
+
+def _text(prompts: Prompts, turn: Turn) -> bytes:
+    return prompts.text(turn.blocks, turn.prompt_tokens)
 
 
 def _own(workload: Workload, share: Share) -> Iterator[Session]:
