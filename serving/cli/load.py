@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,6 @@ from serving.cli.console import err
 from serving.errors import ConfigError
 
 app = typer.Typer(help="Load tests that end in a verdict.", no_args_is_help=True)
-
-EXIT_INVALID = 4
-EXIT_INTERRUPTED = 130
 
 
 @app.callback()
@@ -50,14 +49,6 @@ def run(  # noqa: PLR0913 - each is an option of the command
         ),
     ] = None,
     title: Annotated[str, typer.Option(help="Of the report.")] = "Load test",
-    prometheus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="A Prometheus that scrapes the platform: replicas in the report.",
-            show_default=False,
-        ),
-    ] = None,
     workers: options.WorkersOption = 1,
     listen: options.ListenOption = None,
     timeout_s: options.TimeoutOption = 300.0,
@@ -82,18 +73,18 @@ def run(  # noqa: PLR0913 - each is an option of the command
     `galerne load run --url $URL --workload loadtest/workloads/chat.yaml --workers 2`
     """
     # Tables, plots and event loops take a second to import.
-    from serving.cli.load_run import perform, print_summary, read_verdict_options, results_folder
+    from loadtest.verdict.slo import read_slo
+    from serving.cli.load_run import perform, print_summary, results_folder
 
-    asked = read_verdict_options(slo, prometheus)
+    asked = None if slo is None else read_slo(slo)
     folder = results_folder(out)
     sending = options.Sending(url, key, workers, listen, timeout_s, tokenizer, ca_file)
     traffic = options.Traffic(
         model, trace, trace_format, speed, limit, arrivals, prompt_tokens, output_tokens, dialect,
         stream,
     )  # fmt: skip
-    plan = options.make_plan(
-        sending, traffic, workload=workload, duration_s=duration_s, seed=seed, title=title
-    )
+    plan = options.make_plan(sending, traffic, workload=workload, duration_s=duration_s, seed=seed)
+    plan = replace(plan, title=title)
     outcome = perform(plan, asked)
     outcome.write(folder)
     print_summary(outcome, folder, as_json=as_json)
@@ -117,8 +108,6 @@ def worker(
     """
     from loadtest.generator.messages import TOKEN_VARIABLE
     from loadtest.generator.worker import run_worker
-
-    import os
 
     if not (token := os.environ.get(TOKEN_VARIABLE)):
         raise ConfigError(

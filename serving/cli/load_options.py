@@ -226,7 +226,9 @@ def _workload(
 
     if file is not None:
         if traffic != Traffic() or duration_s is not None or seed is not None:
-            raise _conflict("--workload says what to send: leave out the other options", "--workload")
+            raise _conflict(
+                "--workload says what to send: leave out the other options", "--workload"
+            )
         return read_workload(file)
     if duration_s is None and traffic.trace is None and "step:" not in (traffic.arrivals or ""):
         duration_s = DEFAULT_DURATION_S

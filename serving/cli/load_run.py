@@ -15,13 +15,13 @@ import uvloop
 from rich.table import Table
 
 from loadtest.generator.run import Moment, Plan, Result, load
-from loadtest.generator.tally import Tally
-from loadtest.records import Record, write
+from loadtest.generator.tally import Tally, goodness
+from loadtest.records import write
 from loadtest.report.files import write_report
-from loadtest.report.live import Display, Progress
-from loadtest.verdict.slo import Slo, read_slo
-from loadtest.verdict.summarize import last_line, summarize, write_summary
-from loadtest.verdict.summary import Distribution, Summary
+from loadtest.report.live import Progress, showing
+from loadtest.verdict.slo import Slo
+from loadtest.verdict.summarize import summarize
+from loadtest.verdict.summary import Distribution, Summary, last_line, to_json
 from serving.cli.console import EXIT_FAILURE, err, out
 from serving.errors import ConfigError
 
@@ -55,7 +55,7 @@ class Outcome:
         try:
             about.write(folder)
             write(records, folder)
-            write_summary(self.summary, folder)
+            (folder / "summary.json").write_bytes(to_json(self.summary) + b"\n")
             write_report(folder, about=about, summary=self.summary, records=records)
         except OSError as error:
             raise _not_written(folder, error) from error
@@ -67,7 +67,7 @@ def results_folder(path: Path | None) -> Path:
     Raises:
         ConfigError: it cannot be written, or holds something else.
     """
-    folder = path or Path(f"galerne-load-{datetime.now():%Y%m%d-%H%M%S}")
+    folder = path or Path(f"galerne-load-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -95,26 +95,28 @@ def perform(plan: Plan, slo: Slo | None) -> Outcome:
     about = result.about
     if slo is not None:
         about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_none=True)})
-    summary = summarize(
-        result.records, duration_s=about.duration_s, slo=slo, workers=about.workers
-    )
+    summary = summarize(result.records, duration_s=about.duration_s, slo=slo, workers=about.workers)
     return Outcome(Result(about, result.records), summary)
 
 
 @contextmanager
 def watching(plan: Plan, slo: Slo | None) -> Iterator[Callable[[Moment], None]]:
     """Something to call with each moment of a run, which shows it."""
-    tally = Tally(_goodness(slo))
+    tally = Tally(goodness(slo))
     total_s = plan.workload.planned_s(plan.rate_scale)
-    with Display(err) as display:
+    num_joined = -1
+    with showing(err) as show:
 
         def watch(moment: Moment) -> None:
-            if plan.listen is not None and moment.num_joined < plan.num_workers:
-                display.say(f"{moment.num_joined} of {plan.num_workers} workers have joined")
+            nonlocal num_joined
+            if moment.num_joined < plan.num_workers:
+                if plan.listen is not None and moment.num_joined != num_joined:
+                    num_joined = moment.num_joined
+                    err.print(f"{num_joined} of {plan.num_workers} workers have joined")
                 return
-            tally.add(moment.recent, moment.elapsed_s)
+            tally.add(moment.recent, moment.elapsed_s, num_sent=moment.num_sent)
             recent = tally.recent(moment.elapsed_s)
-            display.show(
+            show(
                 Progress(
                     elapsed_s=moment.elapsed_s,
                     total_s=total_s,
@@ -153,12 +155,6 @@ async def _interruptible(plan: Plan, watch: Callable[[Moment], None]) -> Result:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted.set)
     return await load(plan, watch, interrupted)
-
-
-def _goodness(slo: Slo | None) -> Callable[[Record], bool]:
-    if slo is None:
-        return lambda record: True
-    return slo.is_good
 
 
 def _table(summary: Summary) -> Table:
