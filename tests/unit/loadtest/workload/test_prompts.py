@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -12,19 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import Metaspace, WhitespaceSplit
 
 from loadtest.workload.prompts import SIMULATED, Prompts, words_of
 from loadtest.workload.request import BLOCK_TOKENS
+from serving.adapters.state_paths import StatePaths
+from serving.adapters.weights import demo_folder, is_prepared
 from serving.errors import ConfigError
 from serving.rendering.tokenizer import PieceTokenizer
 
-DEMO = Path(os.environ.get("GALERNE_CACHE_DIR", Path.home() / ".cache/galerne")) / "models/demo-3"
-"""The demo model as `make test` prepares it."""
+DEMO = demo_folder(StatePaths.from_environment())
 needs_demo = pytest.mark.skipif(
-    not (DEMO / "tokenizer.json").is_file(), reason=f"the demo model is not prepared in {DEMO}"
+    not is_prepared(DEMO), reason="the demo model is not prepared: galerne model prepare demo"
 )
+PROMPTS = Prompts()
 NAMES = st.integers(min_value=0, max_value=2**64 - 1)
 
 
@@ -38,7 +39,7 @@ def prompts_to_write(draw: st.DrawFn) -> tuple[list[int], int]:
 @given(prompts_to_write())
 @settings(deadline=None, max_examples=50)
 def test_a_simulated_engine_counts_what_was_planned(asked: tuple[list[int], int]) -> None:
-    text = Prompts().text(*asked)
+    text = PROMPTS.text(*asked)
     assert len(PieceTokenizer().encode(text.decode())) == asked[1]
     assert len(text.split(b" ")) == asked[1]
 
@@ -76,8 +77,7 @@ def num_shared(one: list[bytes], other: list[bytes]) -> int:
 @given(NAMES, NAMES, NAMES)
 @settings(deadline=None)
 def test_prompts_share_what_their_blocks_share(shared: int, one: int, other: int) -> None:
-    prompts = Prompts()
-    alike = num_shared(words(prompts, (shared, one), 900), words(prompts, (shared, other), 1000))
+    alike = num_shared(words(PROMPTS, (shared, one), 900), words(PROMPTS, (shared, other), 1000))
     if one == other:
         assert alike == 900
     else:
@@ -86,8 +86,7 @@ def test_prompts_share_what_their_blocks_share(shared: int, one: int, other: int
 
 
 def test_consecutive_names_differ_from_their_first_word_on() -> None:
-    prompts = Prompts()
-    first = {words(prompts, (name,), 1)[0] for name in range(7 << 32, (7 << 32) + 1000)}
+    first = {words(PROMPTS, (name,), 1)[0] for name in range(7 << 32, (7 << 32) + 1000)}
     assert len(first) == 1000
 
 
@@ -100,7 +99,7 @@ def test_another_salt_makes_other_prompts() -> None:
 @given(prompts_to_write())
 @settings(deadline=None, max_examples=20)
 def test_json_escapes_nothing_of_a_prompt(asked: tuple[list[int], int]) -> None:
-    text = Prompts().text(*asked)
+    text = PROMPTS.text(*asked)
     assert json.dumps(text.decode()).encode() == b'"' + text + b'"'
 
 
@@ -108,17 +107,20 @@ def test_the_simulated_words_are_as_many_as_digits_can_be() -> None:
     assert len(set(SIMULATED)) == len(SIMULATED) == 4096
 
 
-def tokenizer_of(path: Path, vocabulary: Sequence[str]) -> Path:
-    model = WordLevel({word: i for i, word in enumerate(["?", *vocabulary])}, unk_token="?")
+def tokenizer_of(path: Path, vocabulary: Sequence[str], before_words: str = "") -> Path:
+    tokens = ["?", *(before_words + word for word in vocabulary)]
+    model = WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="?")
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.pre_tokenizer = Metaspace(before_words) if before_words else WhitespaceSplit()
     tokenizer.save(str(path))
     return path
 
 
-def test_any_number_of_words_will_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before_words", ["", "▁"])
+def test_any_number_of_words_will_do(tmp_path: Path, before_words: str) -> None:
     vocabulary = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
-    found = words_of(tokenizer_of(tmp_path / "tokenizer.json", [*vocabulary, "9", "É", "No"]))
+    path = tmp_path / "tokenizer.json"
+    found = words_of(tokenizer_of(path, [*vocabulary, "9", "É", "No"], before_words))
     assert found == tuple(vocabulary)
     prompts = Prompts(found)
     assert len({prompts.text((name,), 11) for name in range(5000)}) == 5000
@@ -131,6 +133,20 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path, content: str | None) -> N
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ConfigError, match=r"there is no tokenizer\.json that can be read"):
         words_of(tmp_path)
+
+
+def test_a_tokenizer_whose_tokens_reach_over_words_is_refused(tmp_path: Path) -> None:
+    """`ab cd` is one token of it, so that what a prompt has depends on its neighbours."""
+    words = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
+    letters = sorted({letter for word in words for letter in word} | {" "})
+    pairs = [(word[0], word[1]) for word in words] + [(" ", word) for word in words]
+    merged = [first + second for first, second in pairs]
+    tokens = [*letters, *merged, "ab cd"]
+    model = BPE({token: i for i, token in enumerate(tokens)}, [*pairs, ("ab", " cd")])
+    path = tmp_path / "tokenizer.json"
+    Tokenizer(model).save(str(path))
+    with pytest.raises(ConfigError, match="its tokens reach over the ends of words"):
+        words_of(path)
 
 
 def test_a_tokenizer_of_few_words_is_refused(tmp_path: Path) -> None:
