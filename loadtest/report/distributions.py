@@ -20,7 +20,6 @@ from loadtest.verdict.summary import Distribution
 _MOST_PARTS = 8
 _BARS = 60
 _PERCENTILES = (50.0, 90.0, 99.0)
-_LINE_STYLES = ("--", ":", "-.")
 
 
 @style.house_style
@@ -117,7 +116,7 @@ def _histogram(axes: Axes, gaps: Floats, marked: Distribution | None) -> None:
     axes.set_ylabel("gaps")
     axes.set_xlabel("gap between tokens")
     handles, labels = list[Artist](), list[str]()
-    for (name, ms), look in zip(_marks(marked), _LINE_STYLES, strict=False):
+    for (name, ms), look in zip(_marks(marked), style.DASHES, strict=False):
         handles.append(axes.axvline(ms, color=style.INK, linewidth=1.1, linestyle=look))
         labels.append(f"{name} {span(ms)}")
     style.legend(axes, handles, labels)
@@ -140,7 +139,7 @@ def _curves(axes: Axes, curves: Mapping[str, Floats], lines: list[Limit]) -> Non
     ]
     handles += [
         axes.axvline(line.ms, color=style.RED, linewidth=1.1, linestyle=look)
-        for line, look in zip(lines, cycle(_LINE_STYLES), strict=False)
+        for line, look in zip(lines, cycle(style.DASHES), strict=False)
     ]
     names = [style.drawable(name) for name in shown] + [line.label for line in lines]
     style.duration_axis(axes, "x", np.concatenate([*shown.values(), [line.ms for line in lines]]))

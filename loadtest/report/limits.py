@@ -27,7 +27,7 @@ def limits(slo: Slo | None, metric: str) -> list[Limit]:
     shown = name if name == "latency" else name.upper()
     found = list[Limit]()
     if slo.request and (ms := getattr(slo.request, metric)) is not None:
-        found.append(Limit(f"limit of a request: {span(ms)}", ms))
+        found.append(Limit(f"limit of {shown}: {span(ms)}", ms))
     if slo.percentiles and (quantiles := getattr(slo.percentiles, metric)) is not None:
         for quantile, ms in quantiles.limits():
             found.append(Limit(f"limit of {shown} {quantile}: {span(ms)}", ms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import polars as pl
@@ -76,8 +77,8 @@ def _times(axes: Axes, points: tuple[Floats, Floats], bins: Bins, lines: Sequenc
         marker = "o" if np.isfinite(drawn).sum() <= 2 else ""
         handles += axes.plot(bins.centres_s, drawn, color=colour, marker=marker, markersize=4)
         labels.append(f"p{100 * q:g}")
-    for line in lines:
-        handles.append(axes.axhline(line.ms, color=style.RED, linewidth=1.0, linestyle="--"))
+    for line, look in zip(lines, cycle(style.DASHES), strict=False):
+        handles.append(axes.axhline(line.ms, color=style.RED, linewidth=1.1, linestyle=look))
         labels.append(line.label)
     style.duration_axis(axes, "y", np.concatenate([times_ms, [line.ms for line in lines]]))
     style.legend(axes, handles, labels)
@@ -90,10 +91,10 @@ def _rates(axes: Axes, requests: pl.DataFrame, bins: Bins) -> None:
     good = bins.rate(series.ends_s(requests.filter(pl.col("is_good"))))
     handles: list[Artist] = [
         axes.stairs(offered, bins.edges_s, fill=True, color=style.GREY, alpha=0.35, linewidth=0),
+        axes.stairs(good, bins.edges_s, fill=True, color=style.GREEN, alpha=0.6, linewidth=0),
         style.outline(axes, completed, bins.edges_s, style.BLUE),
-        style.outline(axes, good, bins.edges_s, style.GREEN),
     ]
-    style.legend(axes, handles, ["offered", "completed", "goodput"])
+    style.legend(axes, handles, ["offered", "goodput", "completed"])
     axes.set_ylim(0, 1.1 * max(offered.max(), completed.max(), 1e-9))
     axes.set_ylabel("requests/s")
 
