@@ -44,6 +44,7 @@ class Coordinator:
         self._ready: set[int] = set()
         self._all_ready = asyncio.Event()
         self._in_flight: dict[int, int] = {}
+        self._sent: dict[int, int] = {}
         self._heard: dict[int, float] = {}
         self._figures: dict[int, WorkerFigures] = {}
         self._stop = False
@@ -59,6 +60,11 @@ class Coordinator:
     def num_in_flight(self) -> int:
         """Requests that wait for their answers, by the latest reports."""
         return sum(self._in_flight.values())
+
+    @property
+    def num_sent(self) -> int:
+        """Requests sent so far, by the latest reports."""
+        return sum(self._sent.values())
 
     @property
     def figures(self) -> tuple[WorkerFigures, ...]:
@@ -134,6 +140,7 @@ class Coordinator:
             return _packed(Orders(stop=True))
         self._heard[report.worker] = time.monotonic()
         self._in_flight[report.worker] = report.num_in_flight
+        self._sent[report.worker] = report.num_sent
         self._on_records(report.records)
         if report.figures is not None:
             self._figures[report.worker] = WorkerFigures(**report.figures)

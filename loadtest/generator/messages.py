@@ -36,11 +36,13 @@ class Start(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """What a worker has seen since its last report; `figures` are its own, with the last one."""
+    """What a worker has seen since its last report; `figures` are its own, with the last one.
+    `num_sent` counts all requests that it has sent."""
 
     worker: int
     records: list[Record]
     num_in_flight: int
+    num_sent: int
     figures: dict[str, Any] | None = None
     error: str | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,7 @@ class Moment:
     """A run while it goes on. `recent` are the requests that have ended since the last moment."""
 
     elapsed_s: float
+    num_sent: int
     num_in_flight: int
     recent: Sequence[Record]
     num_joined: int
@@ -146,7 +148,15 @@ async def _watched(
         begun = coordinator.begun
         elapsed_s = 0.0 if begun is None else max(time.perf_counter() - begun, 0.0)
         recent, seen = records[seen:], len(records)
-        watch(Moment(elapsed_s, coordinator.num_in_flight, recent, coordinator.num_joined))
+        watch(
+            Moment(
+                elapsed_s,
+                coordinator.num_sent,
+                coordinator.num_in_flight,
+                recent,
+                coordinator.num_joined,
+            )
+        )
         if interrupted.is_set() and begun is None:
             return 0.0
     return time.perf_counter() - (coordinator.begun or time.perf_counter())
@@ -227,8 +237,9 @@ def _children(count: int, url: str, environment: Mapping[str, str]) -> Iterator[
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for ask in (lambda: None, process.terminate, process.kill):
-        ask()
+    for number in (None, signal.SIGTERM, signal.SIGKILL):
+        if number is not None:
+            process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_STOP_TIMEOUT_S)
             return

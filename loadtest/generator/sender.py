@@ -79,6 +79,7 @@ class Sender:
         self._records: list[Record] = []
         self._done = asyncio.get_running_loop().create_future()
         self.loop_lags_s = array("f")
+        self.num_sent = 0
 
     @property
     def num_in_flight(self) -> int:
@@ -147,6 +148,7 @@ class Sender:
 
     def _send(self, exchange: Exchange, cancel_after_s: float | None) -> None:
         self._in_flight[exchange] = None
+        self.num_sent += 1
         exchange.send()
         if cancel_after_s is not None:
             self._agenda.at(exchange.sent + cancel_after_s, partial(exchange.give_up, None))

@@ -33,7 +33,7 @@ from loadtest.machine import allow_many_connections
 from loadtest.workload.prompts import SIMULATED, Prompts, words_of
 from loadtest.workload.request import Session, Turn
 from loadtest.workload.spec import Workload
-from serving.errors import ServingError
+from serving.errors import EngineError, ServingError
 
 _REPORT_S = 0.5
 _NEVER = aiohttp.ClientTimeout(total=None, sock_connect=10)
@@ -70,7 +70,7 @@ async def work(url: str, token: str) -> None:
         try:
             sender = _sender(share)
         except ServingError as error:
-            report = Report(share.worker, [], 0, error=error.message)
+            report = Report(share.worker, [], 0, 0, error=error.message)
             await coordinator.ask("/report", report, Orders)
             return
         start = await coordinator.ask("/ready", share.worker, Start)
@@ -85,7 +85,7 @@ async def _send(sender: Sender, coordinator: _Coordinator, worker: int, start: S
     try:
         while not sending.done():
             await asyncio.wait([sending], timeout=_REPORT_S)
-            report = Report(worker, sender.take_records(), sender.num_in_flight)
+            report = Report(worker, sender.take_records(), sender.num_in_flight, sender.num_sent)
             if (await coordinator.ask("/report", report, Orders)).stop:
                 sender.stop()
     finally:
@@ -96,7 +96,7 @@ async def _send(sender: Sender, coordinator: _Coordinator, worker: int, start: S
         "cpu_ratio": (time.process_time() - cpu_s) / max(time.perf_counter() - begun, 1e-9),
         "loop_lag_p99_ms": float(np.quantile(sender.loop_lags_s, 0.99)) * 1000,
     }
-    last = Report(worker, sender.take_records(), 0, figures)
+    last = Report(worker, sender.take_records(), 0, sender.num_sent, figures)
     await coordinator.ask("/report", last, Orders)
 
 
@@ -132,15 +132,26 @@ def _own(workload: Workload, share: Share) -> Iterator[Session]:
     return (s for s in sessions if s.index % share.num_workers == share.worker)
 
 
-def main() -> None:
-    """Work for the coordinator whose address is the only argument."""
+def run_worker(url: str, token: str) -> None:
+    """Work for the coordinator at this address until there is no more to send.
+
+    Raises:
+        EngineError: there is none, or it has gone.
+    """
     allow_many_connections()
     gc.set_threshold(_YOUNGEST_GENERATION)
     try:
-        uvloop.run(work(sys.argv[1].rstrip("/"), os.environ[TOKEN_VARIABLE]))
+        uvloop.run(work(url, token))
     except (aiohttp.ClientError, OSError) as error:
-        sys.exit(f"the coordinator of this load test has gone: {error}")
+        raise EngineError(
+            f"the coordinator of this load test cannot be reached: {error}",
+            code="coordinator_lost",
+            retryable=True,
+        ) from error
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        run_worker(sys.argv[1], os.environ[TOKEN_VARIABLE])
+    except ServingError as failure:
+        sys.exit(failure.message)

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from serving import __version__
-from serving.cli import apply, config, down, k8s, keys, lab, metrics, model, platform, route, sim
+from serving.cli import (
+    apply,
+    config,
+    down,
+    k8s,
+    keys,
+    lab,
+    load,
+    metrics,
+    model,
+    platform,
+    route,
+    sim,
+)
 
 app = typer.Typer(
     name="galerne",
@@ -55,4 +68,5 @@ app.add_typer(model.app, name="model")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(sim.app, name="sim")
 app.add_typer(lab.app, name="lab")
+app.add_typer(load.app, name="load")
 app.add_typer(k8s.app, name="k8s")
