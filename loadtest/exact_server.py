@@ -15,9 +15,7 @@ from loadtest.fake_engine import content_length, event, frame
 from loadtest.generator.agenda import Agenda
 
 _END_OF_HEAD = b"\r\n\r\n"
-_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-)
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _TOKEN = frame(event({"choices": [{"index": 0, "delta": {"content": "a"}}]}))
 
 
