@@ -24,6 +24,7 @@ LEAST_BEYOND = 5
 """Values beyond a quantile, without which its interval would be the chance of a few: a p99 takes
 500 requests."""
 
+_KEY = ("session", "turn")
 _NOTHING = "nothing was measured"
 
 
@@ -126,13 +127,16 @@ def _why_unpaired(a: Side, b: Side) -> str | None:
         return "the workloads differ"
     if a.about.seed != b.about.seed:
         return f"the seeds differ: {a.about.seed} and {b.about.seed}"
-    if _pairs(a.records, b.records).is_empty():
+    if a.records.join(b.records.select(_KEY), on=_KEY, how="semi").is_empty():
         return "no request is in both runs"
     return None
 
 
 def _pairs(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
-    return a.join(b, on=["session", "turn"], suffix="_b")
+    """Requests of both, with A's times and B's, whose names end in `_b`."""
+    return a.select(*_KEY, "cluster", *TIMES).join(
+        b.select(*_KEY, *TIMES), on=_KEY, suffix="_b", validate="1:1"
+    )
 
 
 def _problems(sides: _Sides, halves: _Halves) -> Iterator[str]:
