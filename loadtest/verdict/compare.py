@@ -25,6 +25,7 @@ LEAST_BEYOND = 5
 500 requests."""
 
 _KEY = ("session", "turn")
+_MOST_APART_S = 1e-3
 _NOTHING = "nothing was measured"
 
 
@@ -127,8 +128,14 @@ def _why_unpaired(a: Side, b: Side) -> str | None:
         return "the workloads differ"
     if a.about.seed != b.about.seed:
         return f"the seeds differ: {a.about.seed} and {b.about.seed}"
-    if a.records.join(b.records.select(_KEY), on=_KEY, how="semi").is_empty():
+    columns = [*_KEY, "due_s"]
+    both = a.records.select(columns).join(b.records.select(columns), on=_KEY, suffix="_b")
+    if both.is_empty():
         return "no request is in both runs"
+    # Later turns are due when the answer before has come, first ones when the workload says.
+    apart_s = both.filter(turn=0).select((pl.col("due_s") - pl.col("due_s_b")).abs().max()).item()
+    if apart_s is None or apart_s > _MOST_APART_S:
+        return "the sessions began at other times, as at another rate"
     return None
 
 
