@@ -94,7 +94,7 @@ def perform(plan: Plan, slo: Slo | None) -> Outcome:
         result = uvloop.run(_interruptible(plan, watch))
     about = result.about
     if slo is not None:
-        about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_none=True)})
+        about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
     summary = summarize(result.records, duration_s=about.duration_s, slo=slo, workers=about.workers)
     return Outcome(Result(about, result.records), summary)
 
