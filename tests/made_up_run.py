@@ -100,7 +100,7 @@ def made_up_about(*, title: str = "Spike of two tenants") -> About:
             "percentiles": {"ttft_ms": {"p99": 1500.0}, "itl_ms": {"p99": 60.0}},
         },
         workers=(WorkerFigures(host="load-1", cpu_ratio=0.41, loop_lag_p99_ms=1.2),
-                 WorkerFigures(host="load-2", cpu_ratio=0.87, loop_lag_p99_ms=6.8)),
+                 WorkerFigures(host="load-2", cpu_ratio=0.87, loop_lag_p99_ms=2.8)),
         machine={"cpu": "Some CPU @ 2.4 GHz", "cores": 16, "memory": "64 GiB", "python": "3.11.9",
                  "versions": {"galerne": "0.6.0", "vllm": "0.32.0"}},
         replicas=((0.0, 2), (66.0, 3), (71.0, 4), (104.0, 3)),

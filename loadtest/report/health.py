@@ -94,10 +94,12 @@ def send_lag(run: Run) -> Plot:
     figure = style.figure(2.3)
     axes = figure.subplots()
     if lag_ms.size:
-        style.duration_axis(axes, "y", lag_ms)
+        greatest, usual = (bins.quantile(at_s, lag_ms, q) for q in (1.0, 0.5))
+        drawn = np.concatenate([greatest, usual])
+        style.duration_axis(axes, "y", drawn[np.isfinite(drawn)])
         handles = [
-            style.outline(axes, bins.quantile(at_s, lag_ms, q), bins.edges_s, colour)
-            for q, colour in ((1.0, style.ORANGE), (0.5, style.BLUE))
+            style.outline(axes, greatest, bins.edges_s, style.ORANGE),
+            style.outline(axes, usual, bins.edges_s, style.BLUE),
         ]
         style.legend(axes, handles, ["greatest", "p50"])
     else:

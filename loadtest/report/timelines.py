@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from loadtest.report import series, style
-from loadtest.report.limits import Limit, limits
+from loadtest.report.limits import Limit, slo_limits
 from loadtest.report.run import Run
 from loadtest.report.series import Bins, Floats
 from loadtest.report.style import Plot
@@ -29,7 +29,7 @@ def ttft_over_time(run: Run) -> Plot:
     heights = (3, 2, 1) if replicas else (3, 2)
     figure = style.figure(1.25 * sum(heights) ** 0.75)
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    step = _times(panels[0], points, bins, limits(run.slo, metric))
+    step = _times(panels[0], points, bins, slo_limits(run.slo, metric))
     panels[0].set_ylabel(name)
     _rates(panels[1], run.requests, bins)
     if replicas:
