@@ -1,9 +1,11 @@
-"""The highest rate that still meets an SLO, found by trying rates. Pure: who asks runs the probes.
+"""The highest rate that still meets an SLO, found by trying rates.
 
-search = CapacitySearch(start_rps=1.0, max_rps=1000.0)
-while (rate_rps := search.next_rate()) is not None:
-    search.tell(rate_rps, *what_a_run_came_to(rate_rps))
-print(search.result())
+Pure: whoever asks runs the probes and tells what they came to.
+
+    search = CapacitySearch(start_rps=1.0, max_rps=1000.0)
+    while (rate_rps := search.next_rate()) is not None:
+        search.tell(rate_rps, verdict_at(rate_rps), goodput_at(rate_rps))
+    print(search.result())
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ LEAST_BEYOND = 5
 """Values beyond a quantile, without which its interval would be the chance of a few: a p99 takes
 500 requests."""
 
+_KEY = ("session", "turn")
+_MOST_APART_S = 1e-3
 _NOTHING = "nothing was measured"
 
 
@@ -126,13 +128,22 @@ def _why_unpaired(a: Side, b: Side) -> str | None:
         return "the workloads differ"
     if a.about.seed != b.about.seed:
         return f"the seeds differ: {a.about.seed} and {b.about.seed}"
-    if _pairs(a.records, b.records).is_empty():
+    columns = [*_KEY, "due_s"]
+    both = a.records.select(columns).join(b.records.select(columns), on=_KEY, suffix="_b")
+    if both.is_empty():
         return "no request is in both runs"
+    # Later turns are due when the answer before has come, first ones when the workload says.
+    apart_s = both.filter(turn=0).select((pl.col("due_s") - pl.col("due_s_b")).abs().max()).item()
+    if apart_s is None or apart_s > _MOST_APART_S:
+        return "the sessions began at other times, as at another rate"
     return None
 
 
 def _pairs(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
-    return a.join(b, on=["session", "turn"], suffix="_b")
+    """Requests of both, with A's times and B's, whose names end in `_b`."""
+    return a.select(*_KEY, "cluster", *TIMES).join(
+        b.select(*_KEY, *TIMES), on=_KEY, suffix="_b", validate="1:1"
+    )
 
 
 def _problems(sides: _Sides, halves: _Halves) -> Iterator[str]:

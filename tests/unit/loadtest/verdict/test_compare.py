@@ -119,6 +119,22 @@ def test_runs_of_different_requests_are_not_paired(other: About, reason: str) ->
     assert effect(comparison, "ttft_ms.p50").conclusion == "no difference"
 
 
+def test_runs_at_different_rates_are_not_paired() -> None:
+    run = records(200, seed=1)
+    faster = run.with_columns(due_s=pl.col("due_s") / 2)
+
+    comparison = compare(Side(about(), run), Side(about(), faster))
+
+    assert comparison.unpaired == "the sessions began at other times, as at another rate"
+
+
+def test_later_turns_may_be_due_at_other_times() -> None:
+    run = records(200, seed=1)
+    later = run.with_columns(due_s=pl.col("due_s") + 0.5 * pl.col("turn"))
+
+    assert compare(Side(about(), run), Side(about(), later)).num_pairs == 200
+
+
 def test_requests_of_a_run_that_was_stopped_are_paired_as_far_as_they_go() -> None:
     run = records(1000, seed=1)
 
