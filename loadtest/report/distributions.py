@@ -19,6 +19,7 @@ from loadtest.verdict.summary import Distribution
 
 _MOST_PARTS = 8
 _BARS = 60
+_LINEAR_COUNTS = 50
 _LINE_WIDTH = 1.5
 _PERCENTILES = (50.0, 90.0, 99.0)
 
@@ -110,7 +111,10 @@ def _histogram(axes: Axes, gaps: Floats, marked: Distribution | None) -> None:
     edges = spaced(low, high, _BARS + 1)
     counts = np.histogram(np.clip(gaps, low, high), edges)[0]
     axes.stairs(counts, edges, fill=True, color=style.BLUE, alpha=0.75, linewidth=0)
-    style.count_axis(axes, counts.max())
+    if counts.max() > _LINEAR_COUNTS:
+        style.log_count_axis(axes)
+    else:
+        style.count_axis(axes)
     axes.grid(visible=False, axis="x")
     axes.set_ylabel("gaps")
     axes.set_xlabel("gap between tokens")

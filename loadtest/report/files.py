@@ -9,17 +9,20 @@ from pathlib import Path
 import polars as pl
 
 from loadtest.about import About
+from loadtest.report.capacity_page import capacity_plot, render_capacity
 from loadtest.report.comparison_page import render_comparison
 from loadtest.report.comparison_plots import comparison_plots
 from loadtest.report.html import render
 from loadtest.report.plots import plots
 from loadtest.report.run import Run
 from loadtest.report.style import Plot, house_style
+from loadtest.verdict.capacity import Capacity
 from loadtest.verdict.compare import Comparison, Side
 from loadtest.verdict.summary import Summary
 
 REPORT_FILE = "report.html"
 COMPARISON_FILE = "comparison.html"
+CAPACITY_FILE = "capacity.html"
 _DOTS_PER_INCH = 200
 
 
@@ -53,6 +56,16 @@ def write_comparison(folder: Path, a: Side, b: Side, comparison: Comparison) -> 
     """
     drawn = comparison_plots(a, b, comparison)
     return _write(folder / COMPARISON_FILE, render_comparison(a, b, comparison, drawn), drawn)
+
+
+def write_capacity(folder: Path, capacity: Capacity, *, title: str) -> ReportFiles:
+    """Write the page of a search for capacity, and its plot as a PNG, into a folder.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    plot = capacity_plot(capacity)
+    return _write(folder / CAPACITY_FILE, render_capacity(capacity, plot, title=title), [plot])
 
 
 def _write(page: Path, content: str, drawn: Iterable[Plot]) -> ReportFiles:

@@ -69,7 +69,7 @@ def outstanding(run: Run) -> Plot:
     if at_s.size:
         axes.fill_between(at_s, count, step="post", color=style.BLUE, alpha=0.25, linewidth=0)
         axes.step(at_s, count, where="post", color=style.BLUE)
-        axes.set_ylim(bottom=0)
+        style.count_axis(axes)
     else:
         style.nothing(axes, "no answer's end is known")
     axes.set_ylabel("requests under way")

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from loadtest.report import series, style
 from loadtest.report.limits import Limit, slo_limits
@@ -102,6 +101,6 @@ def _rates(axes: Axes, requests: pl.DataFrame, bins: Bins) -> None:
 def _replicas(axes: Axes, replicas: Sequence[tuple[float, int]], last_s: float) -> None:
     at_s, count = zip(*replicas, strict=True)
     axes.stairs(count, [*at_s, max(last_s, at_s[-1])], fill=True, color=style.PURPLE, alpha=0.6)
-    axes.set_ylim(0, max(count) + 1)
-    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    style.count_axis(axes, most_ticks=3)
+    axes.set_ylim(top=max(count) + 1)
     axes.set_ylabel("replicas")
