@@ -41,7 +41,7 @@ def _request(random: Random, index: int, *, at_s: float, queue_s: float) -> Reco
     if queue_s > 4 and random.random() < 0.35:
         return _failed(planned, "rate_limit_exceeded", status=429, latency_s=lag_s + 0.004)
     if random.random() < 0.004:
-        return _failed(planned, "connection_reset", status=0, latency_s=lag_s + random.random())
+        return _failed(planned, "connection_lost", status=0, latency_s=lag_s + random.random())
     ttft_s = lag_s + queue_s + random.lognormvariate(-2.9 if traffic == _CHAT else -1.6, 0.35)
     tokens = random.randint(20, 120)
     gaps = [

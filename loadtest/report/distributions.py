@@ -146,6 +146,7 @@ def curves(
     shown = {name: values for name, values in values_ms.items() if values.size}
     if not shown:
         style.nothing(axes, "nothing was measured")
+        axes.set_xticks([])
         return
     widths = chain([first_width], repeat(_LINE_WIDTH))
     handles: list[Artist] = [

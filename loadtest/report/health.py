@@ -35,8 +35,7 @@ def errors_over_time(run: Run) -> Plot:
         top = below + bins.rate(rows["due_s"].to_numpy())
         handles.append(axes.stairs(top, bins.edges_s, baseline=below, fill=True, color=colour))
         below = top
-    axes.set_ylabel("failed requests/s")
-    axes.set_ylim(bottom=0)
+    style.rate_axis(axes, "failed requests/s", below.max())
     style.time_axis(axes, bins.edges_s[-1])
     style.legend(axes, handles, [style.drawable(name) for name in groups])
     return Plot(

@@ -116,6 +116,13 @@ def outline(axes: Axes, values: Floats, edges: Floats, colour: str) -> Artist:
     return axes.stairs(values, edges, baseline=None, color=colour, linewidth=1.5)
 
 
+def rate_axis(axes: Axes, name: str, greatest: float) -> None:
+    """Rates as y, from 0."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.set_ylim(0, 1.1 * greatest or 1.0)
+    axes.set_ylabel(name)
+
+
 def nothing(axes: Axes, why: str) -> None:
     """Say why there is no data, in its place."""
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=GREY)
@@ -139,7 +146,8 @@ def duration_axis(axes: Axes, which: str, values_ms: Floats) -> None:
     axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda ms, _: span(ms)))
-    axes.set(**{f"{which}lim": (least / 1.12, greatest * 1.12)})
+    margin = max(1.12, (greatest / least) ** 0.03)
+    axes.set(**{f"{which}lim": (least / margin, greatest * margin)})
 
 
 def count_axis(axes: Axes, *, most_ticks: int = 7) -> None:

@@ -38,7 +38,8 @@ def ttft_over_time(run: Run) -> Plot:
     overall = run.summary.overall
     return Plot(
         "ttft_over_time",
-        f"{name} over time, against the rate" + (" and the replicas" if replicas else ""),
+        f"{name[0].upper()}{name[1:]} over time, against the rate"
+        + (" and the replicas" if replicas else ""),
         f"{_said_of_dots(step)}, at the "
         f"time it was due; the lines are percentiles of {span(bins.width_s * 1000)} each. Answers "
         "count when they end. Where the completed rate falls below the offered one, requests pile "
@@ -94,8 +95,7 @@ def _rates(axes: Axes, requests: pl.DataFrame, bins: Bins) -> None:
         style.outline(axes, completed, bins.edges_s, style.BLUE),
     ]
     style.legend(axes, handles, ["offered", "goodput", "completed"])
-    axes.set_ylim(0, 1.1 * max(offered.max(), completed.max(), 1e-9))
-    axes.set_ylabel("requests/s")
+    style.rate_axis(axes, "requests/s", max(offered.max(), completed.max()))
 
 
 def _replicas(axes: Axes, replicas: Sequence[tuple[float, int]], last_s: float) -> None:
