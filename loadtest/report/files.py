@@ -69,7 +69,7 @@ def write_capacity(folder: Path, capacity: Capacity, *, title: str) -> ReportFil
 
 
 def _write(page: Path, content: str, drawn: Iterable[Plot]) -> ReportFiles:
-    page.write_text(content)
+    page.write_text(content, encoding="utf-8")
     return ReportFiles(page, tuple(_write_picture(page.parent, plot) for plot in drawn))
 
 
