@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from loadtest.verdict.summary import Distribution, Part
 from loadtest.workload.request import Session, Turn
 
 Floats = NDArray[np.float64]
-RATE = 200.0
-NUM_REQUESTS = 1000
+RATE = 100.0
+NUM_REQUESTS = 200
+NUM_TRIES = 8
 NUM_GAPS = 9
 TOLERANCE_MS = 1.0
 
@@ -35,7 +37,16 @@ def made_up_delays(rng: np.random.Generator) -> list[Delays]:
     ]
 
 
-async def reported(delays: Sequence[Delays], rng: np.random.Generator) -> tuple[Part, Known]:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was reported, what the server knows, and how long the loop was held up at most."""
+
+    part: Part
+    known: Mapping[str, Floats]
+    stall_ms: float
+
+
+async def measured(delays: Sequence[Delays], rng: np.random.Generator) -> Run:
     at_s = np.cumsum(rng.exponential(1 / RATE, len(delays)))
     sessions = (
         Session(index, float(due_s), "t", (Turn(1, NUM_GAPS + 1, (index,)),))
@@ -55,13 +66,10 @@ async def reported(delays: Sequence[Delays], rng: np.random.Generator) -> tuple[
         records = frame(sender.take_records())
     part = summarize(records, duration_s=float(at_s[-1]), slo=None, workers=()).overall
     times = np.array([server.times[index] for index in range(len(delays))])
-    return part, known_ms(begun + at_s, times)
+    return Run(part, known_ms(begun + at_s, times), max(sender.loop_lags_s) * 1000)
 
 
-Known = dict[str, Floats]
-
-
-def known_ms(due: Floats, times: Floats) -> Known:
+def known_ms(due: Floats, times: Floats) -> dict[str, Floats]:
     """The figures of each request by the server's own account.
 
     Args:
@@ -86,14 +94,17 @@ def errors_ms(found: Distribution | None, known: Floats) -> list[float]:
 
 
 async def test_reported_percentiles_are_right_to_a_millisecond() -> None:
+    """Of a run in which nothing else held up the event loop that server and generator share."""
     rng = np.random.default_rng(0)
     delays = made_up_delays(rng)
-    part, known = await reported(delays, rng)
+    for _ in range(NUM_TRIES):
+        run = await measured(delays, rng)
+        if run.stall_ms <= TOLERANCE_MS:
+            break
+    else:
+        pytest.skip(f"this machine is too busy: it held up {NUM_TRIES} runs by more than a ms")
 
-    assert part.completed == NUM_REQUESTS
-    # They did take as long as planned, unless this machine was busy with something else.
-    planned_ms = 1000 * np.median([each.ttft_s for each in delays])
-    assert np.median(known["ttft_ms"]) >= planned_ms
-    for metric, values in known.items():
-        found = errors_ms(getattr(part, metric), values)
-        assert found == pytest.approx([0.0] * 4, abs=TOLERANCE_MS), f"{metric}: {found}"
+    assert run.part.completed == NUM_REQUESTS
+    for metric, values in run.known.items():
+        found = errors_ms(getattr(run.part, metric), values)
+        assert np.all(np.abs(found) <= TOLERANCE_MS), f"{metric}: {found}"
