@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 RECORDS_FILE = "records.parquet"
@@ -76,7 +76,9 @@ def frame(records: Iterable[Record]) -> pl.DataFrame:
     """Records in the order in which they were due; `itl_s` as lists."""
     rows = [(*msgspec.structs.astuple(record),) for record in records]
     place = list(SCHEMA).index("itl_s")
-    unpacked = [(*row[:place], array("f", row[place]), *row[place + 1 :]) for row in rows]
+    unpacked = [
+        (*row[:place], np.frombuffer(row[place], np.float32), *row[place + 1 :]) for row in rows
+    ]
     made = pl.DataFrame(unpacked, schema=SCHEMA, orient="row")
     return made.sort("due_s", "session", "turn")
 

@@ -1,10 +1,16 @@
-"""What one run amounts to."""
+"""What one run amounts to, and how it is kept. `summarize.py` makes it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
+
+from serving.errors import ConfigError
+
+SUMMARY_FILE = "summary.json"
 
 Verdict = Literal["pass", "fail", "invalid", "none"]
 """`invalid`: the generator was the bottleneck, so that the figures say nothing of the server.
@@ -29,9 +35,13 @@ class Part:
     """Figures of all requests, or of those of one part of the workload.
 
     `requests` are all that were due, which `completed`, `failed` and `cancelled` (by the workload
-    itself) add up to. A distribution is `None` where nothing was measured. Rates are over the
-    seconds in which requests were due; goodput counts completed requests that meet the SLO's
-    limits for a request, or all completed ones where it has none. `errors` counts failures by code.
+    itself) add up to. Only completed ones are in the distributions of TTFT, ITL, TPOT and latency,
+    which are `None` where nothing was measured. Rates of requests are over the seconds in which
+    requests were due; goodput counts completed requests that meet the SLO's limits for a request,
+    or all completed ones where it has none. `output_tokens_per_s` is over the seconds until the
+    last answer ended, so that a backlog worked off later is not taken for throughput. Tokens are of
+    all answers whose usage the server named. `errors` counts failures by code, the most first.
+    `attainment_ratio` is the share of requests that goodput counts, of all but cancelled ones.
     """
 
     name: str
@@ -52,6 +62,7 @@ class Part:
     latency_ms: Distribution | None = None
     send_lag_ms: Distribution | None = None
     errors: Mapping[str, int] = field(default_factory=dict)
+    attainment_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +70,15 @@ class Check:
     """One line of an SLO: what it asks, what came out, and whether that is within `limit`.
 
     `what` reads as in the SLO's file, for example `percentiles.ttft_ms.p99`; `measured` is `None`
-    where nothing could be measured, which meets no limit.
+    where nothing could be measured, which meets no limit. `is_least`: `limit` is the least it may
+    be, not the most.
     """
 
     what: str
     limit: float
     measured: float | None
     met: bool
+    is_least: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +91,43 @@ class Summary:
     checks: tuple[Check, ...]
     verdict: Verdict
     reasons: tuple[str, ...]
+
+
+def to_json(summary: Summary) -> bytes:
+    """All of it, indented, as it is kept in `SUMMARY_FILE`."""
+    return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+
+
+def from_json(document: bytes) -> Summary:
+    """What `to_json` made.
+
+    Raises:
+        ConfigError: it is no summary, or of another version.
+    """
+    try:
+        return msgspec.json.decode(document, type=Summary)
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"{SUMMARY_FILE} is no summary of a run: {error}",
+            code="result_unreadable",
+            hint="make the result again with `galerne load run`",
+        ) from error
+
+
+def last_line(summary: Summary) -> dict[str, Any]:
+    """What a script asks of a run: the last line of `galerne load run --json`. `None` where nothing
+    was measured."""
+    overall = summary.overall
+    return {
+        "requests": overall.requests,
+        "completed": overall.completed,
+        "failed": overall.failed,
+        "ttft_ms": _quantiles(overall.ttft_ms),
+        "itl_ms": _quantiles(overall.itl_ms),
+        "goodput_rps": overall.goodput_rps,
+        "verdict": summary.verdict,
+    }
+
+
+def _quantiles(found: Distribution | None) -> dict[str, float | None]:
+    return {name: getattr(found, name, None) for name in ("p50", "p90", "p99")}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from serving.lab import traces
+
 Dialect = Literal["chat", "completions", "responses", "messages"]
 """OpenAI's chat completions, completions and responses; Anthropic's messages."""
 
-BLOCK_TOKENS = 512
+BLOCK_TOKENS = traces.BLOCK_TOKENS
 """Tokens of a prompt block that has a name, as in Mooncake's traces."""
 
 

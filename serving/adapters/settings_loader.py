@@ -6,16 +6,15 @@ mistake is reported in the same way, whichever source made it. Start with `load_
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from serving.adapters.schema_errors import by_path, describe, name_hint
 from serving.adapters.settings_sources import (
     Tree,
     assign,
@@ -24,7 +23,6 @@ from serving.adapters.settings_sources import (
     from_override,
     read_config,
     read_preset,
-    shortened,
 )
 from serving.errors import ConfigError
 from serving.settings import Settings
@@ -121,10 +119,8 @@ def _validate(tree: Tree) -> Settings:
 
 def _to_config_error(details: Sequence[ErrorDetails], *, tree: Tree) -> ConfigError:
     """One error out of pydantic's list. A union's complaints about one value become one."""
-    problems: dict[str, list[ErrorDetails]] = {}
-    for detail in details:
-        problems.setdefault(_dotted(detail, tree=tree), []).append(detail)
-    messages = [_describe(path, problem) for path, problem in problems.items()]
+    problems = by_path(details, tree=tree)
+    messages = [describe(path, problem) for path, problem in problems.items()]
     unknown = details[0]["type"] == "extra_forbidden"
     return ConfigError(
         "; ".join(messages),
@@ -135,73 +131,9 @@ def _to_config_error(details: Sequence[ErrorDetails], *, tree: Tree) -> ConfigEr
     )
 
 
-def _dotted(detail: ErrorDetails, *, tree: Tree) -> str:
-    """The setting's path, without the parts pydantic adds for dictionary keys and union members."""
-    node: Any = tree
-    parts: list[str] = []
-    for part in detail["loc"]:
-        index = isinstance(node, list) and isinstance(part, int)
-        inside = index or (isinstance(node, dict) and part in node)
-        if not inside and detail["type"] != "missing":
-            break
-        parts.append(str(part))
-        node = node[part] if inside else None
-    return ".".join(parts)
-
-
-def _describe(path: str, details: Sequence[ErrorDetails]) -> str:
-    kind, text = details[0]["type"], details[0]["msg"]
-    if kind == "extra_forbidden":
-        return f"{path}: there is no such setting"
-    if kind == "missing":
-        return f"{path}: a value is required"
-    if kind == "value_error":
-        text = text.removeprefix("Value error, ")
-        return f"{path}: {text}" if path else text
-    allowed = " or ".join(dict.fromkeys(_allowed(detail) for detail in details))
-    return f"{path}: {shortened(details[0]['input'])} is not valid; it must {allowed}"
-
-
-def _allowed(detail: ErrorDetails) -> str:
-    if detail["type"] == "model_type":
-        return "be a mapping of settings"
-    return detail["msg"].partition(" should ")[2] or detail["msg"]
-
-
 def _hint(problems: Mapping[str, Sequence[ErrorDetails]]) -> str:
-    for path, details in problems.items():
-        if details[0]["type"] == "extra_forbidden":
-            return _name_hint(path, location=details[0]["loc"])
+    if hint := name_hint(problems, root=Settings):
+        return hint
     if "models" in problems:
         return f"name a preset ({', '.join(available_presets())}) or a config file with models"
     return "`galerne config schema` describes every setting"
-
-
-def _name_hint(path: str, *, location: Sequence[int | str]) -> str:
-    known = _known_names(location[:-1])
-    name = str(location[-1])
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {path.removesuffix(name)}{close[0]}?"
-    return f"known here: {', '.join(known)}"
-
-
-def _known_names(location: Sequence[int | str]) -> list[str]:
-    """Names of the settings of the section at `location`."""
-    annotation: Any = Settings
-    for part in location:
-        if _is_section(annotation):
-            annotation = _without_none(annotation.model_fields[part].annotation)
-        else:
-            annotation = get_args(annotation)[-1]  # a mapping, whose keys the operator chose
-    return list(annotation.model_fields)
-
-
-def _without_none(annotation: Any) -> Any:
-    """The section of a setting that may also be absent."""
-    alternatives = [kind for kind in get_args(annotation) if _is_section(kind)]
-    return alternatives[0] if NoneType in get_args(annotation) and alternatives else annotation
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

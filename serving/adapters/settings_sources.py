@@ -6,19 +6,17 @@ does that, and decides which source wins.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from serving.adapters.schema_errors import shortened
+from serving.adapters.strict_yaml import NotYaml, parse_yaml
 from serving.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "GALERNE__"
-_MAX_SHOWN_CHARS = 60
-_MERGE_TAG = "tag:yaml.org,2002:merge"
 
 Tree = dict[str, Any]
 
@@ -73,23 +71,14 @@ def read_config(path: Path) -> Tree:
 
 def _parse_file(text: str, *, name: str) -> Tree:
     try:
-        content = _unshared(_parse_yaml(text))
-    except yaml.YAMLError as error:
-        raise _unreadable(name, _describe_yaml(error)) from error
-    except RecursionError as error:
-        raise _unreadable(name, "it is nested too deeply, or contains itself") from error
+        content = parse_yaml(text)
+    except NotYaml as error:
+        raise _unreadable(name, str(error)) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise _unreadable(name, f"it must be a mapping of sections, not {shortened(content)}")
     return content
-
-
-def _unshared(value: Any) -> Any:
-    """A copy in which nothing occurs twice: what YAML aliases share must not change together."""
-    if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _unreadable(name: str, reason: str) -> ConfigError:
@@ -99,42 +88,6 @@ def _unreadable(name: str, reason: str) -> ConfigError:
         param="config",
         hint="`galerne config show` prints a valid file to start from",
     )
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML whose mappings have text keys, each once: PyYAML silently keeps the last of two."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == _MERGE_TAG:
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise _mapping_error(f"the key {key!r} is not text; put it in quotes", key_node)
-            if key in seen:
-                raise _mapping_error(f"the key {key!r} appears twice", key_node)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _mapping_error(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-
-
-def _parse_yaml(text: str) -> Any:
-    loader = _StrictLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
-def _describe_yaml(error: yaml.YAMLError) -> str:
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())
-    mark = error.problem_mark
-    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +176,8 @@ def assign(tree: Tree, path: SettingPath, text: str) -> None:
 
 def _parse_value(path: SettingPath, text: str) -> Any:
     try:
-        return _unshared(_parse_yaml(text))
-    except (yaml.YAMLError, RecursionError) as error:
+        return parse_yaml(text)
+    except NotYaml as error:
         raise ConfigError(
             f"{path.text}: {shortened(text)} is not a YAML value",
             code="setting_invalid",
@@ -249,9 +202,3 @@ def _step(node: Any, path: SettingPath, rest: str) -> tuple[Any, str]:
     else:
         problem = f"{head!r} cannot be set inside the plain value {shortened(node)}"
     raise ConfigError(f"{path.text}: {problem}", code="setting_invalid", param=path.text)
-
-
-def shortened(value: object) -> str:
-    """A value as an error message shows it: as Python writes it, cut when it is long."""
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[: _MAX_SHOWN_CHARS - 1]}…"

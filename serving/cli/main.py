@@ -14,6 +14,7 @@ from serving.cli import (
     k8s,
     keys,
     lab,
+    load,
     metrics,
     model,
     plan,
@@ -69,4 +70,5 @@ app.add_typer(metrics.app, name="metrics")
 app.add_typer(plan.app, name="plan")
 app.add_typer(sim.app, name="sim")
 app.add_typer(lab.app, name="lab")
+app.add_typer(load.app, name="load")
 app.add_typer(k8s.app, name="k8s")

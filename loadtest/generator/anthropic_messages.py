@@ -1,0 +1,87 @@
+"""Anthropic's messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from loadtest.generator.wire import (
+    DONE,
+    Part,
+    Usage,
+    Wire,
+    conversation,
+    error_code,
+    reader,
+    usage_of,
+    vllm_fields,
+)
+
+
+class _MessagesUsage(msgspec.Struct):
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def usage(self) -> Usage:
+        return Usage(self.input_tokens, self.cache_read_input_tokens, self.output_tokens)
+
+
+class _MessagesDelta(msgspec.Struct):
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+
+
+class _Begun(msgspec.Struct):
+    usage: _MessagesUsage | None = None
+
+
+class _MessagesEvent(msgspec.Struct):
+    type: str = ""
+    delta: _MessagesDelta | None = None
+    message: _Begun | None = None
+    usage: _MessagesUsage | None = None
+    error: Any = None
+
+
+class _MessagesAnswer(msgspec.Struct):
+    content: list[_MessagesDelta]
+    usage: _MessagesUsage | None = None
+
+
+_read_messages_event = reader(_MessagesEvent)
+_read_messages_answer = reader(_MessagesAnswer)
+
+
+def _messages_event(data: bytes) -> Part:
+    event = _read_messages_event(data)
+    match event.type:
+        case "content_block_delta" if event.delta is not None:
+            delta = event.delta
+            text = delta.text or ""
+            return Part(bool(text or delta.thinking or delta.partial_json), text)
+        case "message_start" if event.message is not None and event.message.usage is not None:
+            return Part(usage=event.message.usage.usage())
+        case "message_delta" if event.usage is not None:
+            return Part(usage=event.usage.usage())
+        case "message_stop":
+            return DONE
+        case "error":
+            return Part(error=error_code(event.error) or "error_event")
+        case _:
+            return Part()
+
+
+def _messages_whole(data: bytes) -> Part:
+    answer = _read_messages_answer(data)
+    text = "".join(block.text or "" for block in answer.content)
+    usage = usage_of(answer.usage)
+    return Part(bool(answer.content), text, usage, is_last=True)
+
+
+MESSAGES = Wire(
+    "/v1/messages", "max_tokens", vllm_fields, conversation(b"messages"),
+    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"},
+)  # fmt: skip

@@ -1,0 +1,183 @@
+"""HTTP/1.1 connections that tell when bytes came, without a task or a queue in between."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+OUT_OF_SOCKETS = "generator_out_of_sockets"
+"""Why a request was lost that the generator could not even send."""
+
+_OUT_OF_SOCKETS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Listener(Protocol):
+    """Whoever waits for an answer. Times are those of `time.perf_counter`."""
+
+    def connected(self, connection: Connection) -> bool:
+        """The request is about to go out on this connection; whether it still shall."""
+
+    def heard_head(self, status: int, headers: Headers) -> None:
+        """The answer's head has come; names of headers are in lower case."""
+
+    def heard_body(self, part: bytes, now: float) -> None:
+        """A part of the answer's body has come."""
+
+    def heard_end(self, now: float) -> None:
+        """The answer has come whole."""
+
+    def lost(self, reason: str, now: float) -> None:
+        """No more will come."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection; carries one request at a time.
+
+    `is_kept`: it has carried another request before. `has_heard`: a byte of an answer to the
+    present one has come.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._listener: Listener | None = None
+        self._now = 0.0
+        self._headers: Headers = []
+        self._has_head = False
+        self.is_kept = False
+        self.has_heard = False
+
+    def ask(self, request: bytes, listener: Listener) -> None:
+        """Send a whole request, whose answer goes to the listener."""
+        if not listener.connected(self):
+            self._connections.keep(self)
+            return
+        self._listener = listener
+        self.has_heard = self._has_head = False
+        if self._transport is None:
+            self._lose("connection_lost")
+        else:
+            self._transport.write(request)
+
+    def close(self) -> None:
+        """Leave, without another word to the listener."""
+        self._listener = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._now = time.perf_counter()
+        if self._listener is None:
+            self.close()  # nobody asked for this
+            return
+        self.has_heard = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._lose("not_http")
+            self.close()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._transport = None
+        self._connections.forget(self)
+        self._lose("truncated" if self._has_head else "connection_lost")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        headers, self._headers = self._headers, []
+        status = self._parser.get_status_code()
+        self._has_head = status >= 200
+        if self._has_head and self._listener is not None:
+            self._listener.heard_head(status, headers)
+
+    def on_body(self, body: bytes) -> None:
+        if self._listener is not None:
+            self._listener.heard_body(body, self._now)
+
+    def on_message_complete(self) -> None:
+        if not self._has_head:
+            return  # an interim answer, 1xx
+        listener, self._listener = self._listener, None
+        if self._parser.should_keep_alive():
+            self.is_kept = True
+            self._connections.keep(self)
+        else:
+            self.close()
+        if listener is not None:
+            listener.heard_end(self._now)
+
+    def _lose(self, reason: str) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.lost(reason, time.perf_counter())
+
+
+@dataclass(slots=True)
+class Connections:
+    """Connections to one server, as many as there are requests at once, kept between them."""
+
+    url: str
+    tls: ssl.SSLContext | None = None
+    _idle: dict[Connection, None] = field(default_factory=dict)
+    _opening: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def ask(self, request: bytes, listener: Listener) -> None:
+        """Send a request; whatever comes of it goes to the listener."""
+        if self._idle:
+            # The last one put back is the least likely to be closed by now.
+            connection, _ = self._idle.popitem()
+            connection.ask(request, listener)
+        else:
+            self.ask_afresh(request, listener)
+
+    def ask_afresh(self, request: bytes, listener: Listener) -> None:
+        """Send a request on a connection that has carried no other."""
+        task = asyncio.get_running_loop().create_task(self._open(request, listener))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, request: bytes, listener: Listener) -> None:
+        address = urlsplit(self.url)
+        port = address.port or (443 if self.tls else 80)
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: Connection(self), address.hostname or "", port, ssl=self.tls
+            )
+        except ssl.SSLError:
+            listener.lost("tls_failed", time.perf_counter())
+        except OSError as error:
+            is_ours = error.errno in _OUT_OF_SOCKETS
+            listener.lost(OUT_OF_SOCKETS if is_ours else "unreachable", time.perf_counter())
+        else:
+            connection.ask(request, listener)
+
+    def keep(self, connection: Connection) -> None:
+        """It can carry another request."""
+        self._idle[connection] = None
+
+    def forget(self, connection: Connection) -> None:
+        """It cannot."""
+        self._idle.pop(connection, None)
+
+    def close(self) -> None:
+        """Drop what is idle."""
+        for connection in tuple(self._idle):
+            connection.close()
+        for task in tuple(self._opening):
+            task.cancel()

@@ -1,0 +1,47 @@
+"""Server-sent events out of a byte stream that may be cut anywhere."""
+
+from __future__ import annotations
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+
+
+class EventTooLongError(Exception):
+    """An event has no end within `MAX_EVENT_BYTES`."""
+
+
+class EventSplitter:
+    """Finds the data of each event; comments and other fields are left out.
+
+    Source: WHATWG HTML, section 9.2.6 (interpreting an event stream), without lone carriage
+    returns, which no server here sends.
+
+    >>> splitter = EventSplitter()
+    >>> [splitter.feed(p) for p in (b"data: {}\\r\\n", b"\\r\\ndata:a", b"\\ndata: b\\n\\n")]
+    [[], [b'{}'], [b'a\\nb']]
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, part: bytes) -> list[bytes]:
+        """The data of the events that end within this part.
+
+        Raises:
+            EventTooLongError: what has come since the last event is too long.
+        """
+        received = self._rest + part
+        if b"\r" in received:
+            received = received.replace(b"\r\n", b"\n")
+        *events, self._rest = received.split(b"\n\n")
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise EventTooLongError
+        return [data for event in events if (data := _data(event)) is not None]
+
+
+def _data(event: bytes) -> bytes | None:
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:]
+    lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(line.removeprefix(b" ") for line in lines) if lines else None

@@ -1,0 +1,98 @@
+"""OpenAI's responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from loadtest.generator.wire import (
+    Part,
+    UnreadableError,
+    Usage,
+    Wire,
+    conversation,
+    error_code,
+    reader,
+    usage_of,
+    vllm_fields,
+)
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _ResponsesUsage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _InputDetails | None = None
+
+    def usage(self) -> Usage:
+        details = self.input_tokens_details
+        return Usage(
+            self.input_tokens,
+            None if details is None else details.cached_tokens,
+            self.output_tokens,
+        )
+
+
+class _Content(msgspec.Struct):
+    text: str | None = None
+
+
+class _Item(msgspec.Struct):
+    content: list[_Content] | None = None
+
+
+class _Response(msgspec.Struct):
+    status: str = ""
+    usage: _ResponsesUsage | None = None
+    output: list[_Item] | None = None
+    error: Any = None
+
+    def part(self) -> Part:
+        text = "".join(
+            content.text or "" for item in self.output or () for content in item.content or ()
+        )
+        error = None if self.error is None else error_code(self.error) or "response_failed"
+        return Part(bool(text), text, usage_of(self.usage), error, is_last=True)
+
+
+class _ResponsesEvent(msgspec.Struct):
+    type: str = ""
+    delta: Any = None
+    response: _Response | None = None
+    code: str | None = None
+
+
+_read_responses_event = reader(_ResponsesEvent)
+_read_response = reader(_Response)
+
+
+def _responses_event(data: bytes) -> Part:
+    event = _read_responses_event(data)
+    match event.type:
+        case "response.output_text.delta":
+            return Part(bool(event.delta), str(event.delta))
+        case "response.completed" | "response.incomplete" if event.response is not None:
+            return event.response.part()._replace(has_tokens=False, text="")
+        case "response.failed" if event.response is not None:
+            return Part(error=event.response.part().error or "response_failed")
+        case "error":
+            return Part(error=event.code or "error_event")
+        case kind:
+            return Part(has_tokens=kind.endswith(".delta") and bool(event.delta))
+
+
+def _responses_whole(data: bytes) -> Part:
+    response = _read_response(data)
+    if response.output is None:
+        raise UnreadableError
+    return response.part()
+
+
+RESPONSES = Wire(
+    "/v1/responses", "max_output_tokens", vllm_fields, conversation(b"input"),
+    _responses_event, _responses_whole,
+)  # fmt: skip

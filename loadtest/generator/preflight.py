@@ -1,0 +1,98 @@
+"""Asked of an endpoint before a load test begins, so that mistakes show at once and by name."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Collection
+
+import aiohttp
+
+from loadtest.generator.target import Target
+from serving.errors import ConfigError
+
+_TIMEOUT_S = 20.0
+
+
+async def only_model(target: Target, key: str | None) -> str:
+    """The model that an endpoint serves, if it serves just one.
+
+    Raises:
+        ConfigError: the endpoint cannot be reached or refuses the key, or it serves several.
+    """
+    async with _session(target) as session:
+        served = await _served(session, target, key)
+    if len(served) != 1:
+        raise ConfigError(
+            f"{target.url} serves {', '.join(sorted(served)) or 'no model'}",
+            code="model_ambiguous",
+            param="--model",
+            hint="name one of them",
+        )
+    return next(iter(served))
+
+
+async def check(target: Target, asked: Collection[tuple[str, str | None]]) -> None:
+    """Nothing stands in the way of requests for these models.
+
+    Args:
+        asked: every model with the API key that it is asked with, `None` for none.
+
+    Raises:
+        ConfigError: the endpoint cannot be reached, refuses the key or does not serve the model.
+    """
+    async with _session(target) as session:
+        for key in {key for _, key in asked}:
+            served = await _served(session, target, key)
+            for model, its_key in asked:
+                if its_key == key and model not in served:
+                    raise ConfigError(
+                        f"{target.url} does not serve {model!r}",
+                        code="model_not_found",
+                        param="--model",
+                        hint=f"it serves {', '.join(sorted(served)) or 'nothing'}",
+                    )
+
+
+def _session(target: Target) -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    connector = aiohttp.TCPConnector(ssl=target.tls or True)
+    return aiohttp.ClientSession(timeout=timeout, connector=connector)
+
+
+async def _served(
+    session: aiohttp.ClientSession, target: Target, key: str | None
+) -> frozenset[str]:
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    try:
+        async with session.get(f"{target.url}/v1/models", headers=headers) as answer:
+            if answer.status in (401, 403):
+                raise ConfigError(
+                    f"{target.url} refuses the API key (status {answer.status})",
+                    code="key_refused",
+                    param="--key",
+                    hint="make one with `galerne keys create --name load`",
+                )
+            answer.raise_for_status()
+            return frozenset(model["id"] for model in (await answer.json())["data"])
+    except ssl.SSLError as error:
+        raise _unreachable(target, "its certificate is not trusted; see --ca-file") from error
+    except TimeoutError as error:
+        raise _unreachable(target, f"no answer within {_TIMEOUT_S:.0f} s") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _unreachable(target, _cause(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreachable(target, "/v1/models does not answer with a list of models") from error
+
+
+def _cause(error: Exception) -> str:
+    system = getattr(error, "os_error", error)
+    return getattr(system, "strerror", None) or str(system) or type(error).__name__
+
+
+def _unreachable(target: Target, reason: str) -> ConfigError:
+    return ConfigError(
+        f"cannot load {target.url}: {reason}",
+        code="target_unreachable",
+        param="--url",
+        hint="`curl URL/v1/models` must work from here",
+    )

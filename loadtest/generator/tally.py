@@ -1,0 +1,93 @@
+"""What a run looks like while it goes on: totals, and the last seconds."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import quantiles
+
+from loadtest.records import Record
+from loadtest.verdict.slo import Slo
+
+WINDOW_S = 10.0
+"""Rates and quantiles on a screen are of the last seconds, so that a change shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The last `WINDOW_S`; times are `None` where nothing was measured."""
+
+    offered_rps: float
+    completed_rps: float
+    goodput_rps: float
+    ttft_p50_ms: float | None
+    ttft_p99_ms: float | None
+    send_lag_ms: float | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts requests as they end. `is_good` says which of the completed ones meet the SLO."""
+
+    is_good: Callable[[Record], bool]
+    num_completed: int = 0
+    num_failed: int = 0
+    _ends: deque[tuple[float, Record]] = field(default_factory=deque)
+    _sent: deque[tuple[float, int]] = field(default_factory=lambda: deque([(0.0, 0)]))
+
+    def add(self, records: Sequence[Record], elapsed_s: float, *, num_sent: int) -> None:
+        """Requests that have ended by now, and how many have been sent."""
+        self._sent.append((elapsed_s, num_sent))
+        while len(self._sent) > 1 and self._sent[0][0] < elapsed_s - WINDOW_S:
+            self._sent.popleft()
+        for record in records:
+            self.num_failed += record.error is not None
+            self.num_completed += record.error is None and not record.cancelled
+            self._ends.append((elapsed_s, record))
+        while self._ends and self._ends[0][0] <= elapsed_s - WINDOW_S:
+            self._ends.popleft()
+
+    def recent(self, elapsed_s: float) -> Recent:
+        """The last seconds as they look now."""
+        records = [record for _, record in self._ends]
+        completed = [r for r in records if r.error is None and not r.cancelled]
+        window_s = max(min(elapsed_s, WINDOW_S), 1e-3)
+        ttft_ms = [r.ttft_s * 1000 for r in records if r.ttft_s is not None]
+        return Recent(
+            offered_rps=(self._sent[-1][1] - self._sent[0][1]) / window_s,
+            completed_rps=len(completed) / window_s,
+            goodput_rps=sum(map(self.is_good, completed)) / window_s,
+            ttft_p50_ms=_percentile(ttft_ms, 50),
+            ttft_p99_ms=_percentile(ttft_ms, 99),
+            send_lag_ms=max((r.send_lag_s * 1000 for r in records), default=None),
+        )
+
+
+def goodness(slo: Slo | None) -> Callable[[Record], bool]:
+    """Whether a completed request keeps its limits, as `loadtest.verdict.measures` counts it."""
+    if slo is None:
+        return lambda _record: True
+
+    def is_good(record: Record) -> bool:
+        limits = slo.request_limits(record.traffic)
+        if limits is None:
+            return True
+        gaps_s = array("f", record.itl_s)
+        tokens = record.output_tokens or 0
+        found_s = {
+            "ttft_ms": record.ttft_s,
+            "tpot_ms": sum(gaps_s) / (tokens - 1) if gaps_s and tokens > 1 else None,
+            "itl_ms": max(gaps_s, default=None),
+            "latency_ms": record.latency_s,
+        }
+        return all((found_s[name] or 0.0) * 1000 <= limit for name, limit in limits.limits())
+
+    return is_good
+
+
+def _percentile(values: Sequence[float], percent: int) -> float | None:
+    if len(values) < 2:
+        return values[0] if values else None
+    return quantiles(values, n=100, method="inclusive")[percent - 1]

@@ -1,0 +1,145 @@
+"""What an SLO asks, line by line, and what follows from it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from loadtest.about import WorkerFigures
+from loadtest.verdict.slo import Limits, Slo
+from loadtest.verdict.summary import Check, Part, Verdict
+
+MOST_CPU_RATIO = 0.9
+"""Of one core: a worker that is busier has moments in which it is late."""
+LEAST_LAG_MS = 5.0
+LAG_SHARE = 0.05
+"""The generator may be late by this share of what it measures, at least by `LEAST_LAG_MS`, which
+a busy machine's scheduler takes by itself. The p99 of lag is held against the median measured."""
+
+
+def checks(slo: Slo, overall: Part, parts: Sequence[Part]) -> tuple[Check, ...]:
+    """Each limit of an SLO but those for one request, which `attainment_ratio` sums up."""
+    by_name = {part.name: part for part in parts}
+    found = list(_checks(slo, overall, ""))
+    for name, limits in slo.traffic.items():
+        found += _checks(limits, by_name.get(name), f"traffic.{name}.")
+    return tuple(found)
+
+
+def _checks(limits: Limits, part: Part | None, prefix: str) -> Iterator[Check]:
+    if limits.request is not None:
+        for metric, limit_ms in limits.request.limits():
+            if part is None or (part.completed and getattr(part, metric) is None):
+                yield Check(f"{prefix}request.{metric}", limit_ms, None, met=False)
+        attained = part.attainment_ratio if part else None
+        yield _at_least(f"{prefix}attainment_ratio", limits.attainment_ratio, attained)
+    yield from _quantile_checks(limits, part, prefix)
+    if limits.failed_ratio is not None:
+        yield _at_most(
+            f"{prefix}failed_ratio", limits.failed_ratio, failed_ratio(part) if part else None
+        )
+    for name in ("goodput_rps", "output_tokens_per_s"):
+        if (limit := getattr(limits, name)) is not None:
+            yield _at_least(f"{prefix}{name}", limit, getattr(part, name, None))
+
+
+def _quantile_checks(limits: Limits, part: Part | None, prefix: str) -> Iterator[Check]:
+    if limits.percentiles is None:
+        return
+    for metric in type(limits.percentiles).model_fields:
+        if (quantiles := getattr(limits.percentiles, metric)) is not None:
+            for name, limit_ms in quantiles.limits():
+                reached = getattr(getattr(part, metric, None), name, None)
+                yield _at_most(f"{prefix}percentiles.{metric}.{name}", limit_ms, reached)
+
+
+def failed_ratio(part: Part) -> float | None:
+    """The share of requests that failed, of all but cancelled ones; `None` if there are none."""
+    judged = part.requests - part.cancelled
+    return part.failed / judged if judged else None
+
+
+def _at_most(what: str, limit: float, measured: float | None) -> Check:
+    return Check(what, limit, measured, met=measured is not None and measured <= limit)
+
+
+def _at_least(what: str, limit: float, measured: float | None) -> Check:
+    met = measured is not None and measured >= limit
+    return Check(what, limit, measured, met=met, is_least=True)
+
+
+def conclude(
+    overall: Part, found: Sequence[Check], workers: Sequence[WorkerFigures], *, has_slo: bool
+) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict of a run and its reasons, worst first.
+
+    A run in which the generator was the bottleneck is invalid with or without an SLO, and whether
+    or not it keeps it. One that completed nothing fails without an SLO too.
+    """
+    if not overall.requests:
+        return "fail", ("no request was due",)
+    if late := bottlenecks(overall, workers):
+        return "invalid", late
+    missed = tuple(_miss(check) for check in sorted(found, key=_excess) if not check.met)
+    if not overall.completed:
+        return "fail", (_nothing_completed(overall), *missed)
+    if missed:
+        return "fail", missed
+    if not has_slo:
+        return "none", ("no SLO was given",)
+    return "pass", (f"all of the SLO is met: {len(found)} of {len(found)} checks",)
+
+
+def bottlenecks(overall: Part, workers: Sequence[WorkerFigures]) -> tuple[str, ...]:
+    """In which ways the generator was the bottleneck, worst first; none if it was not."""
+    most_ms = allowed_lag_ms(overall)
+    lateness = {}
+    if overall.send_lag_ms:
+        lateness["requests were sent late: p99 of the send lag"] = overall.send_lag_ms.p99
+    for index, worker in enumerate(workers):
+        name = f"worker {index} on {worker.host}"
+        lateness[f"{name} read late: p99 of its event loop's lag"] = worker.loop_lag_p99_ms
+    found = [_beyond(what, lag, most_ms, " ms") for what, lag in lateness.items()]
+    for index, worker in enumerate(workers):
+        what = f"worker {index} on {worker.host} was busy: its share of a core"
+        found.append(_beyond(what, worker.cpu_ratio, MOST_CPU_RATIO, ""))
+    worst_first = sorted((pair for pair in found if pair[0] > 1), reverse=True)
+    return tuple(f"the generator was the bottleneck: {reason}" for _, reason in worst_first)
+
+
+def allowed_lag_ms(overall: Part) -> float:
+    """How late the generator may be before its figures mean nothing."""
+    typical = overall.ttft_ms or overall.latency_ms
+    return max(LEAST_LAG_MS, LAG_SHARE * typical.p50 if typical else 0.0)
+
+
+def _beyond(what: str, measured: float, most: float, unit: str) -> tuple[float, str]:
+    return measured / most, f"{what} is {_shown(measured)}{unit}, more than {_shown(most)}{unit}"
+
+
+def _excess(check: Check) -> float:
+    """Sorts the worst first: what was not measured, then what is furthest from its limit."""
+    if check.measured is None:
+        return -math.inf
+    better, worse = check.limit, check.measured
+    if check.is_least:
+        better, worse = worse, better
+    return -worse / better if better else -math.inf
+
+
+def _miss(check: Check) -> str:
+    limit = _shown(check.limit)
+    if check.measured is None:
+        return f"{check.what}: nothing was measured, so its limit of {limit} is not met"
+    direction = "less" if check.is_least else "more"
+    return f"{check.what} is {_shown(check.measured)}, {direction} than {limit}"
+
+
+def _nothing_completed(overall: Part) -> str:
+    ends: Mapping[str, int] = {**overall.errors, "cancelled by the workload": overall.cancelled}
+    counts = ", ".join(f"{count} {name}" for name, count in ends.items() if count)
+    return f"none of {overall.requests} requests was completed: {counts}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.7g}"

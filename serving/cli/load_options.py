@@ -1,0 +1,250 @@
+"""Options of `galerne load`, and the load test they lead to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serving.errors import ConfigError
+
+if TYPE_CHECKING:
+    from loadtest.generator.run import Listen, Plan
+    from loadtest.workload.spec import Workload
+
+EXIT_STATUS = (
+    "Exit status: 0 the SLO is met or none was given, 1 it is not met or the test failed, "
+    "2 wrong usage, 4 the generator was the bottleneck, 130 interrupted."
+)
+DEFAULT_DURATION_S = 60.0
+DEFAULT_FORMAT = "mooncake"
+_DEFAULTS: Mapping[str, Any] = {
+    "arrivals": "poisson:1",
+    "prompt_tokens": "512",
+    "output_tokens": "128",
+}
+_GIVEN = ("trace", "speed", "limit", "arrivals", "duration_s", "prompt_tokens", "output_tokens",
+          "dialect", "stream", "seed")  # fmt: skip
+"""What goes to the workload as it is."""
+
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        envvar="GALERNE_URL", help="The endpoint, with or without /v1.", show_default=False
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="GALERNE_API_KEY",
+        help="API key. Better in the environment: arguments show in the list of processes.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Model to ask. [default: the only one served]", show_default=False),
+]
+WorkloadOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Workload as YAML: several models, tenants, conversations. Instead of the next ones.",
+        show_default=False,
+    ),
+]
+TraceOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Trace to replay.", show_default=False)
+]
+FormatOption = Annotated[str, typer.Option("--format", help="Of the trace.", metavar="FORMAT")]
+SpeedOption = Annotated[
+    float | None, typer.Option(min=1e-6, help="Of the trace's time.", show_default="1")
+]
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, help="First so many requests.", show_default="all")
+]
+ArrivalsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PROCESS",
+        help="Requests a second: constant:10, poisson:5, gamma:5:2.5 (rate, coefficient of "
+        "variation), ramp:1:20, step:5x60,50x30 (rate x seconds).",
+        show_default="poisson:1",
+    ),
+]
+DurationOption = Annotated[
+    float | None,
+    typer.Option("--duration", min=0.1, help="Seconds in which requests begin.",
+                 show_default=f"{DEFAULT_DURATION_S:g}"),
+]  # fmt: skip
+PromptOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt-tokens",
+        metavar="LENGTH",
+        help="512, uniform:100:1000, normal:512:64 or lognormal:512:0.8:max=4000.",
+        show_default="512",
+    ),
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option("--output-tokens", metavar="LENGTH", help="The same.", show_default="128"),
+]
+DialectOption = Annotated[
+    str | None,
+    typer.Option(help="chat, completions, responses or messages.", show_default="chat"),
+]
+StreamOption = Annotated[
+    bool | None, typer.Option("--stream/--no-stream", help="Ask for streams.", show_default="yes")
+]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="Of all that is random.", show_default="0")
+]
+SloOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="SLO as YAML; without one there is no verdict.",
+                 show_default=False),
+]  # fmt: skip
+WorkersOption = Annotated[
+    int, typer.Option(min=1, max=1000, help="Processes that send; one does for most.")
+]
+ListenOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Wait there for --workers of `galerne load worker` instead of starting them. They "
+        "show the secret in GALERNE_LOAD_TOKEN.",
+        show_default=False,
+    ),
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Seconds for one request, to its end.")
+]
+TokenizerOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="A model's tokenizer.json or its folder, for prompts of exactly so many tokens.",
+        show_default=False,
+    ),
+]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Authorities to trust instead of the system's.",
+                 show_default=False),
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to send, as the command line names it; `None` where it does not."""
+
+    workload: Path | None = None
+    model: str | None = None
+    trace: Path | None = None
+    trace_format: str = DEFAULT_FORMAT
+    speed: float | None = None
+    limit: int | None = None
+    arrivals: str | None = None
+    duration_s: float | None = None
+    prompt_tokens: str | None = None
+    output_tokens: str | None = None
+    dialect: str | None = None
+    stream: bool | None = None
+    seed: int | None = None
+
+    def to_workload(self, only_model: Callable[[], str]) -> Workload:
+        """The workload that is asked for.
+
+        Args:
+            only_model: finds out which model to ask where none is named.
+
+        Raises:
+            ConfigError: options that do not go together, or that make no workload.
+        """
+        from loadtest.workload.options import WorkloadOptions, from_options
+        from loadtest.workload.spec import read_workload
+
+        if self.workload is not None:
+            if self != Asked(self.workload):
+                raise _conflict(
+                    "--workload says what to send: leave out the other options", "--workload"
+                )
+            return read_workload(self.workload)
+        given = {name: getattr(self, name) for name in _GIVEN if getattr(self, name) is not None}
+        if self.trace is not None:
+            given |= {"format": self.trace_format}
+        elif self.speed is not None or self.limit is not None:
+            raise _conflict("--speed and --limit are for a --trace", "--trace")
+        else:
+            given = {**_DEFAULTS, **given}
+            if not given["arrivals"].startswith("step:"):
+                given.setdefault("duration_s", DEFAULT_DURATION_S)
+        return from_options(WorkloadOptions(model=self.model or only_model(), **given))
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """From where and how it is sent."""
+
+    url: str
+    key: str | None
+    workers: int
+    listen: str | None
+    timeout_s: float
+    tokenizer: Path | None
+    ca_file: Path | None
+
+
+def make_plan(sending: Sending, asked: Asked) -> Plan:
+    """The load test that the options describe.
+
+    Raises:
+        ConfigError: options that do not go together, or a document that is no workload.
+    """
+    from loadtest.generator import preflight
+    from loadtest.generator.run import Plan
+    from loadtest.generator.target import Target
+
+    target = Target.parse(sending.url, sending.ca_file)
+
+    def only_model() -> str:
+        return asyncio.run(preflight.only_model(target, sending.key))
+
+    return Plan(
+        target,
+        asked.to_workload(only_model),
+        key=sending.key,
+        timeout_s=sending.timeout_s,
+        num_workers=sending.workers,
+        tokenizer=None if sending.tokenizer is None else sending.tokenizer.absolute(),
+        listen=_listen(sending.listen),
+    )
+
+
+def _listen(address: str | None) -> Listen | None:
+    from loadtest.generator.messages import TOKEN_VARIABLE
+    from loadtest.generator.run import Listen
+
+    if address is None:
+        return None
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise _conflict(f"{address!r} is not HOST:PORT", "--listen")
+    if not (token := os.environ.get(TOKEN_VARIABLE)):
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} is not set",
+            code="token_missing",
+            param="--listen",
+            hint=f"export {TOKEN_VARIABLE}=$(openssl rand -hex 32), here and for the workers",
+        )
+    return Listen(host.strip("[]"), int(port), token)
+
+
+def _conflict(message: str, option: str) -> ConfigError:
+    return ConfigError(message, code="bad_option", param=option)

@@ -1,0 +1,191 @@
+"""Running a load test from a terminal: progress while it goes on, then report and verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import uvloop
+from rich.table import Table
+
+from loadtest.generator.run import Moment, Plan, Result, load
+from loadtest.generator.tally import Tally, goodness
+from loadtest.records import write
+from loadtest.report.files import write_report
+from loadtest.report.live import Progress, showing
+from loadtest.verdict.slo import Slo
+from loadtest.verdict.summarize import summarize
+from loadtest.verdict.summary import SUMMARY_FILE, Distribution, Summary, last_line, to_json
+from serving.cli.console import EXIT_FAILURE, err, out
+from serving.errors import ConfigError
+
+EXIT_INVALID = 4
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A run and what it amounts to."""
+
+    result: Result
+    summary: Summary
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should end with."""
+        if not self.result.about.is_whole:
+            return EXIT_INTERRUPTED
+        return {"pass": 0, "none": 0, "fail": EXIT_FAILURE, "invalid": EXIT_INVALID}[
+            self.summary.verdict
+        ]
+
+    def write(self, folder: Path) -> None:
+        """Keep everything in a folder, and draw the report.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        about, records = self.result.about, self.result.records
+        try:
+            about.write(folder)
+            write(records, folder)
+            (folder / SUMMARY_FILE).write_bytes(to_json(self.summary))
+            write_report(folder, about=about, summary=self.summary, records=records)
+        except OSError as error:
+            raise _not_written(folder, error) from error
+
+
+def results_folder(path: Path | None) -> Path:
+    """A folder for results, made if need be, so that a long run does not fail at its end.
+
+    Raises:
+        ConfigError: it cannot be written, or holds something else.
+    """
+    folder = path or Path(f"galerne-load-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(
+                f"{folder} is not empty",
+                code="results_exist",
+                param="--out",
+                hint="name another folder: results are never written over",
+            )
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    return folder
+
+
+def perform(plan: Plan, slo: Slo | None) -> Outcome:
+    """Run a load test, showing how it goes.
+
+    Raises:
+        ServingError: see `loadtest.generator.run.load`.
+    """
+    with watching(plan, slo) as watch:
+        result = uvloop.run(_interruptible(plan, watch))
+    about = result.about
+    if slo is not None:
+        about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
+    summary = summarize(result.records, duration_s=about.duration_s, slo=slo, workers=about.workers)
+    return Outcome(Result(about, result.records), summary)
+
+
+@contextmanager
+def watching(plan: Plan, slo: Slo | None) -> Iterator[Callable[[Moment], None]]:
+    """Something to call with each moment of a run, which shows it."""
+    tally = Tally(goodness(slo))
+    total_s = plan.workload.planned_s(plan.rate_scale)
+    num_joined = -1
+    with showing(err) as show:
+
+        def watch(moment: Moment) -> None:
+            nonlocal num_joined
+            if moment.num_joined < plan.num_workers:
+                if plan.listen is not None and moment.num_joined != num_joined:
+                    num_joined = moment.num_joined
+                    err.print(f"{num_joined} of {plan.num_workers} workers have joined")
+                return
+            tally.add(moment.recent, moment.elapsed_s, num_sent=moment.num_sent)
+            recent = tally.recent(moment.elapsed_s)
+            show(
+                Progress(
+                    elapsed_s=moment.elapsed_s,
+                    total_s=total_s,
+                    offered_rps=recent.offered_rps,
+                    in_flight=moment.num_in_flight,
+                    completed=tally.num_completed,
+                    failed=tally.num_failed,
+                    goodput_rps=recent.goodput_rps,
+                    ttft_p50_ms=recent.ttft_p50_ms,
+                    ttft_p99_ms=recent.ttft_p99_ms,
+                    send_lag_ms=recent.send_lag_ms,
+                )
+            )
+
+        yield watch
+
+
+def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
+    """Show what came out, for a person or as one line of JSON."""
+    if as_json:
+        print(json.dumps(last_line(outcome.summary)), flush=True)
+    else:
+        out.print(_table(outcome.summary))
+    colour = {"pass": "green", "fail": "red", "invalid": "yellow", "none": "dim"}
+    verdict = outcome.summary.verdict
+    err.print(f"verdict [{colour[verdict]}]{verdict}[/]", highlight=False)
+    for reason in outcome.summary.reasons:
+        err.print(f"  {reason}", markup=False, soft_wrap=True)
+    err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
+
+
+async def _interruptible(plan: Plan, watch: Callable[[Moment], None]) -> Result:
+    """The run; Ctrl-C once has it end and keep what there is."""
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
+    return await load(plan, watch, interrupted)
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(box=None, header_style="bold")
+    for title in ("", "P50", "P90", "P99", "MAX"):
+        table.add_column(title, justify="right" if title else "left")
+    part = summary.overall
+    rows = {
+        "TTFT ms": part.ttft_ms, "ITL ms": part.itl_ms, "TPOT ms": part.tpot_ms,
+        "latency ms": part.latency_ms,
+    }  # fmt: skip
+    for name, found in rows.items():
+        if found is not None:
+            table.add_row(name, *_cells(found))
+    table.add_section()
+    for name, value in (
+        ("requests", f"{part.requests}"),
+        ("completed", f"{part.completed}"),
+        ("failed", f"{part.failed}"),
+        ("goodput", f"{part.goodput_rps:.2f}/s of {part.offered_rps:.2f}/s"),
+        ("output tokens", f"{part.output_tokens_per_s:.0f}/s"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _cells(found: Distribution) -> list[str]:
+    return [f"{value:.1f}" for value in (found.p50, found.p90, found.p99, found.max)]
+
+
+def _not_written(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot write results to {folder}: {error.strerror}", code="not_written", param="--out"
+    )

@@ -1,0 +1,345 @@
+"""The load generator's loop against servers that behave, and servers that do not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import pytest
+
+from loadtest.generator.connection import Connections
+from loadtest.generator.dialects import WIRES
+from loadtest.generator.sender import Limits, Sender
+from loadtest.generator.target import Composer, Target
+from loadtest.generator.wire import Wording
+from loadtest.records import Record
+from loadtest.workload.request import Session, Turn
+from tests.scripted_server import Call, Script, scripted_server
+
+USAGE = (
+    b'{"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}'
+)
+TOKEN = b'data: {"choices": [{"delta": {"content": "ab "}}]}\n\n'
+LAST = b'data: {"choices": [], "usage": ' + USAGE + b"}\n\ndata: [DONE]\n\n"
+WHOLE = b'{"choices": [{"message": {"content": "abc"}}], "usage": ' + USAGE + b"}"
+
+
+async def stream(call: Call) -> None:
+    await call.begin_stream()
+    for _ in range(3):
+        await call.chunk(TOKEN)
+    await call.chunk(LAST)
+    await call.end_stream()
+
+
+def session(index: int = 0, at_s: float = 0.0, **fields: object) -> Session:
+    return Session(index, at_s, "t", (Turn(9, 3, (index,)),), **fields)  # type: ignore[arg-type]
+
+
+async def send(
+    url: str, sessions: Iterable[Session], *, is_stream: bool = True, limits: Limits | None = None
+) -> list[Record]:
+    """The records of these sessions, as they ended."""
+    wording = Wording("m", is_stream, True, 0.0)
+    sender = Sender(
+        iter(sessions),
+        {"t": Composer.make(Target.parse(url), WIRES["chat"], wording, "secret")},
+        Connections(url),
+        prompt=lambda turn: b"hello",
+        limits=limits or Limits(timeout_s=5.0),
+    )
+    await asyncio.wait_for(sender.run(time.perf_counter()), 20)
+    return sender.take_records()
+
+
+async def outcome(script: Script, **options: bool) -> Record:
+    """The record of one request to a server with this script."""
+    async with scripted_server(script) as server:
+        (record,) = await send(server.url, [session()], **options)
+    return record
+
+
+async def test_a_stream_is_recorded_as_it_went() -> None:
+    record = await outcome(stream)
+
+    assert (record.error, record.status, record.request_id) == (None, 200, "req-1")
+    assert (record.prompt_tokens, record.cached_tokens, record.output_tokens) == (9, 4, 3)
+    assert record.ttft_s is not None
+    assert record.latency_s is not None
+    assert 0 < record.ttft_s <= record.latency_s
+    assert len(array("f", record.itl_s)) == 2
+
+
+async def test_an_answer_in_one_piece_has_no_ttft() -> None:
+    record = await outcome(lambda call: call.answer(200, WHOLE), is_stream=False)
+
+    assert (record.error, record.status, record.ttft_s) == (None, 200, None)
+    assert (record.prompt_tokens, record.cached_tokens, record.output_tokens) == (9, 4, 3)
+    assert not record.is_stream
+
+
+async def truncated(call: Call) -> None:
+    await call.begin_stream()
+    await call.chunk(TOKEN)
+    await call.end_stream()
+
+
+async def cut(call: Call) -> None:
+    await call.begin_stream()
+    await call.chunk(TOKEN)
+    call.reset()
+
+
+async def reset_at_once(call: Call) -> None:
+    call.reset()
+
+
+async def no_http(call: Call) -> None:
+    await call.send(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
+async def bad_event(call: Call) -> None:
+    await call.begin_stream()
+    await call.chunk(TOKEN + b"data: {oops\n\n")
+
+
+async def error_event(call: Call) -> None:
+    await call.begin_stream()
+    await call.chunk(TOKEN + b'data: {"error": {"code": "engine_lost"}}\n\n')
+    await call.end_stream()
+
+
+async def busy(call: Call) -> None:
+    await call.answer(429, b'{"error": {"code": "overloaded"}}', "retry-after: 2")
+
+
+async def page(call: Call) -> None:
+    await call.answer(502, b"<html>Bad Gateway</html>", "connection: close")
+
+
+async def page_with_200(call: Call) -> None:
+    await call.answer(200, b"<html>Welcome</html>")
+
+
+async def interim(call: Call) -> None:
+    await call.send(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+    await stream(call)
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "status", "has_token"),
+    [
+        (truncated, "truncated", 200, True),
+        (cut, "truncated", 200, True),
+        (reset_at_once, "connection_lost", 0, False),
+        (no_http, "not_http", 0, False),
+        (bad_event, "bad_answer", 200, True),
+        (error_event, "engine_lost", 200, True),
+        (busy, "overloaded", 429, False),
+        (page, "http_502", 502, False),
+        (page_with_200, "bad_answer", 200, False),
+        (interim, None, 200, True),
+    ],
+)
+async def test_failures_are_counted_under_their_names(
+    script: Script, error: str | None, status: int, has_token: bool
+) -> None:
+    record = await outcome(script)
+
+    assert (record.error, record.status) == (error, status)
+    assert (record.ttft_s is not None) == has_token
+
+
+async def test_what_the_server_says_of_its_load_is_kept() -> None:
+    assert (await outcome(busy)).retry_after_s == 2.0
+
+
+async def test_an_unreadable_answer_in_one_piece() -> None:
+    record = await outcome(page_with_200, is_stream=False)
+
+    assert (record.error, record.status) == ("bad_answer", 200)
+
+
+async def test_nobody_listens() -> None:
+    async with scripted_server(stream) as server:
+        pass
+    (record,) = await send(server.url, [session()])
+
+    assert (record.error, record.status) == ("unreachable", 0)
+
+
+async def test_a_server_that_stalls_is_given_up_after_the_timeout() -> None:
+    async def stall(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(TOKEN)
+        await asyncio.sleep(60)
+
+    async with scripted_server(stall) as server:
+        (record,) = await send(server.url, [session()], limits=Limits(timeout_s=0.3))
+
+    assert record.error == "timeout"
+    assert record.latency_s is not None
+    assert record.latency_s >= 0.3
+
+
+async def test_arrivals_do_not_wait_for_answers() -> None:
+    """Ten requests to a server that answers none of them before all have come."""
+    all_there = asyncio.Event()
+
+    async def wait_for_all(call: Call) -> None:
+        if call.number == 9:
+            all_there.set()
+        await all_there.wait()
+        await stream(call)
+
+    async with scripted_server(wait_for_all) as server:
+        records = await send(server.url, [session(i, i * 0.01) for i in range(10)])
+
+    assert [record.error for record in records] == [None] * 10
+    assert [record.due_s for record in sorted(records, key=lambda r: r.session)] == pytest.approx(
+        [i * 0.01 for i in range(10)]
+    )
+
+
+async def test_a_late_answer_is_late_for_those_who_were_due_meanwhile() -> None:
+    """No coordinated omission: a server that stops for 0.3 s is slow for all who came meanwhile."""
+    ready = asyncio.Event()
+
+    async def pause(call: Call) -> None:
+        if call.number == 0:
+            asyncio.get_running_loop().call_later(0.3, ready.set)
+        await ready.wait()
+        await stream(call)
+
+    async with scripted_server(pause) as server:
+        records = await send(server.url, [session(i, i * 0.05) for i in range(5)])
+
+    for record in records:
+        assert record.ttft_s is not None
+        assert record.ttft_s + record.due_s >= 0.3 - 0.01
+
+
+async def test_a_client_that_leaves_is_neither_failed_nor_completed() -> None:
+    left = asyncio.Event()
+
+    async def endless(call: Call) -> None:
+        await call.begin_stream()
+        try:
+            while True:
+                await call.chunk(TOKEN)
+                await asyncio.sleep(0.01)
+        finally:
+            left.set()
+
+    async with scripted_server(endless) as server:
+        (record,) = await send(server.url, [session(cancel_after_s=0.1)])
+        await asyncio.wait_for(left.wait(), 5)
+
+    assert record.cancelled
+    assert record.error is None
+    assert record.ttft_s is not None
+
+
+async def test_a_conversation_goes_on_after_its_answers() -> None:
+    turns = (Turn(9, 3, (0,)), Turn(5, 3, (1,), think_s=0.1), Turn(5, 3, (2,), think_s=0.1))
+    async with scripted_server(stream) as server:
+        records = await send(server.url, [Session(4, 0.0, "t", turns)])
+        asked = [json.loads(body)["messages"] for body in server.bodies]
+
+    assert [(record.session, record.turn) for record in records] == [(4, 0), (4, 1), (4, 2)]
+    assert [len(messages) for messages in asked] == [1, 3, 5]
+    assert asked[2][1] == {"role": "assistant", "content": "ab ab ab "}
+    for before, after in pairwise(records):
+        assert before.latency_s is not None
+        assert after.due_s >= before.due_s + before.latency_s + 0.1
+
+
+async def test_a_conversation_ends_with_a_failed_turn() -> None:
+    turns = (Turn(9, 3, (0,)), Turn(5, 3, (1,)))
+    async with scripted_server(busy) as server:
+        records = await send(server.url, [Session(0, 0.0, "t", turns)])
+
+    assert [record.error for record in records] == ["overloaded"]
+
+
+async def test_no_turn_begins_after_the_end() -> None:
+    turns = (Turn(9, 3, (0,)), Turn(5, 3, (1,), think_s=60.0))
+    async with scripted_server(stream) as server:
+        limits = Limits(timeout_s=5.0, duration_s=1.0)
+        records = await send(server.url, [Session(0, 0.0, "t", turns)], limits=limits)
+
+    assert len(records) == 1
+
+
+async def test_connections_are_used_again() -> None:
+    async with scripted_server(stream) as server:
+        records = await send(server.url, [session(i, i * 0.1) for i in range(4)])
+
+        assert server.num_connections == 1
+    assert len(records) == 4
+
+
+async def test_a_kept_connection_that_the_server_closes_fails_no_request() -> None:
+    async def close_the_second(call: Call) -> None:
+        if call.place == 1:
+            call.reset()
+        else:
+            await stream(call)
+
+    async with scripted_server(close_the_second) as server:
+        records = await send(server.url, [session(i, i * 0.1) for i in range(2)])
+
+        assert server.num_connections == 2
+    assert [record.error for record in records] == [None, None]
+
+
+async def test_an_interrupted_run_keeps_what_has_ended() -> None:
+    second_came = asyncio.Event()
+
+    async def stall_after_the_first(call: Call) -> None:
+        if call.number == 0:
+            await stream(call)
+        else:
+            second_came.set()
+            await asyncio.sleep(60)
+
+    async with scripted_server(stall_after_the_first) as server:
+        wording = Wording("m", True, True, 0.0)
+        composer = Composer.make(Target.parse(server.url), WIRES["chat"], wording, None)
+
+        def sessions() -> Iterator[Session]:
+            yield session(0)
+            yield session(1, 0.1)
+            yield session(2, 3600.0)
+
+        sender = Sender(
+            sessions(),
+            {"t": composer},
+            Connections(server.url),
+            prompt=lambda turn: b"hello",
+            limits=Limits(timeout_s=60.0),
+        )
+        running = asyncio.create_task(sender.run(time.perf_counter()))
+        await asyncio.wait_for(second_came.wait(), 5)
+        sender.stop()
+        await asyncio.wait_for(running, 5)
+
+    assert [record.session for record in sender.take_records()] == [0]
+
+
+async def test_the_key_is_shown_as_a_bearer_token() -> None:
+    heads: list[bytes] = []
+
+    async def note(call: Call) -> None:
+        heads.append(call.head)
+        await stream(call)
+
+    async with scripted_server(note) as server:
+        await send(server.url, [session()])
+
+    assert b"authorization: Bearer secret\r\n" in heads[0]
+    assert b"POST /v1/chat/completions HTTP/1.1\r\n" in heads[0]

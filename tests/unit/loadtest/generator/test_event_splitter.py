@@ -1,0 +1,35 @@
+"""Server-sent events, however the bytes are cut."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtest.generator.events import MAX_EVENT_BYTES, EventSplitter, EventTooLongError
+
+STREAM = (
+    b": a comment\n\ndata: {}\n\nevent: x\ndata: one\ndata: two\n\n"
+    b"data:tight\r\n\r\nid: 7\n\ndata: \xc3\xa9\r\n\r\ndata: [DONE]\n\n"
+)
+EVENTS = [b"{}", b"one\ntwo", b"tight", "é".encode(), b"[DONE]"]
+
+
+@given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=12))
+@settings(deadline=None)
+def test_the_same_events_however_the_stream_is_cut(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    splitter = EventSplitter()
+
+    found = [event for begin, end in pairwise(edges) for event in splitter.feed(STREAM[begin:end])]
+
+    assert found == EVENTS
+
+
+def test_an_event_without_an_end_is_given_up() -> None:
+    splitter = EventSplitter()
+
+    with pytest.raises(EventTooLongError):
+        splitter.feed(b"data: " + b"a" * MAX_EVENT_BYTES)
