@@ -149,12 +149,5 @@ def test_the_bundled_demo_is_the_one_that_is_built(demo: str) -> None:
     assert load_model_config("demo") == load_model_config(demo)
 
 
-def test_up_fills_in_the_chunk_where_a_window_gains_by_it(platform: Platform) -> None:
-    """The embedding model's sequences are no longer than its window."""
-    chunks = {model["id"]: model["max_num_batched_tokens"] for model in platform.status()["models"]}
-    assert chunks == {MODEL: 256, EMBEDDER: DEFAULT_CHUNK_TOKENS}
-    assert "prompts in chunks of 256 tokens" in log_tail(platform.state_dir, num_lines=10_000)
-
-
 if __name__ == "__main__":
     main(sys.argv[1])
