@@ -7,26 +7,40 @@ from pathlib import Path
 from serving.errors import ConfigError
 
 
-def write_new(path: Path, text: str, *, option: str) -> None:
-    """The text is in a new file.
+def check_new(path: Path | None, *, option: str) -> None:
+    """Return if there is no file of that name, which is better known before work than after it.
 
     Args:
         option: which named the file, for errors.
 
     Raises:
-        ConfigError: there is a file of that name (`file_exists`), or it cannot be written.
+        ConfigError: there is one (`file_exists`).
+    """
+    if path is not None and path.exists():
+        raise _exists(path, option)
+
+
+def write_new(path: Path, text: str, *, option: str) -> None:
+    """The text is in a new file.
+
+    Raises:
+        ConfigError: as `check_new`, or the file cannot be written.
     """
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise ConfigError(
-            f"{path} is there already, and was left as it is",
-            code="file_exists",
-            param=option,
-            hint="name another file, or remove that one",
-        ) from error
+        raise _exists(path, option) from error
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}", code="not_written", param=option
         ) from error
+
+
+def _exists(path: Path, option: str) -> ConfigError:
+    return ConfigError(
+        f"{path} is there already, and was left as it is",
+        code="file_exists",
+        param=option,
+        hint="name another file, or remove that one",
+    )

@@ -11,7 +11,7 @@ import yaml
 
 from serving.adapters.probe_client import Endpoint
 from serving.cli.console import err, progress
-from serving.cli.new_file import write_new
+from serving.cli.new_file import check_new, write_new
 from serving.cli.sim import api_key_in, measure_timing
 from serving.planner.hardware import GPUS, find_gpu
 from serving.planner.measured_timing import MeasuredTiming
@@ -49,6 +49,7 @@ def calibrate(  # noqa: PLR0913 - each is an option of the command
     The roofline then only tells how steps change with tensor parallelism and chunk. Nothing else
     should use the engine meanwhile. Takes less than a minute on a GPU.
     """
+    check_new(file, option="--out")
     target = Endpoint(url, model, api_key_in(api_key_env))
     name = find_gpu(gpu).name
     with progress("measuring") as tell:

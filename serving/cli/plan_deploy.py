@@ -12,7 +12,7 @@ from serving.adapters.model_configs import bundled_models, load_model_config
 from serving.adapters.settings_sources import read_config
 from serving.cli.console import EXIT_FAILURE, err, out, print_json, progress
 from serving.cli.lab_options import traced_demand
-from serving.cli.new_file import write_new
+from serving.cli.new_file import check_new, write_new
 from serving.cli.options import ConfigOption, read_settings
 from serving.cli.plan_apply import Chosen, plan_settings
 from serving.cli.plan_kv import longest
@@ -139,6 +139,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
             param="--model" if model is None else "--gpu" if gpu is None else "--trace",
             hint="galerne plan --help",
         )
+    check_new(apply, option="--apply")
     limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
     settings = read_settings(None, config=config, overrides=None) if config else None
     asked = Asked(model, gpu, trace, trace_format, max_model_len, kv_dtype, block_size, calibration)

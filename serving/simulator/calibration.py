@@ -119,12 +119,26 @@ def plan_probes(limits: EngineLimits) -> list[Probe]:
     longest = (limits.max_model_len or math.inf) - _NUM_DECODED_TOKENS
     lengths = sorted({max(int(limits.chunk_tokens * share), 2) for share in _PROMPT_SHARES})
     lengths = [length for length in lengths if length <= longest]
-    long_prompt = int(min(limits.window or _LONG_PROMPT_TOKENS, _LONG_PROMPT_TOKENS, longest))
-    if len(lengths) < 2 or long_prompt < 4 * _SHORT_PROMPT_TOKENS:
+    long_batch = _long_batch(limits)
+    if len(lengths) < 2 or long_batch.num_prompt_tokens < 4 * _SHORT_PROMPT_TOKENS:
         raise _degenerate("the engine's longest sequence leaves no room for long prompts")
     decodes = [Probe(b, _SHORT_PROMPT_TOKENS, _NUM_DECODED_TOKENS) for b in _BATCH_SIZES]
-    long_batch = Probe(_LONG_BATCH_SIZE, long_prompt, _NUM_DECODED_TOKENS)
     return [*(Probe(1, length, 1) for length in lengths), *decodes, long_batch]
+
+
+def _long_batch(limits: EngineLimits) -> Probe:
+    """Streams with long prompts. The first generates while the others' prompts are read, a token in
+    each step: so many more it needs for all of them to generate together.
+
+    >>> _long_batch(EngineLimits(chunk_tokens=512))
+    Probe(num_streams=8, num_prompt_tokens=2048, num_output_tokens=56)
+    """
+    steps_per_token = _LONG_BATCH_SIZE / limits.chunk_tokens
+    left = (limits.max_model_len or math.inf) - _NUM_DECODED_TOKENS - 1
+    fits = left / (1 + steps_per_token)
+    prompt = int(min(limits.window or _LONG_PROMPT_TOKENS, _LONG_PROMPT_TOKENS, fits))
+    num_steps = math.ceil(prompt * steps_per_token)
+    return Probe(_LONG_BATCH_SIZE, prompt, num_steps + _NUM_DECODED_TOKENS)
 
 
 async def run_probes(

@@ -7,15 +7,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
+from simulated_engine import simulated_engine
 
 from loadtest.processes import free_port
 from serving.settings import TimingSettings
@@ -41,30 +39,8 @@ def endpoint() -> Iterator[str]:
         "engine.max_num_batched_tokens": 256,
         "engine.max_num_seqs": 64,
     }
-    options = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [*GALERNE, "sim", "serve", "--port", str(port), *options], stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_until_up(url)
+    with simulated_engine(settings) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def wait_until_up(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-        except urllib.error.URLError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        else:
-            return
 
 
 def calibrate(url: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
