@@ -176,6 +176,14 @@ class Workload(_Document):
             ends_s.append(lasts_s / (rate_scale if isinstance(traffic.arrivals, Replay) else 1.0))
         return max(ends_s)
 
+    def mean_rate(self) -> float:
+        """Sessions a second, of all traffic.
+
+        Raises:
+            ConfigError: a trace cannot be read.
+        """
+        return sum(traffic.arrivals.mean_rate for traffic in self.traffic.values())
+
     def num_dropped(self) -> dict[str, int]:
         """By traffic that replays a trace: requests of length 0 that were left out of it.
 

@@ -51,14 +51,35 @@ class Outcome:
         Raises:
             ConfigError: it cannot be written.
         """
+        self.write_figures(folder)
         about, records = self.result.about, self.result.records
-        try:
-            about.write(folder)
-            write(records, folder)
-            (folder / SUMMARY_FILE).write_bytes(to_json(self.summary))
+        with kept(folder):
             write_report(folder, about=about, summary=self.summary, records=records)
-        except OSError as error:
-            raise _not_written(folder, error) from error
+
+    def write_figures(self, folder: Path) -> None:
+        """Keep everything but the report, which takes seconds to draw.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        with kept(folder):
+            folder.mkdir(exist_ok=True)
+            self.result.about.write(folder)
+            write(self.result.records, folder)
+            (folder / SUMMARY_FILE).write_bytes(to_json(self.summary))
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Around writing results: a full disk and the like are told as what they are.
+
+    Raises:
+        ConfigError: something cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _not_written(folder, error) from error
 
 
 def results_folder(path: Path | None) -> Path:
