@@ -40,7 +40,7 @@ class Outcome:
     def exit_code(self) -> int:
         """What the process should end with."""
         if not self.result.about.is_whole:
-            return EXIT_INTERRUPTED
+            return EXIT_INTERRUPTED if self.result.about.problem is None else EXIT_FAILURE
         return {"pass": 0, "none": 0, "fail": EXIT_FAILURE, "invalid": EXIT_INVALID}[
             self.summary.verdict
         ]
@@ -166,6 +166,9 @@ def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
     err.print(f"verdict [{colour[verdict]}]{verdict}[/]", highlight=False)
     for reason in outcome.summary.reasons:
         err.print(f"  {reason}", markup=False, soft_wrap=True)
+    if outcome.result.about.problem is not None:
+        err.print("[bold red]error[/bold red] the run is not whole: ", end="")
+        err.print(outcome.result.about.problem, markup=False, soft_wrap=True)
     err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
 
 
