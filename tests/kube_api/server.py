@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from kube_api.definitions import definition_of
 from kube_api.faults import Faults
 from kube_api.frontend import Frontend
-from kube_api.resource_types import BUILT_IN, RAY, ResourceType, definition_of
+from kube_api.resource_types import RAY, ResourceType
 from kube_api.store import Store
 
 TOKEN = "token-of-the-tester"
@@ -24,14 +25,15 @@ TOKEN = "token-of-the-tester"
 
 @dataclass
 class KubeApi:
-    """A running server, as tests see it. `log` has `VERB PATH` of every request."""
+    """A running server, as tests see it. `log` has `VERB PATH` of every request, `issued` the
+    users of the tokens that were asked for."""
 
-    resources: tuple[ResourceType, ...]
     store: Store = field(default_factory=Store)
     faults: Faults = field(default_factory=Faults)
     log: list[str] = field(default_factory=list)
     url: str = ""
     token: str = TOKEN
+    issued: dict[str, str] = field(default_factory=dict)
 
     def put(self, value: Mapping[str, Any]) -> dict[str, Any]:
         """The object is there as given, status included."""
@@ -48,7 +50,7 @@ class KubeApi:
     def resource_of(self, api_version: str, kind: str) -> ResourceType:
         """The kind of that name."""
         return next(
-            each for each in self.resources
+            each for each in self.store.kinds
             if (each.api_version, each.kind) == (api_version, kind)
         )  # fmt: skip
 
@@ -72,7 +74,7 @@ def running_kube_api(
     *, custom: Sequence[ResourceType] = RAY, namespaces: Sequence[str] = ("default",)
 ) -> Iterator[KubeApi]:
     """A server with these custom kinds and namespaces, on a port of its own."""
-    api = KubeApi((*BUILT_IN, *custom))
+    api = KubeApi()
     for name in namespaces:
         api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     for resource in custom:
