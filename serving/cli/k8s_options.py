@@ -65,17 +65,19 @@ class Place:
         A server that fails for a while, as it does during its own upgrade, is asked on.
 
         Raises:
-            ClusterError: it still fails when the time is over.
+            ClusterError: it still fails when the time is over; or it has never answered.
         """
         pacing = self.client.transport.pacing
-        begun = pacing.clock()
+        begun, has_answered = pacing.clock(), False
         while True:
             try:
                 snapshot = self.snapshot()
             except ClusterError as error:
-                if not error.retryable or pacing.clock() - begun >= self.timeout_s:
+                is_over = pacing.clock() - begun >= self.timeout_s
+                if not error.retryable or not has_answered or is_over:
                     raise
             else:
+                has_answered = True
                 yield pacing.clock() - begun, snapshot
             pacing.sleep(_POLL_S)
 

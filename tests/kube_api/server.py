@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -71,7 +72,10 @@ class KubeApi:
 
 @contextmanager
 def running_kube_api(
-    *, custom: Sequence[ResourceType] = RAY, namespaces: Sequence[str] = ("default",)
+    *,
+    custom: Sequence[ResourceType] = RAY,
+    namespaces: Sequence[str] = ("default",),
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[KubeApi]:
     """A server with these custom kinds and namespaces, on a port of its own."""
     api = KubeApi()
@@ -83,7 +87,7 @@ def running_kube_api(
     started, stop = threading.Event(), asyncio.Event()
 
     async def serve() -> None:
-        async with _listening(api):
+        async with _listening(api, tls):
             started.set()
             await stop.wait()
 
@@ -99,7 +103,7 @@ def running_kube_api(
 
 
 @asynccontextmanager
-async def _listening(api: KubeApi) -> AsyncIterator[None]:
+async def _listening(api: KubeApi, tls: ssl.SSLContext | None) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     frontend = Frontend(api)
     api.store.on_change = lambda: loop.call_soon_threadsafe(frontend.wake)
@@ -107,10 +111,10 @@ async def _listening(api: KubeApi) -> AsyncIterator[None]:
     app.router.add_route("*", "/{path:.*}", frontend.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     host, port = runner.addresses[0][:2]
-    api.url = f"http://{host}:{port}"
+    api.url = f"{'https' if tls else 'http'}://{host}:{port}"
     try:
         yield
     finally:

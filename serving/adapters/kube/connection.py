@@ -106,7 +106,10 @@ def _configuration() -> Any:
 
 
 def _connection(configuration: Any, namespace: str) -> Connection:
+    import urllib3
     from kubernetes.client import ApiClient
 
+    if not configuration.verify_ssl:  # as the kubeconfig wants it; no need to say so each time
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     api = ApiClient(configuration)
     return Connection(api, configuration.host, namespace)
