@@ -90,7 +90,7 @@ def open_place(
     Raises:
         ConfigError: see `connect`.
     """
-    connection = connect(context=context, environ=os.environ)
+    connection = connect(context=context, environ=os.environ, timeout_s=timeout_s)
     pacing = ctx.obj if isinstance(ctx.obj, Pacing) else None
     client = KubeClient(connection, timeout_s=min(timeout_s, SHORT_TIMEOUT_S), pacing=pacing)
     return Place(client, namespace or connection.namespace, name, timeout_s)

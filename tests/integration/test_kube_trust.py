@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from kube_api.certificates import Authority, server_context
+from kube_api.no_api import page_server
 from kube_api.server import KubeApi, running_kube_api
 
 from serving.adapters.kube.client import KubeClient
@@ -42,31 +38,6 @@ def ask(api: KubeApi, folder: Path, *, user: Change | None = None, **cluster: An
         KubeClient(connection, timeout_s=5).list(CONFIG_MAPS, namespace="default")
     finally:
         connection.api.rest_client.close()
-
-
-@contextmanager
-def page_server(tls: ssl.SSLContext | None = None) -> Iterator[KubeApi]:
-    """A server that answers whatever it is asked with a page."""
-    with ThreadingHTTPServer((HOST, 0), Page) as server:
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield KubeApi(url=f"{'https' if tls else 'http'}://{HOST}:{server.server_port}")
-        server.shutdown()
-        thread.join(10)
-
-
-class Page(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = b"<html>\n<p>log in</p></html>"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nobody reads it."""
 
 
 def test_a_server_of_our_authority_is_trusted(ours: Authority, tmp_path: Path) -> None:
@@ -101,10 +72,10 @@ def test_a_server_that_is_not_trusted(
 def test_a_client_certificate_that_has_expired(ours: Authority, tmp_path: Path) -> None:
     pair = ours.issue("me", days_left=-1)
     user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
-    # An API server itself answers 401. Proxies do it so; and asyncio's servers send no alerts.
+    # An API server itself answers 401. Proxies do it so.
     context = server_context(ours.issue(HOST), clients_of=ours)
-    with page_server(context) as api, pytest.raises(ClusterError) as caught:
-        ask(api, tmp_path, user=user, certificate_authority=str(ours.file))
+    with page_server(context) as url, pytest.raises(ClusterError) as caught:
+        ask(KubeApi(url=url), tmp_path, user=user, certificate_authority=str(ours.file))
     assert "alert" in caught.value.message
     assert "refuses the client certificate" in caught.value.hint
 
@@ -126,8 +97,8 @@ def test_http_to_a_server_of_https() -> None:
 
 
 def test_a_page_is_no_answer(tmp_path: Path) -> None:
-    with page_server() as api, pytest.raises(ConfigError) as caught:
-        ask(api, tmp_path)
+    with page_server() as url, pytest.raises(ConfigError) as caught:
+        ask(KubeApi(url=url), tmp_path)
     assert caught.value.code == "kube_no_api"
     assert caught.value.message.startswith("what answers is no Kubernetes API: <html> to list")
     assert "want a login" in caught.value.hint

@@ -121,3 +121,5 @@ async def _listening(api: KubeApi, tls: ssl.SSLContext | None) -> AsyncIterator[
         api.store.on_change = lambda: None
         frontend.end()
         await runner.cleanup()
+        if tls is not None:
+            await asyncio.sleep(0.1)  # TLS connections take some turns of the loop to close.

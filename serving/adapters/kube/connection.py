@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.adapters.kube.kubeconfig import DEFAULT_NAMESPACE, load_kubeconfig
 from serving.errors import ConfigError
 
 ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """What a pod is given to ask the API with."""
-_DEFAULT_NAMESPACE = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,59 +24,35 @@ class Connection:
     namespace: str
 
 
-def connect(*, context: str | None = None, environ: Mapping[str, str] = os.environ) -> Connection:
+def connect(
+    *,
+    context: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    timeout_s: float = 30.0,
+) -> Connection:
     """The cluster of a context; without one, of the current context; without a kubeconfig, of this
-    pod. Nothing is asked of it yet.
+    pod. Nothing is asked of it yet. A credential plugin of the kubeconfig has `timeout_s`.
 
     Raises:
-        ConfigError: `kubeconfig_missing`, `kubeconfig_invalid`, `context_unknown`.
+        ConfigError: `kubeconfig_missing`, `kubeconfig_invalid`, `context_unknown`,
+            `kube_plugin_failed`.
+        TimedOut: `kube_plugin_timeout`.
     """
     files = [Path(name) for name in environ.get("KUBECONFIG", "").split(os.pathsep) if name]
     files = files or [Path.home() / ".kube" / "config"]
     if any(file.exists() for file in files):
-        return _from_kubeconfig(os.pathsep.join(map(str, files)), context)
+        configuration = _configuration()
+        namespace = load_kubeconfig(
+            configuration, os.pathsep.join(map(str, files)), context, environ=environ,
+            timeout_s=timeout_s,
+        )  # fmt: skip
+        return _connection(configuration, namespace)
     if "KUBERNETES_SERVICE_HOST" in environ and context is None:
         return _from_pod()
     raise ConfigError(
         "there is no kubeconfig, and this is no pod of a cluster",
         code="kubeconfig_missing",
         hint=f"set KUBECONFIG; looked for {', '.join(map(str, files))}",
-    )
-
-
-def _from_kubeconfig(files: str, context: str | None) -> Connection:
-    from kubernetes import config
-
-    try:
-        contexts, current = config.list_kube_config_contexts(files)
-        chosen = next(
-            (each for each in contexts if each["name"] == context), None if context else current
-        )
-        if chosen is None:
-            raise _unknown(context, [each["name"] for each in contexts])
-        configuration = _configuration()
-        config.load_kube_config(
-            files, context=chosen["name"], client_configuration=configuration, persist_config=False
-        )
-        namespace = chosen["context"].get("namespace") or _DEFAULT_NAMESPACE
-        return _connection(configuration, namespace)
-    except ConfigError:
-        raise
-    # The official loader lets through whatever YAML, base64 and the wrong shapes of them raise.
-    except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(
-            f"the kubeconfig {files} cannot be used: {said}",
-            code="kubeconfig_invalid",
-            hint="kubectl config view shows what kubectl makes of it",
-        ) from error
-
-
-def _unknown(context: str | None, known: list[str]) -> ConfigError:
-    return ConfigError(
-        f"the kubeconfig has no context {context!r}" if context else "no context is chosen",
-        code="context_unknown",
-        hint=f"--context with one of: {', '.join(known) or 'none'}",
     )
 
 
@@ -93,7 +69,7 @@ def _from_pod() -> Connection:
             code="kubeconfig_invalid",
             hint="set automountServiceAccountToken and serviceAccountName of the pod",
         ) from error
-    return _connection(configuration, namespace or _DEFAULT_NAMESPACE)
+    return _connection(configuration, namespace or DEFAULT_NAMESPACE)
 
 
 def _configuration() -> Any:
