@@ -6,6 +6,7 @@ import base64
 import copy
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import yaml
 from kube_api.faults import Fault
 from kube_api.server import running_kube_api
 from kube_platform import MODEL, NAMESPACE, Operated
+from prometheus_tools import running_prometheus
 
+from loadtest.processes import free_port
 from serving.adapters.key_records import decode, utc_now
 from serving.tenancy.access import KeyState
 
@@ -349,6 +352,31 @@ def test_scale_mends_a_cluster_that_bounds_did_not_reach(platform: Operated) -> 
 def test_doctor_finds_nothing_but_missing_monitoring(installed: Operated) -> None:
     found = installed.run_json("doctor")
     assert [each["code"] for each in found["findings"]] == ["not_scraped"]
+
+
+def test_doctor_asks_a_prometheus(installed: Operated, tmp_path: Path) -> None:
+    worker = made.pod("worker-1")
+    worker["status"]["podIP"] = "127.0.0.1"
+    installed.api.put(worker)
+    labels = {"component": "gateway", "replica": "a1", "deployed_model": ""}
+    target = {"targets": [f"127.0.0.1:{free_port()}"], "labels": labels}
+    config = tmp_path / "prometheus.yml"
+    job = {"job_name": "galerne", "scrape_interval": "1s", "static_configs": [target]}
+    config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
+    port = free_port()
+    with running_prometheus(config, port=port) as prometheus:
+        ends_at = time.monotonic() + 30
+        while [each["health"] for each in prometheus.targets()] != ["down"]:
+            assert time.monotonic() < ends_at, "it is not scraped yet"
+            time.sleep(0.1)
+        words = ("doctor", "--prometheus", f"http://127.0.0.1:{port}")
+        none, down = installed.run_json(*words)["findings"]
+    assert "no engine of the platform" in none["what"]
+    assert down["what"] == "Prometheus cannot scrape gateway a1"
+    assert "connection refused" in down["why"]
+    code, output = installed.run(*words)
+    assert code == 1
+    assert f"Prometheus at http://127.0.0.1:{port} does not answer" in output
 
 
 def test_doctor_names_the_missing_operator_and_crds(platform: Operated) -> None:
