@@ -56,7 +56,8 @@ def _component(target: Object) -> str:
     Source: `serving/gateway_assembly.py`, the labels of metric targets.
     """
     labels = at(target, "discoveredLabels") or {}
-    return str(labels.get("component", "")) if "deployed_model" in labels else ""
+    # Not by the model: Prometheus drops labels that are empty, as a gateway's is.
+    return str(labels.get("component", "")) if "replica" in labels else ""
 
 
 def _has_engines(settings: Mapping[str, Any]) -> bool:
