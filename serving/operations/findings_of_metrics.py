@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from serving.operations.selectors import selects
 from serving.operations.snapshot import TYPE_LABEL, Object, at, labels_of, name_of
 from serving.operations.survey import Finding, Survey, warning
 
@@ -110,31 +111,3 @@ def _labels_to_be(service: Object | None) -> dict[str, str]:
     config = at(service, "spec", "rayClusterConfig") or {}
     own = at(config, "headGroupSpec", "template", "metadata", "labels") or {}
     return {**own, TYPE_LABEL: "head", "ray.io/is-ray-node": "yes"}
-
-
-def selects(selector: Object, labels: Mapping[str, str]) -> bool:
-    """Whether a label selector matches. An empty one matches all.
-
-    Source: kubernetes.io, LabelSelector.
-
-    >>> ray = {"ray.io/node-type": "head"}
-    >>> rule = {"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}
-    >>> selects({"matchExpressions": [rule]}, ray), selects({"matchLabels": {"app": "x"}}, ray)
-    (True, False)
-    """
-    wanted: Mapping[str, str] = selector.get("matchLabels") or {}
-    rules: Sequence[Object] = selector.get("matchExpressions") or ()
-    return all(labels.get(key) == value for key, value in wanted.items()) and all(
-        _holds(rule, labels) for rule in rules
-    )
-
-
-def _holds(rule: Object, labels: Mapping[str, str]) -> bool:
-    is_there, value = rule["key"] in labels, labels.get(rule["key"])
-    operators = {
-        "In": value in (rule.get("values") or ()),
-        "NotIn": value not in (rule.get("values") or ()),
-        "Exists": is_there,
-        "DoesNotExist": not is_there,
-    }
-    return operators.get(rule["operator"], False)

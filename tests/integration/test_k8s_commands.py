@@ -697,6 +697,23 @@ def test_an_upgrade_that_does_not_fit_changes_nothing(installed: Operated, tmp_p
     assert code == 0, output
 
 
+def test_an_upgrade_that_a_quota_forbids_changes_nothing(
+    installed: Operated, tmp_path: Path
+) -> None:
+    limit = {"requests.nvidia.com/gpu": "1"}
+    quota = {
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "team", "namespace": NAMESPACE},
+        "spec": {"hard": limit}, "status": {"hard": limit, "used": limit},
+    }  # fmt: skip
+    installed.api.put(quota)
+    file = written(tmp_path, made.service(image="galerne:2"))
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 1
+    assert "quota team: requests.nvidia.com/gpu needs 1 more, 0 of 1 is left" in output
+    assert image_of(installed.service) == "galerne:1"
+
+
 def test_an_upgrade_outlives_a_server_that_is_away_for_minutes(
     installed: Operated, tmp_path: Path
 ) -> None:
