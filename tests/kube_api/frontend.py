@@ -80,7 +80,9 @@ class Frontend:
         return await self._act(request, asked.verb, target)
 
     def _user(self, request: web.Request) -> str:
-        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise unauthorized()
         if token == self._api.token:
             return ADMINISTRATOR
         if token not in self._api.issued:

@@ -28,6 +28,7 @@ def connect(
     *,
     context: str | None = None,
     environ: Mapping[str, str] = os.environ,
+    account: Path = ACCOUNT_FOLDER,
     timeout_s: float = 30.0,
 ) -> Connection:
     """The cluster of a context; without one, of the current context; without a kubeconfig, of this
@@ -48,7 +49,7 @@ def connect(
         )  # fmt: skip
         return _connection(configuration, namespace)
     if "KUBERNETES_SERVICE_HOST" in environ and context is None:
-        return _from_pod()
+        return _from_pod(environ, account)
     raise ConfigError(
         "there is no kubeconfig, and this is no pod of a cluster",
         code="kubeconfig_missing",
@@ -56,14 +57,18 @@ def connect(
     )
 
 
-def _from_pod() -> Connection:
-    from kubernetes import config
+def _from_pod(environ: Mapping[str, str], account: Path) -> Connection:
+    from kubernetes.config import ConfigException
+    from kubernetes.config.incluster_config import InClusterConfigLoader
 
     configuration = _configuration()
     try:
-        config.load_incluster_config(client_configuration=configuration)
-        namespace = (ACCOUNT_FOLDER / "namespace").read_text().strip()
-    except (config.ConfigException, OSError) as error:
+        loader = InClusterConfigLoader(
+            str(account / "token"), str(account / "ca.crt"), environ=environ
+        )
+        loader.load_and_set(configuration)
+        namespace = (account / "namespace").read_text().strip()
+    except (ConfigException, OSError) as error:
         raise ConfigError(
             f"this pod has no service account to use: {error}",
             code="kubeconfig_invalid",
