@@ -1,4 +1,4 @@
-"""What a command asks of a Prometheus: an instant query, and what it scrapes."""
+"""What a command asks of a Prometheus: queries, and what it scrapes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,33 @@ def query_vector(
         }
 
     return _ask(url, "query", {"query": expression}, environ=environ, read=by_labels)
+
+
+def query_series(
+    url: str,
+    expression: str,
+    *,
+    span: tuple[float, float],
+    step_s: float,
+    environ: Mapping[str, str] = os.environ,
+) -> list[tuple[float, float]]:
+    """The values of an expression of one series over time, [(Unix time, value)]; none if there is
+    no such series.
+
+    Args:
+        span: from when to when, in Unix time.
+
+    Raises:
+        ClusterError: `prometheus_unavailable`.
+    """
+
+    def values(data: Any) -> list[tuple[float, float]]:
+        rows = data["result"]
+        return [(float(at), float(value)) for at, value in rows[0]["values"]] if rows else []
+
+    start, end = (f"{moment:.3f}" for moment in span)
+    query = {"query": expression, "start": start, "end": end, "step": f"{step_s:g}"}
+    return _ask(url, "query_range", query, environ=environ, read=values)
 
 
 def active_targets(

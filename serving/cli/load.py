@@ -29,10 +29,8 @@ def _group() -> None:
 def run(
     sending: options.Sending,
     asked: options.Asked,
+    reporting: options.Reporting,
     slo: options.SloOption = None,
-    out: options.OutOption = None,
-    title: Annotated[str, typer.Option(help="Of the report.")] = "Load test",
-    as_json: options.LastLineOption = False,
 ) -> None:
     """Send requests when they are due, whatever the answers do, and judge what comes back.
 
@@ -50,14 +48,16 @@ def run(
     """
     # Tables, plots and event loops take a second to import.
     from loadtest.verdict.slo import read_slo
-    from serving.cli.load_run import perform, print_summary, results_folder
+    from serving.cli.load_run import perform, print_summary, results_folder, with_replicas
 
     limits = None if slo is None else read_slo(slo)
-    folder = results_folder(out)
-    plan = replace(options.make_plan(sending, asked), title=title)
+    folder = results_folder(reporting.out_folder)
+    plan = replace(options.make_plan(sending, asked), title=reporting.title)
     outcome = perform(plan, limits)
+    if reporting.prometheus is not None:
+        outcome = with_replicas(outcome, reporting.prometheus)
     outcome.write(folder)
-    print_summary(outcome, folder, as_json=as_json)
+    print_summary(outcome, folder, as_json=reporting.as_json)
     sys.exit(outcome.exit_code)
 
 

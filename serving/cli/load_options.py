@@ -218,6 +218,23 @@ class Sending:
 
 
 @dataclass(frozen=True, slots=True)
+class Reporting:
+    """What becomes of a run."""
+
+    out_folder: OutOption = None
+    title: Annotated[str, typer.Option(help="Of the report.")] = "Load test"
+    prometheus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A Prometheus that scrapes the platform: the report then shows replicas.",
+            show_default=False,
+        ),
+    ] = None
+    as_json: LastLineOption = False
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
     """How a capacity is searched."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from loadtest.report.live import Progress, showing
 from loadtest.verdict.slo import Slo
 from loadtest.verdict.summarize import summarize
 from loadtest.verdict.summary import SUMMARY_FILE, Distribution, Summary, last_line, to_json
-from serving.cli.console import EXIT_FAILURE, err, out
-from serving.errors import ConfigError
+from serving.adapters.prometheus_query import query_series
+from serving.cli.console import EXIT_FAILURE, err, out, report
+from serving.errors import ClusterError, ConfigError
 
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
+_MOST_POINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,33 @@ def perform(plan: Plan, slo: Slo | None) -> Outcome:
         about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
     summary = summarize(result.records, duration_s=about.duration_s, slo=slo, workers=about.workers)
     return Outcome(Result(about, result.records), summary)
+
+
+def with_replicas(outcome: Outcome, prometheus: str) -> Outcome:
+    """With how many replicas served the run's models while it went on.
+
+    A Prometheus that does not answer takes nothing from the run but that.
+    """
+    about = outcome.result.about
+    begun = datetime.fromisoformat(about.started_at).timestamp()
+    models = "|".join(
+        sorted(re.escape(part["model"]) for part in about.workload["traffic"].values())
+    )
+    gauge = f'galerne_gateway_replicas{{state="heard", model=~{json.dumps(models)}}}'
+    step_s = max(about.duration_s / _MOST_POINTS, 1.0)
+    try:
+        series = query_series(
+            prometheus,
+            f"sum(max by (model) ({gauge}))",
+            span=(begun, begun + about.duration_s),
+            step_s=step_s,
+        )
+    except ClusterError as error:
+        report(error)
+        return outcome
+    replicas = tuple((at - begun, int(count)) for at, count in series)
+    known = about.model_copy(update={"replicas": replicas})
+    return replace(outcome, result=replace(outcome.result, about=known))
 
 
 @contextmanager
