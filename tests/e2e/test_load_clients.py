@@ -1,0 +1,108 @@
+"""Other people's load generators see in Galerne what `galerne load run` sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from loadtest.clients import galerne
+from loadtest.clients.base import Client, FailedError, Figures, Load, measure
+from loadtest.clients.registry import OTHERS
+from loadtest.engines import Timing, simulator_settings
+from loadtest.peers import bare_vllm
+from loadtest.peers import galerne as platform_peer
+from loadtest.peers.base import Server, UnavailableError
+
+TOLERANCE = 0.05
+ITL_S = 0.04
+TTFT_S = 0.4
+"""Long enough that the tolerance is more than a busy machine adds, and so long that the step a
+request waits for, up to `ITL_S` by chance, moves no TTFT by more than the tolerance."""
+
+RATE_RPS = 6.0
+"""No divisor of the steps' frequency: requests meet all moments of a step."""
+
+ATTEMPTS = 3
+"""Times on a machine that others use, too, say little: `galerne load run` then refuses to judge,
+which fails. What differs by definition differs every time."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A whole platform over one simulated engine with the demo model's tokenizer."""
+    timing = simulator_settings(Timing(overhead_s=TTFT_S, interval_s=ITL_S))
+    with platform_peer.simulated({**timing, "weights.source": "demo"}) as running:
+        yield running
+
+
+class Comparison:
+    """Runs clients against one server; ours once for all of them, unless it is told to forget."""
+
+    def __init__(self, server: Server) -> None:
+        self._load = Load(
+            url=server.url, model=server.model, tokenizer=Path(bare_vllm.model_folder()),
+            rate_rps=RATE_RPS, num_requests=48, prompt_tokens=128, output_tokens=32,
+        )  # fmt: skip
+        self._key = server.headers["Authorization"].removeprefix("Bearer ")
+        self._ours: Figures | None = None
+
+    def ours(self) -> Figures:
+        self._ours = self._ours or self._measured(galerne.CLIENT)
+        return self._ours
+
+    def forget(self) -> None:
+        self._ours = None
+
+    def differences(self, client: Client) -> dict[str, float]:
+        """The client's figures over ours, minus 1, where both mean the same."""
+        ours, theirs = _common(self.ours()), _common(self._measured(client))
+        return {name: theirs[name] / value - 1 for name, value in ours.items()}
+
+    def _measured(self, client: Client) -> Figures:
+        figures = measure(client, self._load, key=self._key)
+        print(client.name, json.dumps(asdict(figures)))
+        # As many as Locust's users come to.
+        least = self._load.num_requests // (2 if client.name == "locust" else 1)
+        assert figures.failed == 0
+        assert figures.completed >= least
+        return figures
+
+
+def _common(figures: Figures) -> dict[str, float]:
+    return {
+        "ttft_ms.p50": figures.ttft_ms.p50,
+        "itl_ms.p50": figures.itl_ms.p50,
+        "tpot_ms.p50": figures.tpot_ms.p50,
+        "tpot_ms.mean": figures.tpot_ms.mean,
+    }
+
+
+@pytest.fixture(scope="module")
+def comparison(server: Server) -> Comparison:
+    return Comparison(server)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("client", OTHERS, ids=lambda client: client.name)
+def test_figures_agree_with_ours(client: Client, comparison: Comparison) -> None:
+    try:
+        print(client.name, client.install())
+    except UnavailableError as error:
+        pytest.skip(f"cannot be installed here: {error}")
+    found = str(None)
+    for _ in range(ATTEMPTS):
+        try:
+            differences = comparison.differences(client)
+        except FailedError as error:
+            found = str(error)
+        else:
+            found = ", ".join(f"{name} {value:+.1%}" for name, value in differences.items())
+            print(client.name, "against ours:", found)
+            if max(map(abs, differences.values())) <= TOLERANCE:
+                return
+        comparison.forget()
+    pytest.fail(f"{client.name} against ours: {found}")
