@@ -1,4 +1,7 @@
-"""Other people's load generators see in Galerne what `galerne load run` sees."""
+"""Other people's load generators see in Galerne what `galerne load run` sees.
+
+Takes two minutes, and three more where the clients are not installed yet.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,12 @@ from loadtest.peers import galerne as platform_peer
 from loadtest.peers.base import Server, UnavailableError
 
 TOLERANCE = 0.05
-ITL_S = 0.04
-TTFT_S = 0.4
-"""Long enough that the tolerance is more than a busy machine adds, and so long that the step a
-request waits for, up to `ITL_S` by chance, moves no TTFT by more than the tolerance."""
+TIMING = Timing(overhead_s=0.4, interval_s=0.04)
+"""So long that a busy machine adds less than the tolerance, and that TTFT hardly depends on how much
+of a running step, of 40 ms, a request has to wait for: it is 440 to 480 ms."""
 
 RATE_RPS = 6.0
-"""No divisor of the steps' frequency: requests meet all moments of a step."""
+"""Steps come 25 times a second, of which this is no divisor: requests meet all moments of a step."""
 
 ATTEMPTS = 3
 """Times on a machine that others use, too, say little: `galerne load run` then refuses to judge,
@@ -34,8 +36,8 @@ which fails. What differs by definition differs every time."""
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A whole platform over one simulated engine with the demo model's tokenizer."""
-    timing = simulator_settings(Timing(overhead_s=TTFT_S, interval_s=ITL_S))
-    with platform_peer.simulated({**timing, "weights.source": "demo"}) as running:
+    settings = {**simulator_settings(TIMING), "weights.source": "demo"}
+    with platform_peer.simulated(settings) as running:
         yield running
 
 
