@@ -65,17 +65,19 @@ class Place:
         A server that fails for a while, as it does during its own upgrade, is asked on.
 
         Raises:
-            ClusterError: it still fails when the time is over.
+            ClusterError: it still fails when the time is over; or it has never answered.
         """
         pacing = self.client.transport.pacing
-        begun = pacing.clock()
+        begun, has_answered = pacing.clock(), False
         while True:
             try:
                 snapshot = self.snapshot()
             except ClusterError as error:
-                if not error.retryable or pacing.clock() - begun >= self.timeout_s:
+                is_over = pacing.clock() - begun >= self.timeout_s
+                if not error.retryable or not has_answered or is_over:
                     raise
             else:
+                has_answered = True
                 yield pacing.clock() - begun, snapshot
             pacing.sleep(_POLL_S)
 
@@ -88,7 +90,7 @@ def open_place(
     Raises:
         ConfigError: see `connect`.
     """
-    connection = connect(context=context, environ=os.environ)
+    connection = connect(context=context, environ=os.environ, timeout_s=timeout_s)
     pacing = ctx.obj if isinstance(ctx.obj, Pacing) else None
     client = KubeClient(connection, timeout_s=min(timeout_s, SHORT_TIMEOUT_S), pacing=pacing)
     return Place(client, namespace or connection.namespace, name, timeout_s)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from serving.adapters.golden_prompts import GoldenPrompt, first_failure, read_golden_prompts
-from serving.adapters.kube.resources import NODES, PODS
+from serving.adapters.kube.resources import NODES, PODS, QUOTAS
 from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, print_json, progress
 from serving.cli.k8s_apply import FilesArgument, ForceOption, Item, apply_all, describe, plan
@@ -61,7 +61,7 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
     skip_surge_check: Annotated[
         bool,
         typer.Option(
-            "--skip-surge-check", help="Do not ask for free GPUs: the node autoscaler adds nodes."
+            "--skip-surge-check", help="Do not ask for room: the node autoscaler adds nodes."
         ),
     ] = False,
 ) -> None:
@@ -160,10 +160,10 @@ def _service_of(items: list[Item], place: Place) -> Item:
 
 
 def _check_surge(place: Place, before: Snapshot, service: Item) -> None:
-    """Return if the new cluster finds its GPUs.
+    """Return if the new cluster finds its GPUs, and quotas grant it.
 
     Raises:
-        ClusterError: it does not.
+        ClusterError: not so.
     """
     if before.service is None:
         return  # Nothing runs that would need its GPUs at the same time.
@@ -173,14 +173,23 @@ def _check_surge(place: Place, before: Snapshot, service: Item) -> None:
         before.clusters.get(before.active),
         nodes=place.client.list(NODES).items,
         pods=place.client.list(PODS).items,
+        quotas=place.client.list(QUOTAS, namespace=place.namespace).items,
     )
-    if not surge.fits:
+    if surge.homeless:
         raise ClusterError(
             f"nothing was changed: the new cluster needs {surge.num_gpus} GPUs beside those of the "
             f"old one, {surge.free_gpus} are free; no node for {', '.join(surge.homeless)}",
             code="surge_does_not_fit",
-            hint="add nodes, use upgradeStrategy NewClusterWithIncrementalUpgrade, or "
-            "--skip-surge-check if the node autoscaler adds them",
+            hint="add nodes that its pods' tolerations, node selector and node affinity allow, use "
+            "upgradeStrategy NewClusterWithIncrementalUpgrade, or --skip-surge-check if the node "
+            "autoscaler adds them",
+        )
+    if surge.over_quota:
+        raise ClusterError(
+            f"nothing was changed: beside the old cluster there is no room for a new one in "
+            f"{'; '.join(surge.over_quota)}",
+            code="surge_over_quota",
+            hint="raise the ResourceQuota, or use upgradeStrategy NewClusterWithIncrementalUpgrade",
         )
 
 

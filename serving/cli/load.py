@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serving.cli import load_options as options
 from serving.cli.console import err
+from serving.cli.load_capacity import capacity
+from serving.cli.load_compare import ab, compare
+from serving.cli.option_groups import grouped
 from serving.errors import ConfigError
 
 app = typer.Typer(help="Load tests that end in a verdict.", no_args_is_help=True)
@@ -23,40 +25,14 @@ def _group() -> None:
 
 
 @app.command(epilog=options.EXIT_STATUS)
-def run(  # noqa: PLR0913 - each is an option of the command
-    url: options.UrlOption,
-    key: options.KeyOption = None,
-    model: options.ModelOption = None,
-    workload: options.WorkloadOption = None,
-    trace: options.TraceOption = None,
-    trace_format: options.FormatOption = "mooncake",
-    speed: options.SpeedOption = None,
-    limit: options.LimitOption = None,
-    arrivals: options.ArrivalsOption = None,
-    duration_s: options.DurationOption = None,
-    prompt_tokens: options.PromptOption = None,
-    output_tokens: options.OutputOption = None,
-    dialect: options.DialectOption = None,
-    stream: options.StreamOption = None,
-    seed: options.SeedOption = None,
+@grouped
+def run(
+    sending: options.Sending,
+    asked: options.Asked,
     slo: options.SloOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for the report and its figures. [default: galerne-load-TIME]",
-            show_default=False,
-        ),
-    ] = None,
+    out: options.OutOption = None,
     title: Annotated[str, typer.Option(help="Of the report.")] = "Load test",
-    workers: options.WorkersOption = 1,
-    listen: options.ListenOption = None,
-    timeout_s: options.TimeoutOption = 300.0,
-    tokenizer: options.TokenizerOption = None,
-    ca_file: options.CaOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON as the last one.")
-    ] = False,
+    as_json: options.LastLineOption = False,
 ) -> None:
     """Send requests when they are due, whatever the answers do, and judge what comes back.
 
@@ -76,19 +52,18 @@ def run(  # noqa: PLR0913 - each is an option of the command
     from loadtest.verdict.slo import read_slo
     from serving.cli.load_run import perform, print_summary, results_folder
 
-    asked = None if slo is None else read_slo(slo)
+    limits = None if slo is None else read_slo(slo)
     folder = results_folder(out)
-    sending = options.Sending(url, key, workers, listen, timeout_s, tokenizer, ca_file)
-    traffic = options.Traffic(
-        model, trace, trace_format, speed, limit, arrivals, prompt_tokens, output_tokens, dialect,
-        stream,
-    )  # fmt: skip
-    plan = options.make_plan(sending, traffic, workload=workload, duration_s=duration_s, seed=seed)
-    plan = replace(plan, title=title)
-    outcome = perform(plan, asked)
+    plan = replace(options.make_plan(sending, asked), title=title)
+    outcome = perform(plan, limits)
     outcome.write(folder)
     print_summary(outcome, folder, as_json=as_json)
     sys.exit(outcome.exit_code)
+
+
+app.command(epilog=options.EXIT_STATUS)(capacity)
+app.command(epilog=options.GATE_STATUS)(compare)
+app.command(epilog=options.GATE_STATUS)(ab)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from loadtest.report.files import write_report
 from loadtest.report.live import Progress, showing
 from loadtest.verdict.slo import Slo
 from loadtest.verdict.summarize import summarize
-from loadtest.verdict.summary import Distribution, Summary, last_line, to_json
+from loadtest.verdict.summary import SUMMARY_FILE, Distribution, Summary, last_line, to_json
 from serving.cli.console import EXIT_FAILURE, err, out
 from serving.errors import ConfigError
 
@@ -40,7 +40,7 @@ class Outcome:
     def exit_code(self) -> int:
         """What the process should end with."""
         if not self.result.about.is_whole:
-            return EXIT_INTERRUPTED
+            return EXIT_INTERRUPTED if self.result.about.problem is None else EXIT_FAILURE
         return {"pass": 0, "none": 0, "fail": EXIT_FAILURE, "invalid": EXIT_INVALID}[
             self.summary.verdict
         ]
@@ -51,14 +51,35 @@ class Outcome:
         Raises:
             ConfigError: it cannot be written.
         """
+        self.write_figures(folder)
         about, records = self.result.about, self.result.records
-        try:
-            about.write(folder)
-            write(records, folder)
-            (folder / "summary.json").write_bytes(to_json(self.summary) + b"\n")
+        with kept(folder):
             write_report(folder, about=about, summary=self.summary, records=records)
-        except OSError as error:
-            raise _not_written(folder, error) from error
+
+    def write_figures(self, folder: Path) -> None:
+        """Keep everything but the report, which takes seconds to draw.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        with kept(folder):
+            folder.mkdir(exist_ok=True)
+            self.result.about.write(folder)
+            write(self.result.records, folder)
+            (folder / SUMMARY_FILE).write_bytes(to_json(self.summary))
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Around writing results: a full disk and the like are told as what they are.
+
+    Raises:
+        ConfigError: something cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _not_written(folder, error) from error
 
 
 def results_folder(path: Path | None) -> Path:
@@ -94,7 +115,7 @@ def perform(plan: Plan, slo: Slo | None) -> Outcome:
         result = uvloop.run(_interruptible(plan, watch))
     about = result.about
     if slo is not None:
-        about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_none=True)})
+        about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
     summary = summarize(result.records, duration_s=about.duration_s, slo=slo, workers=about.workers)
     return Outcome(Result(about, result.records), summary)
 
@@ -145,6 +166,9 @@ def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
     err.print(f"verdict [{colour[verdict]}]{verdict}[/]", highlight=False)
     for reason in outcome.summary.reasons:
         err.print(f"  {reason}", markup=False, soft_wrap=True)
+    if outcome.result.about.problem is not None:
+        err.print("[bold red]error[/bold red] the run is not whole: ", end="")
+        err.print(outcome.result.about.problem, markup=False, soft_wrap=True)
     err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
 
 
