@@ -45,11 +45,16 @@ def write(page: Path, content: str, drawn: Iterable[Plot]) -> ReportFiles:
         OSError: a file cannot be written.
     """
     page.write_text(content)
-    return ReportFiles(page, tuple(_write_picture(page.parent, plot) for plot in drawn))
+    return ReportFiles(page, tuple(write_picture(page.parent, plot) for plot in drawn))
 
 
 @house_style
-def _write_picture(folder: Path, plot: Plot) -> Path:
+def write_picture(folder: Path, plot: Plot) -> Path:
+    """A plot as a PNG in a folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path = folder / f"{plot.name}.png"
     plot.figure.suptitle(plot.title, fontweight="bold")
     plot.figure.savefig(path, dpi=_DOTS_PER_INCH, facecolor="white")

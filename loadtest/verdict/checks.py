@@ -78,7 +78,7 @@ def conclude(
         return "fail", ("no request was due",)
     if late := bottlenecks(overall, workers):
         return "invalid", late
-    missed = tuple(_miss(check) for check in sorted(found, key=_excess) if not check.met)
+    missed = tuple(miss(check) for check in sorted(found, key=_excess) if not check.met)
     if not overall.completed:
         return "fail", (_nothing_completed(overall), *missed)
     if missed:
@@ -125,7 +125,8 @@ def _excess(check: Check) -> float:
     return -worse / better if better else -math.inf
 
 
-def _miss(check: Check) -> str:
+def miss(check: Check) -> str:
+    """A check that is not met, in words."""
     limit = _shown(check.limit)
     if check.measured is None:
         return f"{check.what}: nothing was measured, so its limit of {limit} is not met"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ from pathlib import Path
 import uvloop
 from rich.table import Table
 
-from loadtest.generator.run import Moment, Plan, Result, load
+from loadtest.generator.run import Moment, Plan, Result, Watch, load
 from loadtest.generator.tally import Tally, goodness
 from loadtest.records import write
 from loadtest.report.files import write_report
@@ -84,13 +84,22 @@ def results_folder(path: Path | None) -> Path:
     return folder
 
 
-def perform(plan: Plan, slo: Slo | None) -> Outcome:
+def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
     """Run a load test, showing how it goes.
+
+    Args:
+        also: told each moment of the run, too.
 
     Raises:
         ServingError: see `loadtest.generator.run.load`.
     """
-    with watching(plan, slo) as watch:
+    with watching(plan, slo) as show:
+
+        def watch(moment: Moment) -> None:
+            show(moment)
+            if also is not None:
+                also(moment)
+
         result = uvloop.run(_interruptible(plan, watch))
     about = result.about
     if slo is not None:
@@ -100,7 +109,7 @@ def perform(plan: Plan, slo: Slo | None) -> Outcome:
 
 
 @contextmanager
-def watching(plan: Plan, slo: Slo | None) -> Iterator[Callable[[Moment], None]]:
+def watching(plan: Plan, slo: Slo | None) -> Iterator[Watch]:
     """Something to call with each moment of a run, which shows it."""
     tally = Tally(goodness(slo))
     total_s = plan.workload.planned_s(plan.rate_scale)
@@ -148,7 +157,7 @@ def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
     err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
 
 
-async def _interruptible(plan: Plan, watch: Callable[[Moment], None]) -> Result:
+async def _interruptible(plan: Plan, watch: Watch) -> Result:
     """The run; Ctrl-C once has it end and keep what there is."""
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
