@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 
-import numpy as np
 import polars as pl
 
 from loadtest.about import About, WorkerFigures
 from loadtest.records import Record, frame
-from loadtest.verdict.summary import Check, Distribution, Part, Summary
+from loadtest.report.run import Run
+from loadtest.verdict.slo import Slo
+from loadtest.verdict.summarize import summarize
 
 SPIKE_S = (60.0, 75.0)
 _CAPACITY_RPS = 52.0
@@ -76,62 +76,12 @@ def _changed(record: Record, **changes: object) -> Record:
     return record
 
 
-def summary_of(records: pl.DataFrame, *, ttft_limit_ms: float = 1500.0) -> Summary:
-    """What a run amounts to by an SLO on TTFT p99, ITL p99 and the share of failures."""
-    duration_s = float(records["due_s"].max() or 0.0)
-    overall = _part(records, "all", duration_s)
-    parts = tuple(
-        _part(records.filter(pl.col("traffic") == name), name, duration_s)
-        for name in records["traffic"].unique(maintain_order=True)
-    )
-    checks = _checks(overall, ttft_limit_ms)
-    missed = [check for check in checks if not check.met]
-    reasons = tuple(f"{check.what} is {check.measured}, above {check.limit}" for check in missed)
-    verdict = "fail" if missed else "pass"
-    return Summary(duration_s, overall, parts, checks, verdict, reasons or ("every limit is met",))
-
-
-def _checks(overall: Part, ttft_limit_ms: float) -> tuple[Check, ...]:
-    failed_ratio = overall.failed / max(1, overall.requests)
-    wanted: list[tuple[str, float, float | None]] = [
-        ("percentiles.ttft_ms.p99", ttft_limit_ms, overall.ttft_ms and overall.ttft_ms.p99),
-        ("percentiles.itl_ms.p99", 60.0, overall.itl_ms and overall.itl_ms.p99),
-        ("error_ratio", 0.05, failed_ratio),
-    ]
-    return tuple(
-        Check(what, limit, value, met=value is not None and value <= limit)
-        for what, limit, value in wanted
-    )
-
-
-def _part(records: pl.DataFrame, name: str, duration_s: float) -> Part:
-    done = records.filter(pl.col("error").is_null() & ~pl.col("cancelled"))
-    seconds = duration_s or 1.0
-    tokens: Callable[[str], int] = lambda column: int(done[column].sum() or 0)  # noqa: E731
-    tpot = (done["latency_s"] - done["ttft_s"]) / (done["output_tokens"] - 1)
-    return Part(
-        name=name, requests=records.height, completed=done.height,
-        failed=records["error"].count(), cancelled=int(records["cancelled"].sum()),
-        offered_rps=records.height / seconds, completed_rps=done.height / seconds,
-        goodput_rps=done.filter(pl.col("ttft_s") < 1.5).height / seconds,
-        output_tokens_per_s=tokens("output_tokens") / seconds,
-        prompt_tokens=tokens("prompt_tokens"), cached_tokens=tokens("cached_tokens"),
-        output_tokens=tokens("output_tokens"),
-        ttft_ms=_distribution(done["ttft_s"]),
-        itl_ms=_distribution(done["itl_s"].explode(empty_as_null=False)),
-        tpot_ms=_distribution(tpot), latency_ms=_distribution(done["latency_s"]),
-        send_lag_ms=_distribution(records["send_lag_s"]),
-        errors=Counter(records["error"].drop_nulls().to_list()),
-    )  # fmt: skip
-
-
-def _distribution(seconds: pl.Series) -> Distribution | None:
-    values = seconds.drop_nulls().to_numpy() * 1000
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return None
-    p50, p90, p95, p99 = (float(q) for q in np.quantile(values, (0.5, 0.9, 0.95, 0.99)))
-    return Distribution(values.size, float(values.mean()), p50, p90, p95, p99, float(values.max()))
+def run_of(records: pl.DataFrame, about: About | None = None) -> Run:
+    """All that a report is made from."""
+    about = about or made_up_about()
+    slo = None if about.slo is None else Slo.model_validate(about.slo)
+    summary = summarize(records, duration_s=about.duration_s, slo=slo, workers=about.workers)
+    return Run.of(about=about, summary=summary, records=records)
 
 
 def made_up_about(*, title: str = "Spike of two tenants") -> About:
@@ -145,7 +95,10 @@ def made_up_about(*, title: str = "Spike of two tenants") -> About:
                 {"name": _BATCH, "arrivals": {"poisson": {"rate_rps": 10}}, "prompt_tokens": 2400},
             ],
         },
-        slo={"percentiles": {"ttft_ms": {"p99": 1500}, "itl_ms": {"p99": 60}}, "error_ratio": 0.05},
+        slo={
+            "request": {"ttft_ms": 1000.0}, "failed_ratio": 0.05,
+            "percentiles": {"ttft_ms": {"p99": 1500.0}, "itl_ms": {"p99": 60.0}},
+        },
         workers=(WorkerFigures(host="load-1", cpu_ratio=0.41, loop_lag_p99_ms=1.2),
                  WorkerFigures(host="load-2", cpu_ratio=0.87, loop_lag_p99_ms=6.8)),
         machine={"cpu": "Some CPU @ 2.4 GHz", "cores": 16, "memory": "64 GiB", "python": "3.11.9",

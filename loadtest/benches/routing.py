@@ -25,7 +25,11 @@ from loadtest.peers import galerne, smg, vllm_router
 from loadtest.peers.base import Peer, Server, UnavailableError
 from loadtest.peers.single import serve
 from loadtest.processes import free_port
-from loadtest.traces import TraceRequest, generate, oracle_hit_ratio, prompt_of, read_trace
+from loadtest.workload.conversations import generate
+from loadtest.workload.oracle import oracle_hit_ratio
+from loadtest.workload.prompts import Prompts
+from serving.errors import ConfigError
+from serving.lab.traces import TraceRequest, read_trace
 from serving.settings import RoutingSettings
 
 BENCH = "routing"
@@ -38,6 +42,7 @@ _KV_BLOCKS = 28_000
 _SETTLE_S = 5.0
 _NUM_PARTS = 4
 _MAX_FAILED_RATIO = 0.01
+_PROMPTS = Prompts()
 _LATENCY_SUM = re.compile(r"^vllm:e2e_request_latency_seconds_sum\S* (\S+)$", re.MULTILINE)
 _SETTINGS: Mapping[str, Any] = {
     "simulator.kv_blocks": _KV_BLOCKS,
@@ -184,13 +189,13 @@ def summarize(
     )
 
 
-def _requests_of(plan: Plan) -> list[TraceRequest]:
+def _requests_of(plan: Plan) -> Sequence[TraceRequest]:
     if plan.trace is None:
         return generate(plan.num_requests, Random(0))
     try:
-        return read_trace(plan.trace, plan.num_requests)
-    except (OSError, ValueError) as error:
-        raise UnavailableError(str(error)) from error
+        return read_trace(plan.trace, "mooncake", limit=plan.num_requests).requests
+    except ConfigError as error:
+        raise UnavailableError(error.message) from error
 
 
 async def _replay(plan: Plan, requests: Sequence[TraceRequest], server: Server) -> list[Answered]:
@@ -211,16 +216,17 @@ async def _replay(plan: Plan, requests: Sequence[TraceRequest], server: Server) 
 async def _ask(
     plan: Plan, request: TraceRequest, server: Server, session: aiohttp.ClientSession
 ) -> Answered:
+    blocks = request.blocks or ()
     body = {
         "model": server.model,
-        "messages": [{"role": "user", "content": prompt_of(request)}],
+        "messages": [{"role": "user", "content": _text_of(request)}],
         "max_tokens": max(round(request.output_tokens / plan.speed), 1),
         "ignore_eos": True,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
         # Conversations name themselves, as good clients do; only `session` goes by that.
-        "user": f"conversation-{request.blocks[1] if len(request.blocks) > 1 else 0}",
+        "user": f"conversation-{blocks[1] if len(blocks) > 1 else 0}",
     }
     data = json.dumps(body).encode()
     headers = {**server.headers, "content-type": "application/json"}
@@ -236,6 +242,10 @@ async def _ask(
     except (aiohttp.ClientError, TimeoutError, OSError):
         return Answered()
     return answered(ttft_s, end)
+
+
+def _text_of(request: TraceRequest) -> str:
+    return _PROMPTS.text(request.blocks or (), request.prompt_tokens).decode()
 
 
 def answered(ttft_s: float | None, end: bytes) -> Answered:

@@ -13,6 +13,24 @@ from serving.errors import ConfigError
 _TIMEOUT_S = 20.0
 
 
+async def only_model(target: Target, key: str | None) -> str:
+    """The model that an endpoint serves, if it serves just one.
+
+    Raises:
+        ConfigError: the endpoint cannot be reached or refuses the key, or it serves several.
+    """
+    async with _session(target) as session:
+        served = await _served(session, target, key)
+    if len(served) != 1:
+        raise ConfigError(
+            f"{target.url} serves {', '.join(sorted(served)) or 'no model'}",
+            code="model_ambiguous",
+            param="--model",
+            hint="name one of them",
+        )
+    return next(iter(served))
+
+
 async def check(target: Target, asked: Collection[tuple[str, str | None]]) -> None:
     """Nothing stands in the way of requests for these models.
 
@@ -22,9 +40,7 @@ async def check(target: Target, asked: Collection[tuple[str, str | None]]) -> No
     Raises:
         ConfigError: the endpoint cannot be reached, refuses the key or does not serve the model.
     """
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    connector = aiohttp.TCPConnector(ssl=target.tls or True)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+    async with _session(target) as session:
         for key in {key for _, key in asked}:
             served = await _served(session, target, key)
             for model, its_key in asked:
@@ -35,6 +51,12 @@ async def check(target: Target, asked: Collection[tuple[str, str | None]]) -> No
                         param="--model",
                         hint=f"it serves {', '.join(sorted(served)) or 'nothing'}",
                     )
+
+
+def _session(target: Target) -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    connector = aiohttp.TCPConnector(ssl=target.tls or True)
+    return aiohttp.ClientSession(timeout=timeout, connector=connector)
 
 
 async def _served(
@@ -57,9 +79,14 @@ async def _served(
     except TimeoutError as error:
         raise _unreachable(target, f"no answer within {_TIMEOUT_S:.0f} s") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise _unreachable(target, str(error) or type(error).__name__) from error
+        raise _unreachable(target, _cause(error)) from error
     except (ValueError, KeyError, TypeError) as error:
         raise _unreachable(target, "/v1/models does not answer with a list of models") from error
+
+
+def _cause(error: Exception) -> str:
+    system = getattr(error, "os_error", error)
+    return getattr(system, "strerror", None) or str(system) or type(error).__name__
 
 
 def _unreachable(target: Target, reason: str) -> ConfigError:

@@ -169,10 +169,10 @@ async def _coordinating(
     """A coordinator that listens, its address and its token."""
     listen = plan.listen or Listen("127.0.0.1", 0, secrets.token_urlsafe(32))
     coordinator = Coordinator(_shares(plan), listen.token, on_records)
-    runner = web.AppRunner(coordinator.application(), access_log=None)
+    runner = web.AppRunner(coordinator.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, listen.host, listen.port, shutdown_timeout=1.0)
+        site = web.TCPSite(runner, listen.host, listen.port)
         try:
             await site.start()
         except OSError as error:

@@ -6,44 +6,41 @@ from collections.abc import Mapping
 from itertools import cycle
 
 import numpy as np
-import polars as pl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from loadtest.report import series, style
 from loadtest.report.limits import Limit, limits
+from loadtest.report.run import Run
 from loadtest.report.series import Floats
 from loadtest.report.style import Plot
 from loadtest.report.words import number, span, whole
-from loadtest.verdict.summary import Distribution, Summary
+from loadtest.verdict.summary import Distribution
 
 _MOST_PARTS = 8
 _BARS = 60
 _PERCENTILES = (50.0, 90.0, 99.0)
-_LINE_STYLES = ("--", ":", "-.")
 
 
 @style.house_style
-def latency_cdfs(records: pl.DataFrame, summary: Summary) -> Plot:
+def latency_cdfs(run: Run) -> Plot:
     """TTFT and latency above, the gaps between tokens below."""
     figure = style.figure(4.6)
     above, below = figure.subplots(2, 1)
-    gaps, step = series.gaps_ms(records)
+    gaps, step = series.some_gaps_ms(run.requests)
+    ttft, latency, tpot = (
+        series.finite(run.requests[metric]) for metric in ("ttft_ms", "latency_ms", "tpot_ms")
+    )
     _curves(
         above,
-        {
-            "TTFT": series.measured(records, "ttft_s")[1],
-            "latency": series.measured(records, "latency_s")[1],
-        },
-        limits(summary, "ttft_ms") + limits(summary, "latency_ms"),
+        {"TTFT": ttft, "latency": latency},
+        limits(run.slo, "ttft_ms") + limits(run.slo, "latency_ms"),
     )
     _curves(
-        below,
-        {"ITL": gaps, "TPOT": series.tpot_ms(records)},
-        limits(summary, "itl_ms") + limits(summary, "tpot_ms"),
+        below, {"ITL": gaps, "TPOT": tpot}, limits(run.slo, "itl_ms") + limits(run.slo, "tpot_ms")
     )
     figure.align_ylabels()
-    overall = summary.overall
+    overall = run.summary.overall
     return Plot(
         "latency_cdfs",
         "How long completed requests took",
@@ -63,17 +60,16 @@ def latency_cdfs(records: pl.DataFrame, summary: Summary) -> Plot:
 
 
 @style.house_style
-def ttft_by_part(records: pl.DataFrame, summary: Summary) -> Plot:
+def ttft_by_part(run: Run) -> Plot:
     """The TTFT of each part of the workload, of the greatest ones where there are many."""
-    parts = sorted(summary.parts, key=lambda part: -part.requests)[:_MOST_PARTS]
-    column = pl.col("traffic")
+    parts = sorted(run.summary.parts, key=lambda part: -part.requests)[:_MOST_PARTS]
     curves = {
-        part.name: series.measured(records.filter(column == part.name), "ttft_s")[1]
+        part.name: series.finite(run.requests.filter(traffic=part.name)["ttft_ms"])
         for part in parts
     }
     figure = style.figure(2.7)
-    _curves(figure.subplots(), curves, limits(summary, "ttft_ms"))
-    left_out = len(summary.parts) - len(parts)
+    _curves(figure.subplots(), curves, limits(run.slo, "ttft_ms"))
+    left_out = len(run.summary.parts) - len(parts)
     return Plot(
         "ttft_by_part",
         "TTFT of each part of the workload",
@@ -87,12 +83,12 @@ def ttft_by_part(records: pl.DataFrame, summary: Summary) -> Plot:
 
 
 @style.house_style
-def itl_histogram(records: pl.DataFrame, summary: Summary) -> Plot:
+def itl_histogram(run: Run) -> Plot:
     """How often each gap between tokens came."""
     figure = style.figure(2.7)
     axes = figure.subplots()
-    gaps, step = series.gaps_ms(records)
-    marked = summary.overall.itl_ms
+    gaps, step = series.some_gaps_ms(run.requests)
+    marked = run.summary.overall.itl_ms
     if gaps.size == 0:
         style.nothing(axes, "no gaps between tokens were measured")
     else:
@@ -120,7 +116,7 @@ def _histogram(axes: Axes, gaps: Floats, marked: Distribution | None) -> None:
     axes.set_ylabel("gaps")
     axes.set_xlabel("gap between tokens")
     handles, labels = list[Artist](), list[str]()
-    for (name, ms), look in zip(_marks(marked), _LINE_STYLES, strict=False):
+    for (name, ms), look in zip(_marks(marked), style.DASHES, strict=False):
         handles.append(axes.axvline(ms, color=style.INK, linewidth=1.1, linestyle=look))
         labels.append(f"{name} {span(ms)}")
     style.legend(axes, handles, labels)
@@ -143,7 +139,7 @@ def _curves(axes: Axes, curves: Mapping[str, Floats], lines: list[Limit]) -> Non
     ]
     handles += [
         axes.axvline(line.ms, color=style.RED, linewidth=1.1, linestyle=look)
-        for line, look in zip(lines, cycle(_LINE_STYLES), strict=False)
+        for line, look in zip(lines, cycle(style.DASHES), strict=False)
     ]
     names = [style.drawable(name) for name in shown] + [line.label for line in lines]
     style.duration_axis(axes, "x", np.concatenate([*shown.values(), [line.ms for line in lines]]))
@@ -171,4 +167,4 @@ def _in_words(distribution: Distribution | None) -> str:
 
 
 def _sampled(step: int) -> str:
-    return f" Gaps are those of every {whole(step)}th answer." if step > 1 else ""
+    return f" Of {whole(step)} answers, the gaps of one are shown." if step > 1 else ""

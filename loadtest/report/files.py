@@ -11,6 +11,7 @@ import polars as pl
 from loadtest.about import About
 from loadtest.report.html import render
 from loadtest.report.plots import plots
+from loadtest.report.run import Run
 from loadtest.report.style import Plot, house_style
 from loadtest.verdict.summary import Summary
 
@@ -33,9 +34,11 @@ def write_report(
 
     Raises:
         OSError: a file cannot be written.
+        ValidationError: the SLO that `about` holds is of another format.
     """
-    drawn = plots(records, summary, about)
-    return write(folder / REPORT_FILE, render(about=about, summary=summary, plots=drawn), drawn)
+    run = Run.of(about=about, summary=summary, records=records)
+    drawn = plots(run)
+    return write(folder / REPORT_FILE, render(run, drawn), drawn)
 
 
 def write(page: Path, content: str, drawn: Iterable[Plot]) -> ReportFiles:

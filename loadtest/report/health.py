@@ -9,9 +9,9 @@ import polars as pl
 from matplotlib.artist import Artist
 
 from loadtest.report import series, style
+from loadtest.report.run import Run
 from loadtest.report.style import Plot
 from loadtest.report.words import span, whole
-from loadtest.verdict.summary import Summary
 
 _MOST_CODES = 6
 _CODE_COLOURS = (
@@ -20,12 +20,13 @@ _CODE_COLOURS = (
 
 
 @style.house_style
-def errors_over_time(records: pl.DataFrame, summary: Summary) -> Plot:
+def errors_over_time(run: Run) -> Plot:
     """How many requests failed, by code, when they were due."""
-    errors = summary.overall.errors
+    overall = run.summary.overall
+    errors = overall.errors
     most = sorted(errors, key=lambda code: (-errors[code], code))[:_MOST_CODES]
-    bins = series.bins(records, summary.duration_s)
-    failed = series.failed(records)
+    bins = series.bins(run.requests, run.summary.duration_s)
+    failed = run.requests.filter(outcome="failed")
     figure = style.figure(2.5)
     axes = figure.subplots()
     groups = _by_code(failed, most)
@@ -43,7 +44,7 @@ def errors_over_time(records: pl.DataFrame, summary: Summary) -> Plot:
         "Failed requests over time",
         "By error code, stacked, at the time the requests were due. A few together point at one "
         "event, a steady share at a limit that is always there.",
-        f"{whole(summary.overall.failed)} of {whole(summary.overall.requests)} requests failed: "
+        f"{whole(overall.failed)} of {whole(overall.requests)} requests failed: "
         + ", ".join(f"{name} {whole(errors[name])}" for name in most),
         figure,
     )
@@ -58,11 +59,11 @@ def _by_code(failed: pl.DataFrame, most: Sequence[str]) -> dict[str, pl.DataFram
 
 
 @style.house_style
-def outstanding(records: pl.DataFrame, summary: Summary) -> Plot:
+def outstanding(run: Run) -> Plot:
     """How many requests were under way."""
-    at_s, count = series.outstanding(records)
-    last_s = series.bins(records, summary.duration_s).edges_s[-1]
-    unknown = records.height - records.filter(pl.col("latency_s").is_finite()).height
+    at_s, count = series.outstanding(run.requests)
+    last_s = series.bins(run.requests, run.summary.duration_s).edges_s[-1]
+    unknown = run.requests.height - series.ends_s(run.requests).size
     figure = style.figure(2.3)
     axes = figure.subplots()
     if at_s.size:
@@ -85,11 +86,11 @@ def outstanding(records: pl.DataFrame, summary: Summary) -> Plot:
 
 
 @style.house_style
-def send_lag(records: pl.DataFrame, summary: Summary) -> Plot:
+def send_lag(run: Run) -> Plot:
     """How late the generator sent what was due."""
-    bins = series.bins(records, summary.duration_s)
-    rows = records.filter(pl.col("send_lag_s").is_finite())
-    at_s, lag_ms = rows["due_s"].to_numpy(), rows["send_lag_s"].to_numpy() * 1000
+    bins = series.bins(run.requests, run.summary.duration_s)
+    at_s, lag_ms = series.points(run.requests, "send_lag_ms")
+    lag = run.summary.overall.send_lag_ms
     figure = style.figure(2.3)
     axes = figure.subplots()
     if lag_ms.size:
@@ -108,8 +109,6 @@ def send_lag(records: pl.DataFrame, summary: Summary) -> Plot:
         "How late the generator was",
         "From the moment a request was due to the moment it was sent. It is part of every time "
         "above, so a generator that cannot keep up makes the server look slower, never faster.",
-        f"Send lag over time: p99 {span(summary.overall.send_lag_ms.p99)}"
-        if summary.overall.send_lag_ms
-        else "Send lag: nothing was sent",
+        f"Send lag over time: p99 {span(lag.p99)}" if lag else "Send lag: nothing was sent",
         figure,
     )

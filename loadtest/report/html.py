@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from loadtest.about import About
 from loadtest.report.key_figures import key_figures
 from loadtest.report.meanings import meaning
+from loadtest.report.run import Run
 from loadtest.report.style import Plot
 from loadtest.report.svg import inline_svg
 from loadtest.report.words import moment, number, percent, span, whole
-from loadtest.verdict.summary import Distribution, Part, Summary, Verdict
+from loadtest.verdict.summary import Distribution, Part, Verdict
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_ROWS = 50
@@ -30,19 +31,19 @@ class Look(NamedTuple):
     kind: str
     sign: str
     word: str
-    headline: str
 
 
 LOOKS: Mapping[Verdict, Look] = {
-    "pass": Look("pass", "✓", "Pass", "Pass: every objective is met"),
-    "fail": Look("fail", "✕", "Fail", "Fail: not every objective is met"),
-    "invalid": Look("invalid", "!", "Invalid", "Invalid: the generator was the bottleneck"),
-    "none": Look("none", "?", "No verdict", "No verdict: no objectives were given"),
+    "pass": Look("pass", "✓", "Pass"),
+    "fail": Look("fail", "✕", "Fail"),
+    "invalid": Look("invalid", "!", "Invalid"),
+    "none": Look("none", "?", "No verdict"),
 }
 
 
-def render(*, about: About, summary: Summary, plots: Iterable[Plot]) -> str:
+def render(run: Run, plots: Iterable[Plot]) -> str:
     """The page. Its size is bounded, whatever the run: long tables say what they leave out."""
+    about, summary = run.about, run.summary
     shown = summary.parts[: _MOST_ROWS - 1] if len(summary.parts) > 1 else ()
     errors = sorted(summary.overall.errors.items(), key=lambda item: (-item[1], item[0]))
     template = environment().get_template("report.html.j2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from loadtest.report.words import span
-from loadtest.verdict.summary import Summary
+from loadtest.verdict.slo import Slo
 
 
 class Limit(NamedTuple):
@@ -15,22 +15,20 @@ class Limit(NamedTuple):
     ms: float
 
 
-def limits(summary: Summary, measure: str) -> list[Limit]:
-    """Those on `measure`, for example `ttft_ms`; limits of parts of the workload are left out."""
-    return [
-        Limit(f"limit: {_label(check.what, measure)} {span(check.limit)}", check.limit)
-        for check in summary.checks
-        if measure in check.what.split(".") and not check.what.startswith("traffic.")
-    ]
+def limits(slo: Slo | None, metric: str) -> list[Limit]:
+    """Those on `metric`, for example `ttft_ms`; limits of parts of the workload are left out.
 
-
-def _label(what: str, measure: str) -> str:
+    >>> limits(Slo.model_validate({"percentiles": {"itl_ms": {"p99": 60.0}}}), "itl_ms")
+    [Limit(label='limit of ITL p99: 60 ms', ms=60.0)]
     """
-    >>> _label("percentiles.ttft_ms.p99", "ttft_ms"), _label("request.itl_ms", "itl_ms")
-    ('TTFT p99', 'ITL of a request')
-    """
-    name = measure.removesuffix("_ms")
-    *_, last = what.split(".")
-    return (
-        f"{name if name == 'latency' else name.upper()} {last if last != measure else ''}".strip()
-    )
+    if slo is None:
+        return []
+    name = metric.removesuffix("_ms")
+    shown = name if name == "latency" else name.upper()
+    found = list[Limit]()
+    if slo.request and (ms := getattr(slo.request, metric)) is not None:
+        found.append(Limit(f"limit of {shown}: {span(ms)}", ms))
+    if slo.percentiles and (quantiles := getattr(slo.percentiles, metric)) is not None:
+        for quantile, ms in quantiles.limits():
+            found.append(Limit(f"limit of {shown} {quantile}: {span(ms)}", ms))
+    return found

@@ -1,6 +1,7 @@
 """What the plots draw, as numbers: a bounded count of points however many requests there were.
 
-Times of requests are when they were due, in seconds since the beginning of the run.
+`requests` are those of a `Run`. Times of requests are when they were due, in seconds since the
+beginning of the run.
 """
 
 from __future__ import annotations
@@ -54,24 +55,12 @@ class Bins:
         )
 
 
-def bins(records: pl.DataFrame, duration_s: float) -> Bins:
+def bins(requests: pl.DataFrame, duration_s: float) -> Bins:
     """Slices of the time up to the last answer, none so short that it would hold few requests."""
-    ends_s = finite(
-        records.select(pl.col("due_s") + pl.col("latency_s").fill_null(0.0)).to_series()
-    )
-    last_s = max(duration_s, float(ends_s.max(initial=0.0)), 1e-3)
-    count = int(np.clip(min(last_s, records.height / _REQUESTS_PER_BIN), 1, _MOST_BINS))
+    due_s = finite(requests["due_s"])
+    last_s = max(duration_s, due_s.max(initial=1e-3), ends_s(requests).max(initial=0.0))
+    count = int(np.clip(min(last_s, requests.height / _REQUESTS_PER_BIN), 1, _MOST_BINS))
     return Bins(np.linspace(0.0, last_s, count + 1))
-
-
-def completed(records: pl.DataFrame) -> pl.DataFrame:
-    """The requests whose answer came whole."""
-    return records.filter(pl.col("error").is_null() & ~pl.col("cancelled"))
-
-
-def failed(records: pl.DataFrame) -> pl.DataFrame:
-    """The requests that have an error."""
-    return records.filter(pl.col("error").is_not_null())
 
 
 def finite(column: pl.Series) -> Floats:
@@ -79,29 +68,26 @@ def finite(column: pl.Series) -> Floats:
     return column.filter(column.is_finite()).cast(pl.Float64).to_numpy()
 
 
-def measured(records: pl.DataFrame, column: str) -> tuple[Floats, Floats]:
-    """When completed requests were due, and their times in `column` in ms, where there is one."""
-    rows = completed(records).select("due_s", pl.col(column) * 1000)
-    rows = rows.filter(pl.all_horizontal(pl.all().is_finite()))
-    return rows["due_s"].to_numpy(), rows[column].to_numpy()
+def points(requests: pl.DataFrame, metric: str) -> tuple[Floats, Floats]:
+    """When requests were due, and what `metric` was of each, where it was measured."""
+    rows = requests.filter(pl.col(metric).is_finite())
+    return rows["due_s"].to_numpy(), rows[metric].to_numpy()
 
 
-def tpot_ms(records: pl.DataFrame) -> Floats:
-    """Time per output token of every completed request that has at least two."""
-    rows = completed(records).filter(pl.col("output_tokens") > 1)
-    tpot = (pl.col("latency_s") - pl.col("ttft_s")) / (pl.col("output_tokens") - 1) * 1000
-    return finite(rows.select(tpot).to_series())
+def ends_s(requests: pl.DataFrame) -> Floats:
+    """When answers ended."""
+    return finite(requests.select(pl.col("due_s") + pl.col("latency_s")).to_series())
 
 
-def gaps_ms(records: pl.DataFrame) -> tuple[Floats, int]:
-    """The gaps between the parts of completed answers, those of every n-th answer, and n."""
-    rows = completed(records)
+def some_gaps_ms(requests: pl.DataFrame) -> tuple[Floats, int]:
+    """The gaps between the parts of completed streams, those of every n-th stream, and n."""
+    rows = requests.filter((pl.col("outcome") == "completed") & pl.col("is_stream"))
     total = int(rows["itl_s"].list.len().sum() or 0)
     step = max(1, -(-total // _MOST_GAPS))
     return finite(rows.gather_every(step)["itl_s"].explode(empty_as_null=False)) * 1000, step
 
 
-def outstanding(records: pl.DataFrame) -> tuple[Floats, Floats]:
+def outstanding(requests: pl.DataFrame) -> tuple[Floats, Floats]:
     """Times, and how many requests were under way from each of them to the next.
 
     A request is under way from being sent to the end of its answer; one whose end is not known
@@ -109,7 +95,7 @@ def outstanding(records: pl.DataFrame) -> tuple[Floats, Floats]:
     slice of time.
     """
     begin, end = pl.col("due_s") + pl.col("send_lag_s"), pl.col("due_s") + pl.col("latency_s")
-    known = records.select(begin=begin, end=end).filter(pl.col("end").is_finite())
+    known = requests.select(begin=begin, end=end).filter(pl.col("end").is_finite())
     known = known.filter(pl.col("begin") < pl.col("end"))
     at_s = np.concatenate([known["begin"].to_numpy(), known["end"].to_numpy()])
     change = np.repeat([1.0, -1.0], known.height)

@@ -25,6 +25,9 @@ PURPLE, CYAN, BROWN, GREY = "#8a63c9", "#17a3b8", "#a9713f", "#8592a3"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, CYAN, BROWN, GREY)
 """Told apart on white and on black, and by most who do not see all colours."""
 
+DASHES = ("--", ":", "-.")
+"""Of lines that mark a place, in turn."""
+
 house_style = rc_context(
     {
         "font.family": "DejaVu Sans",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import polars as pl
@@ -10,48 +11,51 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from loadtest.about import About
 from loadtest.report import series, style
 from loadtest.report.limits import Limit, limits
+from loadtest.report.run import Run
 from loadtest.report.series import Bins, Floats
 from loadtest.report.style import Plot
 from loadtest.report.words import number, span, whole
-from loadtest.verdict.summary import Summary
 
 
 @style.house_style
-def ttft_over_time(records: pl.DataFrame, summary: Summary, about: About) -> Plot:
+def ttft_over_time(run: Run) -> Plot:
     """TTFT above (latency where nothing was streamed), rates below it, then replicas if known."""
-    bins = series.bins(records, summary.duration_s)
-    streamed = series.measured(records, "ttft_s")
-    name, column = ("TTFT", "ttft_s") if streamed[0].size else ("latency", "latency_s")
-    at_s, times_ms = streamed if streamed[0].size else series.measured(records, column)
-    heights = (3, 2, 1) if about.replicas else (3, 2)
+    bins = series.bins(run.requests, run.summary.duration_s)
+    name = "TTFT" if run.summary.overall.ttft_ms else "latency"
+    metric, replicas = f"{name.lower()}_ms", run.about.replicas
+    points = series.points(run.requests, metric)
+    heights = (3, 2, 1) if replicas else (3, 2)
     figure = style.figure(1.25 * sum(heights) ** 0.75)
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    step = _times(panels[0], (at_s, times_ms), bins, limits(summary, f"{name.lower()}_ms"))
+    step = _times(panels[0], points, bins, limits(run.slo, metric))
     panels[0].set_ylabel(name)
-    _rates(panels[1], records, bins)
-    if about.replicas:
-        _replicas(panels[2], about.replicas, bins.edges_s[-1])
+    _rates(panels[1], run.requests, bins)
+    if replicas:
+        _replicas(panels[2], replicas, bins.edges_s[-1])
     style.time_axis(panels[-1], bins.edges_s[-1])
     figure.align_ylabels()
-    overall = summary.overall
+    overall = run.summary.overall
     return Plot(
         "ttft_over_time",
-        f"{name} over time, against the rate" + (" and the replicas" if about.replicas else ""),
-        f"Each dot is {'a request' if step == 1 else f'every {whole(step)}th request'}, at the "
+        f"{name} over time, against the rate" + (" and the replicas" if replicas else ""),
+        f"{_said_of_dots(step)}, at the "
         f"time it was due; the lines are percentiles of {span(bins.width_s * 1000)} each. Answers "
         "count when they end. Where the completed rate falls below the offered one, requests pile "
-        "up and times grow." + _said_of_replicas(about),
+        "up and times grow." + _said_of_replicas(replicas),
         f"{name} over time; {number(overall.offered_rps)} requests/s were offered, "
         f"{number(overall.completed_rps)} completed, {number(overall.goodput_rps)} within limits.",
         figure,
     )
 
 
-def _said_of_replicas(about: About) -> str:
-    if about.replicas:
+def _said_of_dots(step: int) -> str:
+    return "Each dot is a request" if step == 1 else f"Each dot is one of {whole(step)} requests"
+
+
+def _said_of_replicas(replicas: Sequence[tuple[float, int]]) -> str:
+    if replicas:
         return ""
     return " How many replicas served is not known: no Prometheus was named."
 
@@ -73,24 +77,25 @@ def _times(axes: Axes, points: tuple[Floats, Floats], bins: Bins, lines: Sequenc
         marker = "o" if np.isfinite(drawn).sum() <= 2 else ""
         handles += axes.plot(bins.centres_s, drawn, color=colour, marker=marker, markersize=4)
         labels.append(f"p{100 * q:g}")
-    for line in lines:
-        handles.append(axes.axhline(line.ms, color=style.RED, linewidth=1.0, linestyle="--"))
+    for line, look in zip(lines, cycle(style.DASHES), strict=False):
+        handles.append(axes.axhline(line.ms, color=style.RED, linewidth=1.1, linestyle=look))
         labels.append(line.label)
     style.duration_axis(axes, "y", np.concatenate([times_ms, [line.ms for line in lines]]))
     style.legend(axes, handles, labels)
     return step
 
 
-def _rates(axes: Axes, records: pl.DataFrame, bins: Bins) -> None:
-    offered = bins.rate(records["due_s"].to_numpy())
-    done = series.completed(records)
-    ended_s = series.finite(done.select(pl.col("due_s") + pl.col("latency_s")).to_series())
+def _rates(axes: Axes, requests: pl.DataFrame, bins: Bins) -> None:
+    offered = bins.rate(requests["due_s"].to_numpy())
+    completed = bins.rate(series.ends_s(requests.filter(outcome="completed")))
+    good = bins.rate(series.ends_s(requests.filter(pl.col("is_good"))))
     handles: list[Artist] = [
         axes.stairs(offered, bins.edges_s, fill=True, color=style.GREY, alpha=0.35, linewidth=0),
-        style.outline(axes, bins.rate(ended_s), bins.edges_s, style.BLUE),
+        axes.stairs(good, bins.edges_s, fill=True, color=style.GREEN, alpha=0.6, linewidth=0),
+        style.outline(axes, completed, bins.edges_s, style.BLUE),
     ]
-    style.legend(axes, handles, ["offered", "completed"])
-    axes.set_ylim(0, 1.1 * max(offered.max(), bins.rate(ended_s).max(), 1e-9))
+    style.legend(axes, handles, ["offered", "goodput", "completed"])
+    axes.set_ylim(0, 1.1 * max(offered.max(), completed.max(), 1e-9))
     axes.set_ylabel("requests/s")
 
 

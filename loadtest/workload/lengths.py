@@ -8,14 +8,18 @@
     choice:0-100=0.2,100-900=0.8 ranges with their weights: a histogram
     lognormal:512:0.8:min=16:max=4000   what lies beyond is moved to the bound
 
+No value is below 0 or above ten million, with bounds of its own or without.
+
 Source: the log-normal's parameters are those of its definition, exp(N(ln median, sigma²)).
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,6 +27,8 @@ from pydantic import BeforeValidator, PlainSerializer
 
 Draw = Callable[[np.random.Generator], float]
 
+_GREATEST = 10_000_000.0
+"""Of all values: more tokens than any model reads, more seconds than any run takes."""
 _EXAMPLES = "512, uniform:100:1000, normal:500:100, lognormal:512:0.8 or choice:128=3,512=1"
 
 
@@ -63,16 +69,16 @@ def parse(text: object) -> Distribution:
     words = [word.strip() for word in text.split(":")]
     bounds = dict(_bound(word) for word in words if word.startswith(("min=", "max=")))
     kind, *arguments = [word for word in words if not word.startswith(("min=", "max="))] or [""]
-    least, greatest = bounds.get("min", 0.0), bounds.get("max", math.inf)
+    least, greatest = bounds.get("min", 0.0), bounds.get("max", _GREATEST)
     if least > greatest:
         raise ValueError(f"{text!r}: min is above max")
+    if not arguments:
+        least = greatest = min(max(_number(kind, text=text), least), greatest)
+        return Distribution(text, least, greatest, lambda _: least)
     return Distribution(text, least, greatest, _drawing(kind, arguments, text=text))
 
 
 def _drawing(kind: str, arguments: Sequence[str], *, text: str) -> Draw:
-    if not arguments:
-        value = _number(kind, text=text)
-        return lambda _: value
     if kind == "choice":
         return _choice(":".join(arguments), text=text)
     if kind not in _KINDS:
@@ -120,10 +126,11 @@ def _choice(items: str, *, text: str) -> Draw:
         weights.append(_number(weight or "1", text=text))
     if not sum(weights) > 0:
         raise ValueError(f"{text!r}: the weights are all 0")
-    upto = np.cumsum(weights) / sum(weights)
+    upto = list(accumulate(weights))
 
     def draw(rng: np.random.Generator) -> float:
-        return draws[int(np.searchsorted(upto, rng.random(), side="right"))](rng)
+        # The last one takes what rounding leaves.
+        return draws[bisect(upto, rng.random() * upto[-1], hi=len(upto) - 1)](rng)
 
     return draw
 
@@ -140,8 +147,8 @@ def _number(word: str, *, text: str) -> float:
         raise ValueError(
             f"{text!r}: {word!r} is no number; write for example {_EXAMPLES}"
         ) from None
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{text!r}: {word!r} must be a finite number, not negative")
+    if not 0 <= value <= _GREATEST:
+        raise ValueError(f"{text!r}: {word!r} must be a number from 0 to {_GREATEST:,.0f}")
     return value
 
 
@@ -154,7 +161,7 @@ _InDocument = PlainSerializer(_to_document, return_type=str)
 
 def _parse_tokens(value: Any) -> Distribution:
     found = parse(value)
-    if found.greatest < 1 or (found.least == 0 and found.text.strip() == "0"):
+    if found.greatest < 1:
         raise ValueError(f"{found.text!r}: at least one token is needed")
     return found
 

@@ -92,7 +92,9 @@ class Ramp(_Process):
     @model_validator(mode="after")
     def _has_arrivals(self) -> Self:
         if self.start_rate == self.end_rate == 0:
-            raise ValueError("start_rate and end_rate are both 0: nothing would be sent")
+            raise ValueError(
+                "start_rate: it is 0 and so is end_rate, so that nothing would be sent"
+            )
         return self
 
     def times(self, rng: np.random.Generator, *, duration_s: float, rate_scale: float) -> Floats:
@@ -110,7 +112,7 @@ class Step(_Process):
     @model_validator(mode="after")
     def _has_arrivals(self) -> Self:
         if not any(rate for rate, _ in self.steps):
-            raise ValueError("all rates are 0: nothing would be sent")
+            raise ValueError("steps: all rates are 0, so that nothing would be sent")
         return self
 
     @property

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
 
@@ -66,7 +66,8 @@ def words_of(path: Path) -> tuple[str, ...]:
         raise _unusable(path, "there is no tokenizer.json that can be read") from error
     known = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     plain = {token.lstrip("Ġ▁"): None for token, _ in known}
-    candidates = [word for word in plain if word.isascii() and word.isalpha() and word.islower()]
+    ordinary = (word for word in plain if word.isascii() and word.isalpha() and word.islower())
+    candidates = list(islice(ordinary, 2 * _MAX_WORDS))
     alone = tokenizer.encode_batch(candidates, add_special_tokens=False)
     after = tokenizer.encode_batch([f"a {word}" for word in candidates], add_special_tokens=False)
     words = [
@@ -76,7 +77,8 @@ def words_of(path: Path) -> tuple[str, ...]:
     ][:_MAX_WORDS]
     if len(words) < _MIN_WORDS:
         raise _unusable(path, f"only {len(words)} words are one token each")
-    if len(tokenizer.encode(" ".join(words), add_special_tokens=False).ids) != len(words):
+    sample = Random(0).choices(words, k=8 * _MAX_WORDS)
+    if len(tokenizer.encode(" ".join(sample), add_special_tokens=False).ids) != len(sample):
         raise _unusable(path, "its tokens reach over the ends of words")
     return tuple(words)
 

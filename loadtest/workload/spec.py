@@ -27,6 +27,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -44,7 +45,9 @@ _OF_A_TRACE = ("prompt_tokens", "output_tokens", "turns", "think_s", "shared_pre
 class _Document(BaseModel):
     """Frozen, and closed to unknown names: a typo must not be a silent default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
 
 
 class Traffic(_Document):
@@ -82,6 +85,13 @@ class Traffic(_Document):
     temperature: float = Field(0.0, ge=0, le=2)
     """0, the default, is greedy."""
 
+    @field_validator("key_env")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and value.isidentifier()):
+            raise ValueError("must be the name of an environment variable, which holds the key")
+        return value
+
     @model_validator(mode="after")
     def _has_lengths(self) -> Self:
         if isinstance(self.arrivals, Replay):
@@ -92,13 +102,13 @@ class Traffic(_Document):
             return self
         for name in ("prompt_tokens", "output_tokens"):
             if getattr(self, name) is None:
-                raise ValueError(f"{name} is required, for example {name}: lognormal:512:0.8")
+                raise ValueError(f"{name}: a value is required, for example lognormal:512:0.8")
         return self
 
     @model_validator(mode="after")
     def _knows_when_to_leave(self) -> Self:
         if self.cancel_ratio > 0 and self.cancel_after_s is None:
-            raise ValueError("cancel_after_s is required with cancel_ratio")
+            raise ValueError("cancel_after_s: a value is required with cancel_ratio")
         return self
 
 
@@ -114,12 +124,10 @@ class Workload(_Document):
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
-        for name, traffic in self.traffic.items():
+        for traffic in self.traffic.values():
             process = traffic.arrivals.process
             if self.duration_s is None and process not in ("step", "trace"):
-                raise ValueError(
-                    f"duration_s is required: traffic.{name} has {process} arrivals without end"
-                )
+                raise ValueError(f"duration_s: a value is required, {process} arrivals do not end")
         return self
 
     def sessions(self, rate_scale: float = 1.0) -> Iterator[Session]:
@@ -188,7 +196,10 @@ def read_workload(path: Path) -> Workload:
     return to_workload(document, folder=path.parent)
 
 
-_HINT = "loadtest/workloads has workloads to start from"
+_HINT = (
+    "for example {duration_s: 60, traffic: {chat: {model: M, arrivals: poisson:5, "
+    "prompt_tokens: 512, output_tokens: 100}}}"
+)
 
 
 def to_workload(document: Mapping[str, Any], *, folder: Path = Path()) -> Workload:
@@ -217,4 +228,8 @@ def _problem(detail: Mapping[str, Any]) -> tuple[str, str]:
     text = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         text = "there is no such field"
+    # A rule over several fields has no place of its own; its text begins with one of them.
+    field, colon, rest = text.partition(": ")
+    if colon and field.isidentifier():
+        place, text = [*place, field], rest
     return ".".join(place), text

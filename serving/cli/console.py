@@ -14,8 +14,9 @@ from rich.markup import escape
 
 from serving.errors import ClusterError, ConfigError, ServingError, TimedOut
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+# Without emoji: in `uniform:100:1000` a 100 would become a picture.
+err = Console(stderr=True, highlight=False, emoji=False)
+out = Console(highlight=False, emoji=False)
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

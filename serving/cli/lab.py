@@ -20,6 +20,7 @@ from serving.cli.lab_options import (
     TraceOption,
     TtftOption,
     simulated_model,
+    traced_demand,
 )
 from serving.errors import ConfigError
 from serving.scaling.policy import DEFAULT_QUANTILE
@@ -82,7 +83,6 @@ def scaling(  # noqa: PLR0913 - each is an option of the command
     """
     # Its compiler, Ray and the plotting library take seconds to import.
     from serving.lab.comparison import Comparison, Question
-    from serving.lab.demand import read_demand
     from serving.lab.fleet import Slo
 
     question = Question(
@@ -93,7 +93,7 @@ def scaling(  # noqa: PLR0913 - each is an option of the command
         quantile=quantile,
         seed=seed,
     )
-    demand = None if trace is None else read_demand(trace, trace_format)
+    demand = None if trace is None else traced_demand(trace, trace_format)
     with progress("measure a replica") as tell:
         comparison = Comparison(question, demand, policy, tell=tell)
         outcomes = []

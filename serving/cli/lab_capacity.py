@@ -19,6 +19,7 @@ from serving.cli.lab_options import (
     TraceOption,
     TtftOption,
     simulated_model,
+    traced_demand,
 )
 from serving.errors import ConfigError
 
@@ -62,13 +63,15 @@ def capacity(  # noqa: PLR0913 - each is an option of the command
     import numpy as np
 
     from serving.lab.capacity import measure
-    from serving.lab.demand import bursty_day, read_demand
+    from serving.lab.demand import bursty_day
     from serving.lab.fleet import Slo, rules_of
 
     model = simulated_model([*_timing(timing), *(overrides or ())])
     slo = Slo(ttft_s=ttft_s, itl_s=itl_s)
     rules = rules_of(model, slo)
-    demand = read_demand(trace, trace_format) if trace else bursty_day(np.random.default_rng(seed))
+    demand = (
+        traced_demand(trace, trace_format) if trace else bursty_day(np.random.default_rng(seed))
+    )
     with progress("measure a replica"):
         measured = measure(demand, rules, slo, seed=seed)
     document = {"capacity": rounded(measured.capacity)}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serving.cli.console import err
 from serving.cli.sim import model_settings
 from serving.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from serving.lab.demand import Demand
 
 _CHUNK = "engine.max_num_batched_tokens=1024"
 """Longer chunks of prompts take longer than the time between two tokens that the SLO allows."""
@@ -32,6 +36,20 @@ ModelSetOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of all that is random.")]
+
+
+def traced_demand(trace: Path, trace_format: str) -> Demand:
+    """What a trace asks for; tells how much of it was left out.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    from serving.lab.demand import read_demand  # Its compiler takes seconds to import.
+
+    demand = read_demand(trace, trace_format)
+    if demand.num_dropped:
+        err.print(f"[dim]{demand.num_dropped:,} requests of length 0 are left out[/dim]")
+    return demand
 
 
 def simulated_model(overrides: Sequence[str] | None) -> ModelSettings:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from serving.errors import ConfigError
 
 if TYPE_CHECKING:
     from loadtest.generator.run import Listen, Plan
+    from loadtest.generator.target import Target
     from loadtest.workload.spec import Workload
 
 EXIT_STATUS = (
@@ -21,6 +24,7 @@ EXIT_STATUS = (
     "2 wrong usage, 4 the generator was the bottleneck, 130 interrupted."
 )
 DEFAULT_DURATION_S = 60.0
+_FIELD = re.compile(r"traffic\.all\.([a-z_]+)[a-z_.]*")
 _DEFAULT_TRAFFIC: Mapping[str, Any] = {
     "arrivals": "poisson:1",
     "prompt_tokens": 512,
@@ -210,13 +214,27 @@ def make_plan(
     target = Target.parse(sending.url, sending.ca_file)
     return Plan(
         target,
-        _workload(traffic, file=workload, duration_s=duration_s, seed=seed),
+        _workload(
+            traffic if workload else _named(traffic, target, sending.key),
+            file=workload,
+            duration_s=duration_s,
+            seed=seed,
+        ),
         key=sending.key,
         timeout_s=sending.timeout_s,
         num_workers=sending.workers,
         tokenizer=None if sending.tokenizer is None else sending.tokenizer.absolute(),
         listen=_listen(sending.listen),
     )
+
+
+def _named(traffic: Traffic, target: Target, key: str | None) -> Traffic:
+    """With the only model that is served, if it names none."""
+    from loadtest.generator import preflight
+
+    if traffic.model is not None:
+        return traffic
+    return replace(traffic, model=asyncio.run(preflight.only_model(target, key)))
 
 
 def _workload(
@@ -237,7 +255,20 @@ def _workload(
         **({} if duration_s is None else {"duration_s": duration_s}),
         **({} if seed is None else {"seed": seed}),
     }
-    return to_workload(document)
+    try:
+        return to_workload(document)
+    except ConfigError as error:
+        raise _in_terms_of_options(error) from error
+
+
+def _in_terms_of_options(error: ConfigError) -> ConfigError:
+    message = _FIELD.sub(_option, error.message)
+    param = None if error.param is None else _FIELD.sub(_option, error.param)
+    return ConfigError(message, code=error.code, param=param)
+
+
+def _option(field: re.Match[str]) -> str:
+    return f"--{field[1].replace('_', '-')}"
 
 
 def _listen(address: str | None) -> Listen | None:

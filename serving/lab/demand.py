@@ -1,20 +1,15 @@
-"""What is asked of a fleet over time: traces read, scaled and made up."""
+"""What is asked of a fleet over time: of a trace, scaled, or made up."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from serving.errors import ConfigError
 from serving.lab.replay import Floats, Ints
+from serving.lab.traces import read_trace
 
 _JITTER_S = 5.0
 _NEIGHBOURS = 25
@@ -23,11 +18,13 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Requests in order of arrival, [num_requests] each; times in seconds from the first."""
+    """Requests in order of arrival, [num_requests] each; times in seconds from the first.
+    `num_dropped` of the trace were left out, as `Trace` says."""
 
     at_s: Floats
     prompt_tokens: Ints
     output_tokens: Ints
+    num_dropped: int = 0
 
     @property
     def span_s(self) -> float:
@@ -54,79 +51,18 @@ class Demand:
 
 
 def read_demand(path: Path, format_: str) -> Demand:
-    """A trace in the format `azure`, `mooncake` or `galerne`.
+    """What a trace asks for.
 
     Raises:
-        ConfigError: the file cannot be read, or a line has another format.
+        ConfigError: as `read_trace`.
     """
-    try:
-        with path.open(newline="") as lines:
-            rows = [row for row in _ROWS[format_](lines) if row[1] > 0]
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}", code="trace_unreadable", param="--trace"
-        ) from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path} is no trace of the format {format_}: {error!r}",
-            code="trace_unreadable",
-            param="--format",
-            hint=f"--format is one of {', '.join(FORMATS)}",
-        ) from error
-    if not rows:
-        raise ConfigError(f"{path} has no requests", code="trace_empty", param="--trace")
-    rows.sort(key=lambda row: row[0])
-    at_s = np.array([row[0] for row in rows])
+    trace = read_trace(path, format_)
     return Demand(
-        at_s - at_s[0],
-        np.array([row[1] for row in rows], dtype=np.int64),
-        np.array([max(row[2], 1) for row in rows], dtype=np.int64),
+        np.array([request.at_s for request in trace.requests]),
+        np.array([request.prompt_tokens for request in trace.requests], dtype=np.int64),
+        np.array([request.output_tokens for request in trace.requests], dtype=np.int64),
+        trace.num_dropped,
     )
-
-
-_Row = tuple[float, int, int]
-
-
-def _azure(lines: Iterator[str]) -> Iterator[_Row]:
-    """Azure's LLM inference traces: `TIMESTAMP,ContextTokens,GeneratedTokens`, with seven digits of
-    a second.
-
-    Source: Azure/AzurePublicDataset, 2023; Patel et al., "Splitwise", ISCA 2024.
-    """
-    reader = csv.DictReader(lines)
-    if reader.fieldnames and "TIMESTAMP" not in reader.fieldnames:
-        raise KeyError("TIMESTAMP")
-    for row in reader:
-        whole, _, fraction = row["TIMESTAMP"].partition(".")
-        at_s = datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
-        yield at_s, int(row["ContextTokens"]), int(row["GeneratedTokens"])
-
-
-def _mooncake(lines: Iterator[str]) -> Iterator[_Row]:
-    """JSON lines with `timestamp` in ms, `input_length` and `output_length`.
-
-    Source: kvcache-ai/Mooncake, FAST'25 release.
-    """
-    for row in _json(lines):
-        yield row["timestamp"] / 1000, int(row["input_length"]), int(row["output_length"])
-
-
-def _galerne(lines: Iterator[str]) -> Iterator[_Row]:
-    """JSON lines with `at_s`, `prompt_tokens` and `output_tokens`."""
-    for row in _json(lines):
-        yield float(row["at_s"]), int(row["prompt_tokens"]), int(row["output_tokens"])
-
-
-def _json(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
-    return (json.loads(line) for line in lines if line.strip())
-
-
-_ROWS: Mapping[str, Callable[[Iterator[str]], Iterator[_Row]]] = {
-    "azure": _azure,
-    "mooncake": _mooncake,
-    "galerne": _galerne,
-}
-FORMATS = tuple(_ROWS)
 
 
 def bursty_day(rng: np.random.Generator, *, hours: float = 24.0, per_s: float = 1.0) -> Demand:

@@ -18,6 +18,8 @@ _MAX_TOKENS = 10_000_000
 _AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _AZURE_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 
+_COUNT = re.compile(r"\s*\d{1,12}\s*", re.ASCII)
+
 
 class Row(NamedTuple):
     """A request. `at_s` counts from a moment of the file's own; `line` from 1. `blocks` is `None`
@@ -157,10 +159,9 @@ def _azure_time(line: int, text: str) -> tuple[datetime, float]:
 
 
 def _count(line: int, text: str) -> int:
-    stripped = text.strip()
-    if not (stripped.isascii() and stripped.isdecimal()) or int(stripped) > _MAX_TOKENS:
+    if _COUNT.fullmatch(text) is None or int(text) > _MAX_TOKENS:
         raise LineError(line, f"{text[:40]!r} is no number of tokens")
-    return int(stripped)
+    return int(text)
 
 
 def _and_then(items: Iterable[Any], last: Any) -> Iterator[Any]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
-from made_up_run import made_up_about, made_up_records, summary_of
+from made_up_run import made_up_about, made_up_records, run_of
 from page_elements import Elements, assert_is_sound
 
 from loadtest.records import SCHEMA, Record, frame
 from loadtest.report.files import write_report
 from loadtest.report.html import render
 from loadtest.report.plots import plots
+from loadtest.verdict.measures import measured
 
 HOSTILE = '<script>alert("$x$")</script> & 日本 _'
 
@@ -64,15 +66,14 @@ ODD_RUNS: dict[str, Callable[[], pl.DataFrame]] = {
     "all alike": lambda: frame(done(i, due_s=0.0) for i in range(30)),
     "no time at all": lambda: frame(done(i, ttft_s=0.0, latency_s=0.0) for i in range(9)),
     "huge outliers": huge_outliers,
-    "not numbers": not_numbers,
     "nulls": nulls,
     "hostile names": hostile_names,
 }
 
 
 def page_of(records: pl.DataFrame, *, title: str) -> str:
-    about, summary = made_up_about(title=title), summary_of(records)
-    return render(about=about, summary=summary, plots=plots(records, summary, about))
+    run = run_of(records, made_up_about(title=title))
+    return render(run, plots(run))
 
 
 @pytest.mark.parametrize("run", ODD_RUNS)
@@ -82,6 +83,12 @@ def test_a_run_of_any_kind_has_a_report(run: str) -> None:
     assert_is_sound(page)
     assert HOSTILE not in page
     assert HOSTILE in Elements(page).text
+
+
+def test_what_is_no_number_is_not_drawn() -> None:
+    run = run_of(frame(done(i) for i in range(9)))
+
+    assert_is_sound(render(run, plots(replace(run, requests=measured(not_numbers(), None)))))
 
 
 def test_pictures_follow_the_colours_of_the_page() -> None:
@@ -95,7 +102,7 @@ def test_page_and_pictures_are_written(tmp_path: Path) -> None:
     records = made_up_records()
 
     written = write_report(
-        tmp_path, about=made_up_about(), summary=summary_of(records), records=records
+        tmp_path, about=made_up_about(), summary=run_of(records).summary, records=records
     )
 
     assert written.page == tmp_path / "report.html"

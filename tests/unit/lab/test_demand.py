@@ -1,61 +1,30 @@
-"""Traces, as files and made up."""
+"""Demand, of a trace and made up."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serving.errors import ConfigError
 from serving.lab.demand import Demand, bursty_day, read_demand
 
-AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
-2023-11-16 18:15:46.6805900,374,44
-2023-11-16 18:15:50.9305900,396,109
-"""
-MOONCAKE = '{"timestamp": 500, "input_length": 9, "output_length": 4, "hash_ids": [1]}\n'
-GALERNE = '{"at_s": 2.5, "prompt_tokens": 7, "output_tokens": 0}\n\n'
 
-
-@pytest.mark.parametrize(
-    ("text", "name", "expected"),
-    [
-        (AZURE, "azure", [(0.0, 374, 44), (4.25, 396, 109)]),
-        (MOONCAKE, "mooncake", [(0.0, 9, 4)]),
-        (GALERNE, "galerne", [(0.0, 7, 1)]),
-    ],
-)
-def test_each_format(
-    tmp_path: Path, text: str, name: str, expected: list[tuple[float, int, int]]
-) -> None:
+def test_what_a_trace_asks_for(tmp_path: Path) -> None:
     path = tmp_path / "trace"
-    path.write_text(text)
-    demand = read_demand(path, name)
-    rows = zip(demand.at_s, demand.prompt_tokens, demand.output_tokens, strict=True)
-    assert [(pytest.approx(at_s), prompt, output) for at_s, prompt, output in rows] == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "message"),
-    [
-        ("", "azure", "has no requests"),
-        (AZURE, "mooncake", "no trace of the format mooncake"),
-        (GALERNE, "azure", "no trace of the format azure"),
-        ('{"at_s": 1}', "galerne", "no trace of the format galerne"),
-        (AZURE, "parquet", "no trace of the format parquet"),
-    ],
-)
-def test_what_is_no_trace_is_named(tmp_path: Path, text: str, name: str, message: str) -> None:
-    path = tmp_path / "trace"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        read_demand(path, name)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read .*nowhere: No such file"):
-        read_demand(tmp_path / "nowhere", "azure")
+    lines = [(2.5, 7, 3), (2.75, 0, 3), (4.0, 9, 1)]
+    path.write_text(
+        "".join(
+            json.dumps({"at_s": at_s, "prompt_tokens": prompt, "output_tokens": output}) + "\n"
+            for at_s, prompt, output in lines
+        )
+    )
+    demand = read_demand(path, "galerne")
+    assert demand.at_s.tolist() == [0.0, 1.5]
+    assert demand.prompt_tokens.tolist() == [7, 9]
+    assert demand.output_tokens.tolist() == [3, 1]
+    assert demand.num_dropped == 1
 
 
 @pytest.mark.parametrize("factor", [0.25, 1.0, 3.4])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loadtest.records import Record, frame
 from loadtest.report import series
+from loadtest.verdict.measures import measured
 
 SECONDS = st.floats(0, 100)
 REQUESTS = st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=60)
@@ -79,39 +80,30 @@ def test_the_peak_of_outstanding_requests_outlives_thinning() -> None:
     assert count.max() == 10
 
 
-def test_only_completed_requests_are_measured() -> None:
-    records = frame(
-        [
-            answered(0.0, 1.0, ttft_s=0.5),
-            answered(1.0, 1.0, ttft_s=0.5, error="timeout"),
-            answered(2.0, 1.0, ttft_s=0.5, cancelled=True),
-            answered(3.0, 1.0),
-            answered(4.0, 1.0, ttft_s=float("nan")),
-        ]
+def test_only_what_was_measured_is_drawn() -> None:
+    requests = measured(
+        frame(
+            [
+                answered(0.0, 1.0, ttft_s=0.5),
+                answered(1.0, 1.0, ttft_s=0.5, error="timeout"),
+                answered(2.0, 1.0, ttft_s=0.5, cancelled=True),
+                answered(3.0, 1.0),
+                answered(4.0, 1.0, ttft_s=float("nan")),
+            ]
+        ),
+        None,
     )
-    due_s, ttft_ms = series.measured(records, "ttft_s")
+    due_s, ttft_ms = series.points(requests, "ttft_ms")
 
     assert (due_s.tolist(), ttft_ms.tolist()) == ([0.0], [500.0])
-
-
-def test_tpot_takes_two_tokens() -> None:
-    records = frame(
-        [
-            answered(0.0, 2.0, ttft_s=1.0, output_tokens=11),
-            answered(1.0, 2.0, ttft_s=1.0, output_tokens=1),
-            answered(2.0, 2.0, ttft_s=1.0),
-        ]
-    )
-
-    assert series.tpot_ms(records).tolist() == pytest.approx([100.0])
 
 
 def test_of_very_many_gaps_those_of_some_answers_are_taken() -> None:
     gaps = pl.Series("itl_s", [[0.01] * 1000], dtype=pl.List(pl.Float32))
     one = frame([answered(0.0, 1.0)]).with_columns(gaps)
-    many = pl.concat([one] * 5000)
+    many = measured(pl.concat([one] * 5000), None)
 
-    taken, step = series.gaps_ms(many)
+    taken, step = series.some_gaps_ms(many)
 
     assert step == 3
     assert taken.size == 1_667_000
