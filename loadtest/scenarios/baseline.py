@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loadtest.scenarios.finding import Finding, doubts
 from loadtest.scenarios.requests import quantiles
@@ -29,7 +30,7 @@ def run(stage: Stage, plan: Plan, folder: Path) -> Finding:
     outcome.write(folder)
     summary = outcome.summary
     overall = summary.overall
-    figures = {
+    figures: dict[str, Any] = {
         "offered_rps": overall.offered_rps,
         "goodput_rps": overall.goodput_rps,
         "failed": overall.failed,

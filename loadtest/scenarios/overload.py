@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from loadtest.report.files import write_picture
 from loadtest.scenarios import requests
 from loadtest.scenarios.finding import Finding, at_least, at_most, doubts
 from loadtest.scenarios.pictures import Rated, goodput_over_rate
 from loadtest.scenarios.stage import Run, Stage
-from loadtest.verdict.summary import Summary
+from loadtest.verdict.summary import Check, Summary
+from serving.cli.load_run import Outcome
 
 NAME = "overload"
 
@@ -19,41 +21,50 @@ NAME = "overload"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """First a climb: rates from `first_ratio` of the capacity expected, each `growth` times the
-    last, until one does not keep the SLO. The highest that did is the capacity. Then `factor`
-    times as much, of which the first `settle_s` do not count: queues are still empty then."""
+    last, until one does not keep the SLO. The highest goodput of all is the capacity. Then `factor`
+    times as much. The first `settle_ratio` of each run does not count: queues are still short."""
 
     first_ratio: float = 0.7
     growth: float = 1.15
     most_steps: int = 8
-    step_s: float = 15.0
+    step_s: float = 20.0
     factor: float = 2.0
     overload_s: float = 60.0
-    settle_s: float = 15.0
+    settle_ratio: float = 0.3
     least_goodput_ratio: float = 0.9
     most_latency_s: float = 60.0
+
+
+class Climbed(NamedTuple):
+    """One rate, and what came of it."""
+
+    rated: Rated
+    summary: Summary
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the SLO was kept, as far as the figures can be trusted."""
+        return all(check.met for check in self.summary.checks)
 
 
 def run(stage: Stage, plan: Plan, folder: Path) -> Finding:
     """Find the capacity, then ask for more."""
     climb = _climb(stage, plan)
-    capacity_rps, peak_rps = capacity(climb)
-    rate = plan.factor * (capacity_rps or stage.capacity_rps)
-    traffic = {"load": stage.traffic(f"constant:{rate:g}")}
-    outcome = Run(f"Overload at {plan.factor:g} x capacity", traffic, plan.overload_s,
-                  seed=plan.most_steps).perform(stage)  # fmt: skip
+    peak_rps = max(step.rated.goodput_rps for step in climb)
+    rate = plan.factor * (peak_rps or stage.capacity_rps)
+    outcome = _at(stage, rate, plan.overload_s, seed=plan.most_steps)
     outcome.write(folder)
     records = outcome.result.records
-    goodput_rps = requests.goodput_rps(
-        records, stage.slo, begin_s=plan.settle_s, end_s=plan.overload_s
-    )
-    rated = [Rated(summary.overall.offered_rps, summary.overall.goodput_rps) for summary in climb]
-    write_picture(folder, goodput_over_rate([*rated, Rated(rate, goodput_rps)]))
-    figures = {
-        "capacity_rps": capacity_rps,
+    beyond = _rated(outcome, stage, plan, rate)
+    write_picture(folder, goodput_over_rate([*(step.rated for step in climb), beyond]))
+    figures: dict[str, Any] = {
+        "highest_rate_within_slo_rps": max(
+            (step.rated.offered_rps for step in climb if step.is_kept), default=None
+        ),
         "peak_goodput_rps": peak_rps,
         "offered_rps": rate,
-        "goodput_rps": goodput_rps,
-        "goodput_ratio": goodput_rps / peak_rps if peak_rps else None,
+        "goodput_rps": beyond.goodput_rps,
+        "goodput_ratio": beyond.goodput_rps / peak_rps if peak_rps else None,
         "admitted_within_slo_ratio": requests.attained_ratio(records, stage.slo),
         "admitted_ttft_ms": requests.quantiles(outcome.summary.overall.ttft_ms),
         "refused": requests.num_refused(records),
@@ -61,32 +72,43 @@ def run(stage: Stage, plan: Plan, folder: Path) -> Finding:
         "broken": requests.num_broken(records),
         "longest_s": requests.longest_s(records),
     }
-    least, attainment = plan.least_goodput_ratio, stage.slo.attainment_ratio
-    checks = (
-        at_least("capacity_rps", 0.1 * stage.capacity_rps, capacity_rps),
-        at_least("goodput_ratio", least, figures["goodput_ratio"]),
+    return Finding(
+        NAME,
+        figures,
+        _checks(figures, plan, stage.slo.attainment_ratio),
+        doubts([*(step.summary for step in climb), outcome.summary]),
+    )
+
+
+def _checks(figures: Mapping[str, Any], plan: Plan, attainment: float) -> tuple[Check, ...]:
+    return (
+        at_least("goodput_ratio", plan.least_goodput_ratio, figures["goodput_ratio"]),
         at_least("admitted_within_slo_ratio", attainment, figures["admitted_within_slo_ratio"]),
         at_most("refused_without_retry_after", 0, figures["refused_without_retry_after"]),
         at_most("broken", 0, figures["broken"]),
         at_most("longest_s", plan.most_latency_s, figures["longest_s"]),
     )
-    return Finding(NAME, figures, checks, doubts([*climb, outcome.summary]))
 
 
-def capacity(climb: Sequence[Summary]) -> tuple[float | None, float]:
-    """The highest rate that kept the SLO, `None` if none did, and the highest goodput of all."""
-    kept = [s.overall.offered_rps for s in climb if s.verdict in ("pass", "invalid")]
-    return max(kept, default=None), max(s.overall.goodput_rps for s in climb)
-
-
-def _climb(stage: Stage, plan: Plan) -> list[Summary]:
+def _climb(stage: Stage, plan: Plan) -> list[Climbed]:
     """What came of each rate, up to the first that does not keep the SLO."""
-    found: list[Summary] = []
+    found: list[Climbed] = []
     for step in range(plan.most_steps):
         rate = stage.capacity_rps * plan.first_ratio * plan.growth**step
-        traffic = {"load": stage.traffic(f"constant:{rate:g}")}
-        outcome = Run(f"{rate:g} requests/s", traffic, plan.step_s, seed=step).perform(stage)
-        found.append(outcome.summary)
-        if not all(check.met for check in outcome.summary.checks):
+        outcome = _at(stage, rate, plan.step_s, seed=step)
+        found.append(Climbed(_rated(outcome, stage, plan, rate), outcome.summary))
+        if not found[-1].is_kept:
             break
     return found
+
+
+def _at(stage: Stage, rate: float, duration_s: float, *, seed: int) -> Outcome:
+    traffic = {"load": stage.traffic(f"constant:{rate:g}")}
+    return Run(f"Overload: {rate:.3g} requests/s", traffic, duration_s, seed).perform(stage)
+
+
+def _rated(outcome: Outcome, stage: Stage, plan: Plan, rate: float) -> Rated:
+    end_s = outcome.result.about.duration_s
+    return Rated(rate, requests.goodput_rps(
+        outcome.result.records, stage.slo, begin_s=plan.settle_ratio * end_s, end_s=end_s
+    ))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loadtest.scenarios import requests
 from loadtest.scenarios.finding import Finding, at_most, doubts
@@ -46,11 +47,9 @@ def run(stage: Stage, plan: Plan, folder: Path) -> Finding:
     outcome = Run("Spike", traffic, plan.ends_s + plan.after_s).perform(stage)
     outcome.write(folder)
     records, overall = outcome.result.records, outcome.summary.overall
-    back_s = requests.back_after_s(
-        records, stage.slo, event_s=plan.ends_s, window_s=plan.window_s
-    )
+    back_s = requests.back_after_s(records, stage.slo, event_s=plan.ends_s, window_s=plan.window_s)
     unhinted = requests.num_without_retry_after(records)
-    figures = {
+    figures: dict[str, Any] = {
         "requests": overall.requests,
         "refused": requests.num_refused(records),
         "refused_without_retry_after": unhinted,

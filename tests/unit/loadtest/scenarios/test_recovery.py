@@ -14,7 +14,7 @@ def _recovered(is_good: np.ndarray, attainment_ratio: float = 0.99) -> float | N
 
 
 def _bad_between(begin_s: float, end_s: float) -> np.ndarray:
-    return (DUE_S >= begin_s) & (DUE_S <= end_s)
+    return np.greater_equal(DUE_S, begin_s) & np.less_equal(DUE_S, end_s)
 
 
 def test_nothing_bad_is_no_time() -> None:
