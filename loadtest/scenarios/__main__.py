@@ -82,6 +82,8 @@ def _endpoint_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--prompt-tokens", default="512", help="with --url; %(default)s by default")
     one.add_argument("--output-tokens", default="128", help="with --url; %(default)s by default")
     one.add_argument("--slo", type=Path, metavar="FILE", help="SLO as YAML, with --url")
+    one.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="settings",
+                     help="setting of the simulated platform, as of `galerne up`")  # fmt: skip
 
 
 def _common_options(one: argparse.ArgumentParser) -> None:
@@ -125,7 +127,7 @@ def _stage(options: argparse.Namespace) -> Iterator[Stage]:
         yield named_stage(options)
         return
     err.print("starting a simulated platform")
-    with simulated(Simulated()) as stage:
+    with simulated(Simulated(settings=options.settings)) as stage:
         yield stage
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +100,14 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Simulated:
     """A platform over simulated engines, slow enough that a small machine is never what limits it:
-    `num_sequences` at once in each replica, a token each every `step_s`. All else is as shipped."""
+    `num_sequences` at once in each replica, a token each every `step_s`.
+
+    It is sized for its SLO. A replica gets an eighth more requests than it computes at once, so
+    that it never idles, and others wait in the gateway, for half of the time to the first token at
+    most. As shipped, gateways let 1,024 requests into each replica and others wait for 30 s, which
+    suits batches: under overload everything is answered, and nothing in time. `settings` are
+    further ones by path, as of `galerne up --set`.
+    """
 
     num_replicas: int = 2
     num_sequences: int = 16
@@ -108,6 +115,7 @@ class Simulated:
     prompt_tokens: int = 64
     output_tokens: int = 8
     ttft_limit_ms: float = 2000.0
+    settings: Sequence[str] = ()
 
     @property
     def capacity_rps(self) -> float:
@@ -126,14 +134,17 @@ class Simulated:
 
     def words(self) -> list[str]:
         """Options of `galerne up`."""
-        settings = {
+        of_model = {
             "simulator.start_s": 0,
             "simulator.timing.step_s": self.step_s,
             "engine.max_num_seqs": self.num_sequences,
+            "max_concurrent_requests": self.num_sequences * 9 // 8,
             "slo.ttft_s": self.ttft_limit_ms / 1000,
             "slo.itl_s": 2 * self.step_s,
         }
-        return galerne.simulated_words(settings, replicas=self.num_replicas)
+        others = (f"gateway.queue_timeout_s={self.ttft_limit_ms / 2000:g}", *self.settings)
+        words = galerne.simulated_words(of_model, replicas=self.num_replicas)
+        return [*words, *(word for setting in others for word in ("--set", setting))]
 
 
 @contextmanager
