@@ -1,5 +1,6 @@
-"""A server whose answers take exactly as long as it is told beforehand, to hold a load generator's
-figures against. It runs in the generator's own process, by the same clock."""
+"""A server whose answers take as long as it is told beforehand, and that notes when each part of
+them left, to hold a load generator's figures against. It runs in the generator's own process, by
+the same clock."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
@@ -28,10 +29,20 @@ class Delays:
     gaps_s: Sequence[float]
 
 
+@dataclass(slots=True)
+class ExactServer:
+    """`url` is its address; a prompt `answer N` gets the Nth of `answers`. `times` tells when the
+    tokens of each left, and at last its end, by `time.perf_counter`."""
+
+    answers: Sequence[Delays]
+    url: str = ""
+    times: dict[int, list[float]] = field(default_factory=dict)
+
+
 class _Answer(asyncio.Protocol):
-    def __init__(self, agenda: Agenda, delays: Sequence[Delays]) -> None:
+    def __init__(self, agenda: Agenda, server: ExactServer) -> None:
         self._agenda = agenda
-        self._delays = delays
+        self._server = server
         self._received = b""
         self._transport: asyncio.Transport | None = None
 
@@ -46,17 +57,20 @@ class _Answer(asyncio.Protocol):
             return
         now = time.perf_counter()
         body, self._received = rest[:length], rest[length:]
-        delays = self._delays[number_of(body)]
+        number = number_of(body)
+        delays = self._server.answers[number]
+        times = self._server.times.setdefault(number, [])
         due = now + delays.ttft_s
-        self._agenda.at(due, partial(self._write, _HEAD + _TOKEN))
+        self._agenda.at(due, partial(self._write, times, _HEAD + _TOKEN))
         for gap_s in delays.gaps_s:
             due += gap_s
-            self._agenda.at(due, partial(self._write, _TOKEN))
+            self._agenda.at(due, partial(self._write, times, _TOKEN))
         usage = {"prompt_tokens": 1, "completion_tokens": len(delays.gaps_s) + 1}
         end = frame(event({"choices": [], "usage": usage})) + frame(b"data: [DONE]\n\n")
-        self._agenda.at(due, partial(self._write, end + b"0\r\n\r\n"))
+        self._agenda.at(due, partial(self._write, times, end + b"0\r\n\r\n"))
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, times: list[float], data: bytes) -> None:
+        times.append(time.perf_counter())
         if self._transport is not None:
             self._transport.write(data)
 
@@ -71,14 +85,15 @@ def number_of(body: bytes) -> int:
 
 
 @asynccontextmanager
-async def exact_server(delays: Sequence[Delays]) -> AsyncIterator[str]:
-    """Its address; a prompt `answer N` gets the Nth of the answers."""
+async def exact_server(answers: Sequence[Delays]) -> AsyncIterator[ExactServer]:
+    """A running one."""
     loop = asyncio.get_running_loop()
-    agenda = Agenda()
-    server = await loop.create_server(lambda: _Answer(agenda, delays), "127.0.0.1", 0, backlog=4096)
+    agenda, exact = Agenda(), ExactServer(answers)
+    server = await loop.create_server(lambda: _Answer(agenda, exact), "127.0.0.1", 0, backlog=4096)
     host, port = server.sockets[0].getsockname()[:2]
+    exact.url = f"http://{host}:{port}"
     try:
-        yield f"http://{host}:{port}"
+        yield exact
     finally:
         server.close()
         agenda.close()

@@ -35,7 +35,9 @@ def _checks(limits: Limits, part: Part | None, prefix: str) -> Iterator[Check]:
         yield _at_least(f"{prefix}attainment_ratio", limits.attainment_ratio, attained)
     yield from _quantile_checks(limits, part, prefix)
     if limits.failed_ratio is not None:
-        yield _at_most(f"{prefix}failed_ratio", limits.failed_ratio, _failed_ratio(part))
+        yield _at_most(
+            f"{prefix}failed_ratio", limits.failed_ratio, failed_ratio(part) if part else None
+        )
     for name in ("goodput_rps", "output_tokens_per_s"):
         if (limit := getattr(limits, name)) is not None:
             yield _at_least(f"{prefix}{name}", limit, getattr(part, name, None))
@@ -51,10 +53,10 @@ def _quantile_checks(limits: Limits, part: Part | None, prefix: str) -> Iterator
                 yield _at_most(f"{prefix}percentiles.{metric}.{name}", limit_ms, reached)
 
 
-def _failed_ratio(part: Part | None) -> float | None:
-    if part is None or part.requests == part.cancelled:
-        return None
-    return part.failed / (part.requests - part.cancelled)
+def failed_ratio(part: Part) -> float | None:
+    """The share of requests that failed, of all but cancelled ones; `None` if there are none."""
+    judged = part.requests - part.cancelled
+    return part.failed / judged if judged else None
 
 
 def _at_most(what: str, limit: float, measured: float | None) -> Check:

@@ -48,6 +48,7 @@ def _figures() -> dict[str, pl.Expr]:
     completed = pl.col("outcome") == "completed"
     streamed = completed & pl.col("is_stream")
     gaps_s = pl.col("itl_s").list
+    exact_gaps_s = pl.col("itl_s").cast(pl.List(pl.Float64)).list
     further_tokens = pl.col("output_tokens") - 1
     has_further = streamed & pl.col("ttft_s").is_not_null() & (further_tokens > 0)
     return {
@@ -55,7 +56,7 @@ def _figures() -> dict[str, pl.Expr]:
         "latency_ms": pl.when(completed).then(_ms(pl.col("latency_s"))),
         "ttft_ms": pl.when(streamed).then(_ms(pl.col("ttft_s"))),
         "itl_ms": pl.when(streamed).then(_ms(gaps_s.max())),
-        "tpot_ms": pl.when(has_further).then(_ms(gaps_s.sum() / further_tokens)),
+        "tpot_ms": pl.when(has_further).then(_ms(exact_gaps_s.sum() / further_tokens)),
     }
 
 

@@ -1,11 +1,13 @@
 """What is asked of a run: limits that one request keeps, and limits of all of them together.
 
-request: {ttft_ms: 2000, itl_ms: 200}
-percentiles: {ttft_ms: {p99: 1500}}
-goodput_rps: 20
-traffic:
-  batch:
-    request: {latency_ms: 60000}
+For example:
+
+    request: {ttft_ms: 2000, itl_ms: 200}
+    percentiles: {ttft_ms: {p99: 1500}}
+    goodput_rps: 20
+    traffic:
+      batch:
+        request: {latency_ms: 60000}
 """
 
 from __future__ import annotations

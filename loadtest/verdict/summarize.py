@@ -50,8 +50,10 @@ class _Span:
 
 def _span(found: pl.DataFrame, duration_s: float) -> _Span:
     """Requests that were all due at once were due until the last answer ended: no rate is infinite.
-    Where nothing took any time both are 0."""
-    last_s = found.select((pl.col("due_s") + pl.col("latency_s")).max()).item() or 0.0
+    Where nothing took any time both are 0. A request that failed, perhaps of a long timeout, is no
+    answer."""
+    answered = found.filter(outcome="completed")
+    last_s = answered.select((pl.col("due_s") + pl.col("latency_s")).max()).item() or 0.0
     ended_s = max(duration_s, last_s)
     return _Span(duration_s if duration_s > 0 else ended_s, ended_s)
 

@@ -49,31 +49,36 @@ class _Process(BaseModel):
         return None
 
 
-class Constant(_Process):
+class _Steady(_Process):
+    rate: PositiveRate
+
+    @property
+    def peak_rate(self) -> float:
+        return self.rate
+
+
+class Constant(_Steady):
     """Arrivals at equal distances."""
 
     process: Literal["constant"] = "constant"
-    rate: PositiveRate
 
     def times(self, _rng: np.random.Generator, *, duration_s: float, rate_scale: float) -> Floats:
         return arrivals.constant(rate=self.rate * rate_scale, duration_s=duration_s)
 
 
-class Poisson(_Process):
+class Poisson(_Steady):
     """Independent arrivals."""
 
     process: Literal["poisson"] = "poisson"
-    rate: PositiveRate
 
     def times(self, rng: np.random.Generator, *, duration_s: float, rate_scale: float) -> Floats:
         return arrivals.poisson(rng, rate=self.rate * rate_scale, duration_s=duration_s)
 
 
-class Gamma(_Process):
+class Gamma(_Steady):
     """Arrivals in bursts."""
 
     process: Literal["gamma"] = "gamma"
-    rate: PositiveRate
     cv: float = Field(gt=0.01, le=100)
     """Standard deviation of the gaps over their mean: 1 is Poisson, above it bursts."""
 
@@ -92,10 +97,12 @@ class Ramp(_Process):
     @model_validator(mode="after")
     def _has_arrivals(self) -> Self:
         if self.start_rate == self.end_rate == 0:
-            raise ValueError(
-                "start_rate: it is 0 and so is end_rate, so that nothing would be sent"
-            )
+            raise ValueError("start_rate: with end_rate it is 0, so that nothing would be sent")
         return self
+
+    @property
+    def peak_rate(self) -> float:
+        return max(self.start_rate, self.end_rate)
 
     def times(self, rng: np.random.Generator, *, duration_s: float, rate_scale: float) -> Floats:
         start, end = self.start_rate * rate_scale, self.end_rate * rate_scale
@@ -114,6 +121,10 @@ class Step(_Process):
         if not any(rate for rate, _ in self.steps):
             raise ValueError("steps: all rates are 0, so that nothing would be sent")
         return self
+
+    @property
+    def peak_rate(self) -> float:
+        return max(rate for rate, _ in self.steps)
 
     @property
     def lasts_s(self) -> float:

@@ -39,6 +39,8 @@ from serving.adapters.settings_sources import read_config
 from serving.errors import ConfigError
 
 TrafficName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+_MAX_SESSIONS = 100_000_000
+"""Their times are drawn at once, and take a gigabyte."""
 _OF_A_TRACE = ("prompt_tokens", "output_tokens", "turns", "think_s", "shared_prefix_tokens")
 
 
@@ -124,10 +126,20 @@ class Workload(_Document):
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
-        for traffic in self.traffic.values():
-            process = traffic.arrivals.process
-            if self.duration_s is None and process not in ("step", "trace"):
-                raise ValueError(f"duration_s: a value is required, {process} arrivals do not end")
+        for name, traffic in self.traffic.items():
+            arrivals = traffic.arrivals
+            if isinstance(arrivals, Replay):
+                continue
+            lasts_s = arrivals.lasts_s or self.duration_s
+            if lasts_s is None:
+                raise ValueError(
+                    f"duration_s: a value is required, {arrivals.process} arrivals do not end"
+                )
+            if lasts_s * arrivals.peak_rate > _MAX_SESSIONS:
+                raise ValueError(
+                    f"duration_s: {lasts_s:g} s at {arrivals.peak_rate:g} sessions a second are "
+                    f"more than {_MAX_SESSIONS:,} sessions of {name}"
+                )
         return self
 
     def sessions(self, rate_scale: float = 1.0) -> Iterator[Session]:

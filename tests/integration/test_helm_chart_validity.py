@@ -34,6 +34,7 @@ CUSTOM = {
 }
 EVERYTHING = all_values()
 MANIFESTS = {f"manifest-{path.stem}": path for path in (ROOT / "k8s" / "manifests").glob("*.yaml")}
+LOAD_TESTS = sorted((ROOT / "k8s" / "loadtest").glob("*.yaml"))
 
 
 def objects_of(name: str) -> list[Object]:
@@ -114,10 +115,13 @@ def test_a_scanner_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
         scanned = [each for each in objects if each["kind"] not in ("ConfigMap", "RayService")]
         scanned = [with_namespace(each) for each in [*scanned, *pods(objects)]]
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump_all(scanned))
+    for path in LOAD_TESTS:
+        (tmp_path / path.name).write_text(path.read_text())
     command = [trivy, "config", "--skip-check-update", "--quiet", "--format", "json", tmp_path]
     done = subprocess.run(command, capture_output=True, timeout=200, check=True)
     results = json.loads(done.stdout)["Results"]
-    assert {result["Target"] for result in results} == {f"{name}.yaml" for name in EVERYTHING}
+    names = {*(f"{name}.yaml" for name in EVERYTHING), *(path.name for path in LOAD_TESTS)}
+    assert {result["Target"] for result in results} == names
     found = [each for result in results for each in result.get("Misconfigurations", [])]
     failed = {each["ID"]: each for each in found if each["Status"] == "FAIL"}
     explained = load_yaml(ROOT / "k8s" / "chart" / "policy-exceptions.yaml")

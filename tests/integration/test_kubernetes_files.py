@@ -53,7 +53,7 @@ def test_the_image_has_what_pods_ask_of_it() -> None:
     assert f"PATH={venv}/bin:$PATH" in text
     assert " wget " in text  # of KubeRay's readiness probe
     allowed = (ROOT / ".containerignore").read_text().splitlines()
-    copied = {"requirements.lock", "pyproject.toml", "README.md", "LICENSE", "serving"}
+    copied = {"requirements.lock", "pyproject.toml", "README.md", "LICENSE", "loadtest", "serving"}
     assert {line.removeprefix("!") for line in allowed if line.startswith("!")} == copied
     assert all((ROOT / name).exists() for name in copied)
 

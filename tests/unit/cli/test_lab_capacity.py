@@ -11,6 +11,7 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
+from serving.cli.lab_options import traced_demand
 from serving.cli.main import app
 from serving.cli.sim import timing_document
 from serving.errors import ConfigError
@@ -108,3 +109,13 @@ def test_an_slo_out_of_reach_is_named(trace: Path) -> None:
     assert isinstance(error, ConfigError)
     assert error.code == "slo_unreachable"
     assert error.hint
+
+
+def test_what_is_left_out_of_a_trace_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    lines = ({"at_s": 0, "prompt_tokens": length, "output_tokens": 2} for length in (0, 5, 0))
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert traced_demand(path, "galerne").prompt_tokens.tolist() == [5]
+    assert "2 requests of length 0 are left out" in capsys.readouterr().err

@@ -136,8 +136,9 @@ def test_rates_are_over_the_seconds_in_which_requests_were_due() -> None:
 
 def test_a_backlog_worked_off_later_is_no_throughput() -> None:
     records = [record(i, latency_s=10.0 * (i + 1), output_tokens=100) for i in range(5)]
+    timed_out = failed(5, "timeout", latency_s=600.0)
 
-    assert summary(records, duration_s=10.0).overall.output_tokens_per_s == 10.0
+    assert summary([*records, timed_out]).overall.output_tokens_per_s == 10.0
 
 
 def test_requests_all_due_at_once_have_finite_rates() -> None:

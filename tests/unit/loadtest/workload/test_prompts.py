@@ -136,13 +136,13 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path, content: str | None) -> N
 
 
 def test_a_tokenizer_whose_tokens_reach_over_words_is_refused(tmp_path: Path) -> None:
-    """`ab cd` is one token of it, so that what a prompt has depends on its neighbours."""
+    """` ab cd` is one token of it, so that how many a prompt has depends on its words."""
     words = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
     letters = sorted({letter for word in words for letter in word} | {" "})
     pairs = [(word[0], word[1]) for word in words] + [(" ", word) for word in words]
     merged = [first + second for first, second in pairs]
-    tokens = [*letters, *merged, "ab cd"]
-    model = BPE({token: i for i, token in enumerate(tokens)}, [*pairs, ("ab", " cd")])
+    tokens = [*letters, *merged, " ab cd"]
+    model = BPE({token: i for i, token in enumerate(tokens)}, [*pairs, (" ab", " cd")])
     path = tmp_path / "tokenizer.json"
     Tokenizer(model).save(str(path))
     with pytest.raises(ConfigError, match="its tokens reach over the ends of words"):

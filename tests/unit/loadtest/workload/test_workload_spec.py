@@ -96,6 +96,12 @@ def test_reading_a_workload_does_not_read_its_traces() -> None:
             "duration_s",
             "poisson arrivals do not end",
         ),
+        ({**document(), "duration_s": 1e9}, "duration_s", "more than 100,000,000 sessions of chat"),
+        (
+            {"traffic": document(arrivals="step:1e6x1e3")["traffic"]},
+            "duration_s",
+            "more than 100,000,000 sessions",
+        ),
         ({"traffic": {"a b": CHAT}}, "traffic.a b", "should match pattern"),
         (document(modell="x"), "traffic.chat.modell", "there is no such field"),
         (document(dialect="grpc"), "traffic.chat.dialect", "'chat', 'completions', 'responses'"),
