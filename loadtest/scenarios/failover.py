@@ -13,8 +13,9 @@ from loadtest.chaos import faults
 from loadtest.generator.run import Moment
 from loadtest.peers.galerne import Platform
 from loadtest.scenarios import requests
-from loadtest.scenarios.finding import Finding, at_most, doubts
+from loadtest.scenarios.finding import Finding, doubts
 from loadtest.scenarios.stage import Run, Stage
+from loadtest.verdict.checks import at_most
 from serving.errors import EngineError
 
 NAME = "failover"

@@ -53,17 +53,6 @@ class Finding:
         }
 
 
-def at_most(what: str, limit: float, measured: float | None) -> Check:
-    """A figure that must not be above its limit; one that could not be measured is."""
-    return Check(what, limit, measured, met=measured is not None and measured <= limit)
-
-
-def at_least(what: str, limit: float, measured: float | None) -> Check:
-    """A figure that must not be below its limit; one that could not be measured is."""
-    met = measured is not None and measured >= limit
-    return Check(what, limit, measured, met=met, is_least=True)
-
-
 def doubts(summaries: Iterable[Summary]) -> tuple[str, ...]:
     """Why runs are invalid, each reason once."""
     invalid = (summary.reasons for summary in summaries if summary.verdict == "invalid")

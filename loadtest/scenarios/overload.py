@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from loadtest.report.files import write_picture
 from loadtest.scenarios import requests
-from loadtest.scenarios.finding import Finding, at_least, at_most, doubts
+from loadtest.scenarios.finding import Finding, doubts
 from loadtest.scenarios.pictures import Rated, goodput_over_rate
 from loadtest.scenarios.stage import Run, Stage
+from loadtest.verdict.capacity import Capacity, CapacitySearch
+from loadtest.verdict.checks import at_least, at_most
 from loadtest.verdict.summary import Check, Summary
 from serving.cli.load_run import Outcome
 
@@ -20,14 +22,14 @@ NAME = "overload"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """First a climb: rates from `first_ratio` of the capacity expected, each `growth` times the
-    last, until one does not keep the SLO. The highest goodput of all is the capacity. Then `factor`
-    times as much. The first `settle_ratio` of each run does not count: queues are still short."""
+    """First the search for the capacity, from `first_ratio` of the one expected to `most_ratio` of
+    it. The highest goodput of all its probes is the peak, and then `factor` times as much is asked.
+    The first `settle_ratio` of each run does not count in that: queues are still short."""
 
-    first_ratio: float = 0.7
-    growth: float = 1.15
-    most_steps: int = 8
-    step_s: float = 20.0
+    first_ratio: float = 0.5
+    most_ratio: float = 8.0
+    precision_ratio: float = 0.15
+    probe_s: float = 20.0
     factor: float = 2.0
     overload_s: float = 60.0
     settle_ratio: float = 0.3
@@ -35,32 +37,25 @@ class Plan:
     most_latency_s: float = 60.0
 
 
-class Climbed(NamedTuple):
+class Probed(NamedTuple):
     """One rate, and what came of it."""
 
     rated: Rated
     summary: Summary
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether the SLO was kept, as far as the figures can be trusted."""
-        return all(check.met for check in self.summary.checks)
-
 
 def run(stage: Stage, plan: Plan, folder: Path) -> Finding:
     """Find the capacity, then ask for more."""
-    climb = _climb(stage, plan)
-    peak_rps = max(step.rated.goodput_rps for step in climb)
+    capacity, probed = _search(stage, plan)
+    peak_rps = max(probe.rated.goodput_rps for probe in probed)
     rate = plan.factor * (peak_rps or stage.capacity_rps)
-    outcome = _at(stage, rate, plan.overload_s, seed=plan.most_steps)
+    outcome = _at(stage, rate, plan.overload_s, seed=len(probed))
     outcome.write(folder)
     records = outcome.result.records
     beyond = _rated(outcome, stage, plan, rate)
-    write_picture(folder, goodput_over_rate([*(step.rated for step in climb), beyond]))
+    write_picture(folder, goodput_over_rate([*(probe.rated for probe in probed), beyond]))
     figures: dict[str, Any] = {
-        "highest_rate_within_slo_rps": max(
-            (step.rated.offered_rps for step in climb if step.is_kept), default=None
-        ),
+        "capacity_rps": capacity.rate_rps,
         "peak_goodput_rps": peak_rps,
         "offered_rps": rate,
         "goodput_rps": beyond.goodput_rps,
@@ -76,7 +71,7 @@ def run(stage: Stage, plan: Plan, folder: Path) -> Finding:
         NAME,
         figures,
         _checks(figures, plan, stage.slo.attainment_ratio),
-        doubts([*(step.summary for step in climb), outcome.summary]),
+        doubts([*(probe.summary for probe in probed), outcome.summary]),
     )
 
 
@@ -90,16 +85,16 @@ def _checks(figures: Mapping[str, Any], plan: Plan, attainment: float) -> tuple[
     )
 
 
-def _climb(stage: Stage, plan: Plan) -> list[Climbed]:
-    """What came of each rate, up to the first that does not keep the SLO."""
-    found: list[Climbed] = []
-    for step in range(plan.most_steps):
-        rate = stage.capacity_rps * plan.first_ratio * plan.growth**step
-        outcome = _at(stage, rate, plan.step_s, seed=step)
-        found.append(Climbed(_rated(outcome, stage, plan, rate), outcome.summary))
-        if not found[-1].is_kept:
-            break
-    return found
+def _search(stage: Stage, plan: Plan) -> tuple[Capacity, list[Probed]]:
+    """The capacity, and what came of each rate that was tried."""
+    first, most = (ratio * stage.capacity_rps for ratio in (plan.first_ratio, plan.most_ratio))
+    search = CapacitySearch(first, most, precision_ratio=plan.precision_ratio, repeats=1)
+    found: list[Probed] = []
+    while (rate := search.next_rate()) is not None:
+        outcome = _at(stage, rate, plan.probe_s, seed=len(found))
+        found.append(Probed(_rated(outcome, stage, plan, rate), outcome.summary))
+        search.tell(rate, outcome.summary.verdict, outcome.summary.overall.goodput_rps)
+    return search.result(), found
 
 
 def _at(stage: Stage, rate: float, duration_s: float, *, seed: int) -> Outcome:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from loadtest.benches import scaleout
 from loadtest.peers.galerne import PEER
-from loadtest.scenarios.finding import Finding, at_least, at_most
+from loadtest.scenarios.finding import Finding
+from loadtest.verdict.checks import at_least, at_most
 
 NAME = "scaleout"
 

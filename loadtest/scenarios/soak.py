@@ -11,11 +11,12 @@ import numpy as np
 
 from loadtest.report.files import write_picture
 from loadtest.scenarios import sampling
-from loadtest.scenarios.finding import Finding, at_most, doubts
+from loadtest.scenarios.finding import Finding, doubts
 from loadtest.scenarios.pictures import processes
 from loadtest.scenarios.sampling import Watched
 from loadtest.scenarios.stage import Run, Stage
 from loadtest.scenarios.trends import Growth, LeakLimits, growth
+from loadtest.verdict.checks import at_most
 from loadtest.verdict.summary import Check
 
 NAME = "soak"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.scenarios import requests
-from loadtest.scenarios.finding import Finding, at_most, doubts
+from loadtest.scenarios.finding import Finding, doubts
 from loadtest.scenarios.stage import Run, Stage
+from loadtest.verdict.checks import at_most
 
 NAME = "spike"
 

@@ -10,9 +10,10 @@ from loadtest.generator.run import Moment
 from loadtest.records import Record, frame
 from loadtest.scenarios import requests
 from loadtest.scenarios.failover import Incident
-from loadtest.scenarios.finding import Finding, at_least, at_most, doubts
+from loadtest.scenarios.finding import Finding, doubts
 from loadtest.scenarios.pictures import Rated, goodput_over_rate
 from loadtest.scenarios.stage import Stage
+from loadtest.verdict.checks import at_least, at_most
 from loadtest.verdict.slo import RequestLimits, Slo
 from loadtest.verdict.summarize import summarize
 from serving.errors import ConfigError, EngineError
