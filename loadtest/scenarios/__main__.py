@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,7 @@ def _common_options(one: argparse.ArgumentParser) -> None:
 def main() -> None:
     """Answer, print, and end with the verdict's exit code."""
     options = parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
     allow_many_connections()
     try:
         folder = results_folder(options.out)
@@ -108,6 +110,11 @@ def main() -> None:
     (folder / "finding.json").write_text(json.dumps(finding.line(), indent=2) + "\n")
     _show(finding, folder, as_json=options.json)
     sys.exit(finding.exit_code)
+
+
+def _interrupt(*_: object) -> None:
+    """End as after Ctrl-C, so that the platform is stopped."""
+    raise KeyboardInterrupt
 
 
 def _found(options: argparse.Namespace, folder: Path) -> Finding:
@@ -144,19 +151,22 @@ def named_stage(options: argparse.Namespace) -> Stage:
             )
     return Stage(
         Target.parse(options.url),
-        options.model,
-        os.environ.get(options.key_env),
-        read_slo(options.slo) if options.slo else Slo(),
-        options.capacity,
-        {"prompt_tokens": options.prompt_tokens, "output_tokens": options.output_tokens},
-        options.neighbour_key_env,
-        _local_platform(options.url),
+        model=options.model,
+        key=os.environ.get(options.key_env),
+        slo=read_slo(options.slo) if options.slo else Slo(),
+        capacity_rps=options.capacity,
+        request={"prompt_tokens": options.prompt_tokens, "output_tokens": options.output_tokens},
+        neighbour_key_env=options.neighbour_key_env,
+        commands=_local_platform(options.url),
     )
 
 
 def _local_platform(url: str) -> Platform | None:
     """The platform of this machine's state folder, if it is that one."""
-    platform = Platform(StatePaths.from_environment().state_dir)
+    paths = StatePaths.from_environment()
+    if not paths.run_file.exists():
+        return None
+    platform = Platform(paths.state_dir)
     try:
         endpoint = platform.status()["endpoint"]
     except UnavailableError:

@@ -20,11 +20,11 @@ _QUIET, _NOISY = "quiet", "noisy"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A quiet tenant with a small share of the capacity, alone and then beside one who asks for
-    several times all of it. It keeps its goodput, and its TTFT is not many times what it was."""
+    twice all of it. It keeps its goodput, and its TTFT is not many times what it was."""
 
     duration_s: float = 40.0
     quiet_ratio: float = 0.2
-    noisy_ratio: float = 3.0
+    noisy_ratio: float = 2.0
     least_goodput_ratio: float = 0.9
     most_ttft_ratio: float = 3.0
 

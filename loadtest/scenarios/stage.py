@@ -160,13 +160,16 @@ def simulated(fleet: Simulated) -> Iterator[Stage]:
         try:
             yield Stage(
                 Target.parse(server.url),
-                server.model,
-                server.headers["Authorization"].removeprefix("Bearer "),
-                fleet.slo,
-                fleet.capacity_rps,
-                {"prompt_tokens": fleet.prompt_tokens, "output_tokens": fleet.output_tokens},
-                NEIGHBOUR_KEY_VARIABLE,
-                commands,
+                model=server.model,
+                key=server.headers["Authorization"].removeprefix("Bearer "),
+                slo=fleet.slo,
+                capacity_rps=fleet.capacity_rps,
+                request={
+                    "prompt_tokens": fleet.prompt_tokens,
+                    "output_tokens": fleet.output_tokens,
+                },
+                neighbour_key_env=NEIGHBOUR_KEY_VARIABLE,
+                commands=commands,
             )
         finally:
             del os.environ[NEIGHBOUR_KEY_VARIABLE]

@@ -27,6 +27,7 @@ from serving.errors import ConfigError
 
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
             if also is not None:
                 also(moment)
 
-        result = uvloop.run(_interruptible(plan, watch))
+        with _signals_kept():
+            result = uvloop.run(_interruptible(plan, watch))
     about = result.about
     if slo is not None:
         about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_none=True)})
@@ -157,11 +159,22 @@ def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
     err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
 
 
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """On exit, signals do what they did before: an event loop leaves them to the system."""
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 async def _interruptible(plan: Plan, watch: Watch) -> Result:
     """The run; Ctrl-C once has it end and keep what there is."""
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         loop.add_signal_handler(number, interrupted.set)
     return await load(plan, watch, interrupted)
 
