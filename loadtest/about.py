@@ -24,8 +24,10 @@ class WorkerFigures(BaseModel):
 
 class About(BaseModel):
     """A run. `workload` and `slo` are the documents that it was made from; `started_at` is in UTC
-    as ISO 8601. `replicas` is how many served the models over the run, [(seconds since its
-    beginning, count)], empty where no Prometheus was named. `is_whole`: nobody stopped it early."""
+    as ISO 8601, and `rate_scale` multiplied every rate. `replicas` is how many served the models
+    over the run, [(seconds since its beginning, count)], empty where no Prometheus was named.
+    `is_whole`: nobody stopped it early.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,6 +36,7 @@ class About(BaseModel):
     started_at: str
     duration_s: float
     seed: int
+    rate_scale: float = 1.0
     workload: Mapping[str, Any]
     slo: Mapping[str, Any] | None = None
     workers: tuple[WorkerFigures, ...] = ()

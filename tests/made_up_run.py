@@ -41,7 +41,7 @@ def _request(random: Random, index: int, *, at_s: float, queue_s: float) -> Reco
     if queue_s > 4 and random.random() < 0.35:
         return _failed(planned, "rate_limit_exceeded", status=429, latency_s=lag_s + 0.004)
     if random.random() < 0.004:
-        return _failed(planned, "connection_reset", status=0, latency_s=lag_s + random.random())
+        return _failed(planned, "connection_lost", status=0, latency_s=lag_s + random.random())
     ttft_s = lag_s + queue_s + random.lognormvariate(-2.9 if traffic == _CHAT else -1.6, 0.35)
     tokens = random.randint(20, 120)
     gaps = [
@@ -100,7 +100,7 @@ def made_up_about(*, title: str = "Spike of two tenants") -> About:
             "percentiles": {"ttft_ms": {"p99": 1500.0}, "itl_ms": {"p99": 60.0}},
         },
         workers=(WorkerFigures(host="load-1", cpu_ratio=0.41, loop_lag_p99_ms=1.2),
-                 WorkerFigures(host="load-2", cpu_ratio=0.87, loop_lag_p99_ms=6.8)),
+                 WorkerFigures(host="load-2", cpu_ratio=0.87, loop_lag_p99_ms=2.8)),
         machine={"cpu": "Some CPU @ 2.4 GHz", "cores": 16, "memory": "64 GiB", "python": "3.11.9",
                  "versions": {"galerne": "0.6.0", "vllm": "0.32.0"}},
         replicas=((0.0, 2), (66.0, 3), (71.0, 4), (104.0, 3)),

@@ -25,6 +25,7 @@ class Share(msgspec.Struct):
     ca_file: str | None
     workload: dict[str, Any]
     rate_scale: float
+    salt: int
     timeout_s: float
     tokenizer: str | None
 

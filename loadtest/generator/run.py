@@ -120,7 +120,8 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
         title=plan.title,
         started_at=started_at,
         # An interrupted run has no more seconds in which requests were due than it took.
-        duration_s=max(min(plan.workload.planned_s(plan.rate_scale), elapsed_s), 1e-3),
+        duration_s=min(plan.workload.planned_s(plan.rate_scale), elapsed_s),
+        rate_scale=plan.rate_scale,
         seed=plan.workload.seed,
         workload=plan.workload.model_dump(mode="json", exclude_none=True),
         workers=coordinator.figures,
@@ -189,6 +190,8 @@ async def _coordinating(
 
 def _shares(plan: Plan) -> list[Share]:
     ca_file, tokenizer = plan.target.ca_file, plan.tokenizer
+    # Prompts of no other run: it would find those in the server's prefix cache.
+    salt = secrets.randbits(63)
     return [
         Share(
             worker=worker,
@@ -197,6 +200,7 @@ def _shares(plan: Plan) -> list[Share]:
             ca_file=None if ca_file is None else str(ca_file),
             workload=plan.workload.model_dump(mode="json"),
             rate_scale=plan.rate_scale,
+            salt=salt,
             timeout_s=plan.timeout_s,
             tokenizer=None if tokenizer is None else str(tokenizer),
         )

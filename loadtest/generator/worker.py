@@ -118,7 +118,7 @@ def _sender(share: Share) -> Sender:
         _own(workload, share),
         composers,
         Connections(target.url, target.tls),
-        prompt=partial(_text, Prompts(words, salt=workload.seed)),
+        prompt=partial(_text, Prompts(words, salt=share.salt)),
         limits=Limits(share.timeout_s, workload.duration_s),
     )
 

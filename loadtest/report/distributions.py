@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import cycle
+from collections.abc import Mapping, Sequence
+from itertools import chain, cycle, repeat
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from loadtest.report import series, style
-from loadtest.report.limits import Limit, limits
+from loadtest.report.limits import Limit, slo_limits
 from loadtest.report.run import Run
 from loadtest.report.series import Floats
 from loadtest.report.style import Plot
@@ -19,6 +19,8 @@ from loadtest.verdict.summary import Distribution
 
 _MOST_PARTS = 8
 _BARS = 60
+_LINEAR_COUNTS = 50
+_LINE_WIDTH = 1.5
 _PERCENTILES = (50.0, 90.0, 99.0)
 
 
@@ -31,14 +33,12 @@ def latency_cdfs(run: Run) -> Plot:
     ttft, latency, tpot = (
         series.finite(run.requests[metric]) for metric in ("ttft_ms", "latency_ms", "tpot_ms")
     )
-    _curves(
+    curves(
         above,
         {"TTFT": ttft, "latency": latency},
-        limits(run.slo, "ttft_ms") + limits(run.slo, "latency_ms"),
+        limits=slo_limits(run.slo, "ttft_ms", "latency_ms"),
     )
-    _curves(
-        below, {"ITL": gaps, "TPOT": tpot}, limits(run.slo, "itl_ms") + limits(run.slo, "tpot_ms")
-    )
+    curves(below, {"ITL": gaps, "TPOT": tpot}, limits=slo_limits(run.slo, "itl_ms", "tpot_ms"))
     figure.align_ylabels()
     overall = run.summary.overall
     return Plot(
@@ -63,12 +63,12 @@ def latency_cdfs(run: Run) -> Plot:
 def ttft_by_part(run: Run) -> Plot:
     """The TTFT of each part of the workload, of the greatest ones where there are many."""
     parts = sorted(run.summary.parts, key=lambda part: -part.requests)[:_MOST_PARTS]
-    curves = {
+    of_parts = {
         part.name: series.finite(run.requests.filter(traffic=part.name)["ttft_ms"])
         for part in parts
     }
     figure = style.figure(2.7)
-    _curves(figure.subplots(), curves, limits(run.slo, "ttft_ms"))
+    curves(figure.subplots(), of_parts, limits=slo_limits(run.slo, "ttft_ms"))
     left_out = len(run.summary.parts) - len(parts)
     return Plot(
         "ttft_by_part",
@@ -111,7 +111,10 @@ def _histogram(axes: Axes, gaps: Floats, marked: Distribution | None) -> None:
     edges = spaced(low, high, _BARS + 1)
     counts = np.histogram(np.clip(gaps, low, high), edges)[0]
     axes.stairs(counts, edges, fill=True, color=style.BLUE, alpha=0.75, linewidth=0)
-    style.count_axis(axes, counts.max())
+    if counts.max() > _LINEAR_COUNTS:
+        style.log_count_axis(axes)
+    else:
+        style.count_axis(axes)
     axes.grid(visible=False, axis="x")
     axes.set_ylabel("gaps")
     axes.set_xlabel("gap between tokens")
@@ -128,32 +131,46 @@ def _marks(distribution: Distribution | None) -> list[tuple[str, float]]:
     return [("p50", distribution.p50), ("p90", distribution.p90), ("p99", distribution.p99)]
 
 
-def _curves(axes: Axes, curves: Mapping[str, Floats], lines: list[Limit]) -> None:
-    shown = {name: values for name, values in curves.items() if values.size}
+def curves(
+    axes: Axes,
+    values_ms: Mapping[str, Floats],
+    *,
+    limits: Sequence[Limit] = (),
+    first_width: float = _LINE_WIDTH,
+) -> None:
+    """Draw the cumulative distribution of each of these, by name, and limits as upright lines.
+
+    Args:
+        first_width: of the first one's line; a wider one is seen beneath another that is equal.
+    """
+    shown = {name: values for name, values in values_ms.items() if values.size}
     if not shown:
         style.nothing(axes, "nothing was measured")
+        axes.set_xticks([])
         return
+    widths = chain([first_width], repeat(_LINE_WIDTH))
     handles: list[Artist] = [
-        curve(axes, values, colour)
-        for values, colour in zip(shown.values(), style.SERIES, strict=False)
+        _curve(axes, values, color=colour, linewidth=width)
+        for values, colour, width in zip(shown.values(), style.SERIES, widths, strict=False)
     ]
     handles += [
         axes.axvline(line.ms, color=style.RED, linewidth=1.1, linestyle=look)
-        for line, look in zip(lines, cycle(style.DASHES), strict=False)
+        for line, look in zip(limits, cycle(style.DASHES), strict=False)
     ]
-    names = [style.drawable(name) for name in shown] + [line.label for line in lines]
-    style.duration_axis(axes, "x", np.concatenate([*shown.values(), [line.ms for line in lines]]))
+    names = [style.drawable(name) for name in shown] + [line.label for line in limits]
+    style.duration_axis(axes, "x", np.concatenate([*shown.values(), [line.ms for line in limits]]))
     axes.set_ylim(0, 103)
     axes.set_yticks([0, 50, 90, 100])
     axes.set_ylabel("no slower, %")
     style.legend(axes, handles, names)
 
 
-def curve(axes: Axes, values: Floats, colour: str) -> Artist:
-    """Draw one cumulative distribution, with dots at p50, p90 and p99."""
+def _curve(axes: Axes, values: Floats, *, color: str, linewidth: float) -> Artist:
     times, share = series.cdf(values)
-    axes.plot(np.interp(_PERCENTILES, share, times), _PERCENTILES, "o", color=colour, markersize=4)
-    (line,) = axes.step([times[0], *times], [0.0, *share], where="post", color=colour)
+    axes.plot(np.interp(_PERCENTILES, share, times), _PERCENTILES, "o", color=color, markersize=4)
+    (line,) = axes.step(
+        [times[0], *times], [0.0, *share], where="post", color=color, linewidth=linewidth
+    )
     return line
 
 

@@ -35,8 +35,7 @@ def errors_over_time(run: Run) -> Plot:
         top = below + bins.rate(rows["due_s"].to_numpy())
         handles.append(axes.stairs(top, bins.edges_s, baseline=below, fill=True, color=colour))
         below = top
-    axes.set_ylabel("failed requests/s")
-    axes.set_ylim(bottom=0)
+    style.rate_axis(axes, "failed requests/s", below.max())
     style.time_axis(axes, bins.edges_s[-1])
     style.legend(axes, handles, [style.drawable(name) for name in groups])
     return Plot(
@@ -69,7 +68,7 @@ def outstanding(run: Run) -> Plot:
     if at_s.size:
         axes.fill_between(at_s, count, step="post", color=style.BLUE, alpha=0.25, linewidth=0)
         axes.step(at_s, count, where="post", color=style.BLUE)
-        axes.set_ylim(bottom=0)
+        style.count_axis(axes)
     else:
         style.nothing(axes, "no answer's end is known")
     axes.set_ylabel("requests under way")
@@ -94,10 +93,12 @@ def send_lag(run: Run) -> Plot:
     figure = style.figure(2.3)
     axes = figure.subplots()
     if lag_ms.size:
-        style.duration_axis(axes, "y", lag_ms)
+        greatest, usual = (bins.quantile(at_s, lag_ms, q) for q in (1.0, 0.5))
+        drawn = np.concatenate([greatest, usual])
+        style.duration_axis(axes, "y", drawn[np.isfinite(drawn)])
         handles = [
-            style.outline(axes, bins.quantile(at_s, lag_ms, q), bins.edges_s, colour)
-            for q, colour in ((1.0, style.ORANGE), (0.5, style.BLUE))
+            style.outline(axes, greatest, bins.edges_s, style.ORANGE),
+            style.outline(axes, usual, bins.edges_s, style.BLUE),
         ]
         style.legend(axes, handles, ["greatest", "p50"])
     else:

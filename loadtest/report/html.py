@@ -55,7 +55,7 @@ def render(run: Run, plots: Iterable[Plot]) -> str:
         parts_left_out=len(summary.parts) - len(shown) if shown else 0,
         errors=errors[:_MOST_ROWS],
         run_facts=run_facts(about), machine_facts=tuple(_flat(about.machine)),
-        workload_yaml=_as_yaml(about.workload), slo_yaml=_as_yaml(about.slo),
+        workload_yaml=as_yaml(about.workload), slo_yaml=as_yaml(about.slo),
     )  # fmt: skip
 
 
@@ -106,7 +106,8 @@ def _flat(mapping: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             yield name, str(value)
 
 
-def _as_yaml(document: Mapping[str, Any] | None) -> str:
+def as_yaml(document: Mapping[str, Any] | None) -> str:
+    """A document as a person writes it, cut where it is very long; empty of none."""
     if document is None:
         return ""
     text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)

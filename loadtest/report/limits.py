@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from loadtest.report.words import span
@@ -15,20 +16,20 @@ class Limit(NamedTuple):
     ms: float
 
 
-def limits(slo: Slo | None, metric: str) -> list[Limit]:
-    """Those on `metric`, for example `ttft_ms`; limits of parts of the workload are left out.
+def slo_limits(slo: Slo | None, *metrics: str) -> list[Limit]:
+    """Those on these metrics, for example `ttft_ms`; limits of parts of the workload are left out.
 
-    >>> limits(Slo.model_validate({"percentiles": {"itl_ms": {"p99": 60.0}}}), "itl_ms")
+    >>> slo_limits(Slo.model_validate({"percentiles": {"itl_ms": {"p99": 60.0}}}), "itl_ms")
     [Limit(label='limit of ITL p99: 60 ms', ms=60.0)]
     """
-    if slo is None:
-        return []
+    return [] if slo is None else [limit for metric in metrics for limit in _limits(slo, metric)]
+
+
+def _limits(slo: Slo, metric: str) -> Iterator[Limit]:
     name = metric.removesuffix("_ms")
     shown = name if name == "latency" else name.upper()
-    found = list[Limit]()
     if slo.request and (ms := getattr(slo.request, metric)) is not None:
-        found.append(Limit(f"limit of {shown}: {span(ms)}", ms))
+        yield Limit(f"limit of {shown}: {span(ms)}", ms)
     if slo.percentiles and (quantiles := getattr(slo.percentiles, metric)) is not None:
         for quantile, ms in quantiles.limits():
-            found.append(Limit(f"limit of {shown} {quantile}: {span(ms)}", ms))
-    return found
+            yield Limit(f"limit of {shown} {quantile}: {span(ms)}", ms)

@@ -11,6 +11,7 @@ _MEANINGS = {
     "bad_answer": "What came was not what the API answers.",
     "answer_too_long": "More came than an answer can be long; the generator left.",
     "timeout": "No whole answer came within the run's time limit; the generator left.",
+    "unfinished": "The run ended before the answer did.",
     "interrupted": "The run was stopped while the answer was under way.",
     "error_event": "The stream carried an error instead of its next token.",
     "response_failed": "The server declared its own answer a failure.",

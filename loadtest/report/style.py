@@ -11,7 +11,7 @@ from matplotlib import font_manager, rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
 from loadtest.report.series import Floats
 from loadtest.report.words import span
@@ -64,7 +64,6 @@ _LEGEND_CHARS = 76
 _LEGEND_HANDLE_CHARS = 7
 _LONGEST_NAME = 30
 _LEAST_MS = 1e-3
-_LINEAR_COUNTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +116,13 @@ def outline(axes: Axes, values: Floats, edges: Floats, colour: str) -> Artist:
     return axes.stairs(values, edges, baseline=None, color=colour, linewidth=1.5)
 
 
+def rate_axis(axes: Axes, name: str, greatest: float) -> None:
+    """Rates as y, from 0."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.set_ylim(0, 1.1 * greatest or 1.0)
+    axes.set_ylabel(name)
+
+
 def nothing(axes: Axes, why: str) -> None:
     """Say why there is no data, in its place."""
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=GREY)
@@ -140,16 +146,23 @@ def duration_axis(axes: Axes, which: str, values_ms: Floats) -> None:
     axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda ms, _: span(ms)))
-    axes.set(**{f"{which}lim": (least / 1.12, greatest * 1.12)})
+    margin = max(1.12, (greatest / least) ** 0.03)
+    axes.set(**{f"{which}lim": (least / margin, greatest * margin)})
 
 
-def count_axis(axes: Axes, greatest: float) -> None:
-    """Counts as y, logarithmic where they differ so much that the small ones would not be seen."""
-    if greatest > _LINEAR_COUNTS:
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_locator(NullLocator())
+def count_axis(axes: Axes, *, most_ticks: int = 7) -> None:
+    """Counts as y, from 0."""
+    axes.yaxis.set_major_locator(MaxNLocator(most_ticks, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
-    axes.set_ylim(bottom=0.7 if greatest > _LINEAR_COUNTS else 0)
+    axes.set_ylim(bottom=0)
+
+
+def log_count_axis(axes: Axes) -> None:
+    """Counts as y, of which one beside thousands can be seen."""
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    axes.set_ylim(bottom=0.7)
 
 
 def time_axis(axes: Axes, last_s: float) -> None:

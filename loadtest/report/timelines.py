@@ -9,10 +9,9 @@ import numpy as np
 import polars as pl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from loadtest.report import series, style
-from loadtest.report.limits import Limit, limits
+from loadtest.report.limits import Limit, slo_limits
 from loadtest.report.run import Run
 from loadtest.report.series import Bins, Floats
 from loadtest.report.style import Plot
@@ -29,7 +28,7 @@ def ttft_over_time(run: Run) -> Plot:
     heights = (3, 2, 1) if replicas else (3, 2)
     figure = style.figure(1.25 * sum(heights) ** 0.75)
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    step = _times(panels[0], points, bins, limits(run.slo, metric))
+    step = _times(panels[0], points, bins, slo_limits(run.slo, metric))
     panels[0].set_ylabel(name)
     _rates(panels[1], run.requests, bins)
     if replicas:
@@ -39,7 +38,8 @@ def ttft_over_time(run: Run) -> Plot:
     overall = run.summary.overall
     return Plot(
         "ttft_over_time",
-        f"{name} over time, against the rate" + (" and the replicas" if replicas else ""),
+        f"{name[0].upper()}{name[1:]} over time, against the rate"
+        + (" and the replicas" if replicas else ""),
         f"{_said_of_dots(step)}, at the "
         f"time it was due; the lines are percentiles of {span(bins.width_s * 1000)} each. Answers "
         "count when they end. Where the completed rate falls below the offered one, requests pile "
@@ -95,13 +95,12 @@ def _rates(axes: Axes, requests: pl.DataFrame, bins: Bins) -> None:
         style.outline(axes, completed, bins.edges_s, style.BLUE),
     ]
     style.legend(axes, handles, ["offered", "goodput", "completed"])
-    axes.set_ylim(0, 1.1 * max(offered.max(), completed.max(), 1e-9))
-    axes.set_ylabel("requests/s")
+    style.rate_axis(axes, "requests/s", max(offered.max(), completed.max()))
 
 
 def _replicas(axes: Axes, replicas: Sequence[tuple[float, int]], last_s: float) -> None:
     at_s, count = zip(*replicas, strict=True)
     axes.stairs(count, [*at_s, max(last_s, at_s[-1])], fill=True, color=style.PURPLE, alpha=0.6)
-    axes.set_ylim(0, max(count) + 1)
-    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    style.count_axis(axes, most_ticks=3)
+    axes.set_ylim(top=max(count) + 1)
     axes.set_ylabel("replicas")

@@ -41,7 +41,7 @@ def run(stage: Stage, plan: Plan, folder: Path) -> Finding:
     )
     alone = Run("A quiet tenant alone", {_QUIET: quiet}, plan.duration_s).perform(stage)
     both = Run("A quiet tenant beside a noisy one", {_QUIET: quiet, _NOISY: noisy},
-               plan.duration_s, seed=1).perform(stage)  # fmt: skip
+               plan.duration_s).perform(stage)  # fmt: skip
     for outcome, name in ((alone, "alone"), (both, "beside")):
         (folder / name).mkdir()
         outcome.write(folder / name)

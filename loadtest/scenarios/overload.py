@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loadtest.report.files import write_picture
+from loadtest.report.files import write_capacity, write_picture
 from loadtest.scenarios import requests
 from loadtest.scenarios.finding import Finding, doubts
 from loadtest.scenarios.pictures import Rated, goodput_over_rate
@@ -23,7 +23,7 @@ NAME = "overload"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """First the search for the capacity, from `first_ratio` of the one expected to `most_ratio` of
-    it. The highest goodput of all its probes is the peak, and then `factor` times as much is asked.
+    it (`capacity.html`). The highest goodput of all its probes is the peak, and then `factor` times as much is asked.
     The first `settle_ratio` of each run does not count in that: queues are still short."""
 
     first_ratio: float = 0.5
@@ -49,8 +49,9 @@ def run(stage: Stage, plan: Plan, folder: Path) -> Finding:
     capacity, probed = _search(stage, plan)
     peak_rps = max(probe.rated.goodput_rps for probe in probed)
     rate = plan.factor * (peak_rps or stage.capacity_rps)
-    outcome = _at(stage, rate, plan.overload_s, seed=len(probed))
+    outcome = _at(stage, rate, plan.overload_s)
     outcome.write(folder)
+    write_capacity(folder, capacity, title="Capacity before the overload")
     records = outcome.result.records
     beyond = _rated(outcome, stage, plan, rate)
     write_picture(folder, goodput_over_rate([*(probe.rated for probe in probed), beyond]))
@@ -91,15 +92,15 @@ def _search(stage: Stage, plan: Plan) -> tuple[Capacity, list[Probed]]:
     search = CapacitySearch(first, most, precision_ratio=plan.precision_ratio, repeats=1)
     found: list[Probed] = []
     while (rate := search.next_rate()) is not None:
-        outcome = _at(stage, rate, plan.probe_s, seed=len(found))
+        outcome = _at(stage, rate, plan.probe_s)
         found.append(Probed(_rated(outcome, stage, plan, rate), outcome.summary))
         search.tell(rate, outcome.summary.verdict, outcome.summary.overall.goodput_rps)
     return search.result(), found
 
 
-def _at(stage: Stage, rate: float, duration_s: float, *, seed: int) -> Outcome:
+def _at(stage: Stage, rate: float, duration_s: float) -> Outcome:
     traffic = {"load": stage.traffic(f"constant:{rate:g}")}
-    return Run(f"Overload: {rate:.3g} requests/s", traffic, duration_s, seed).perform(stage)
+    return Run(f"Overload: {rate:.3g} requests/s", traffic, duration_s).perform(stage)
 
 
 def _rated(outcome: Outcome, stage: Stage, plan: Plan, rate: float) -> Rated:

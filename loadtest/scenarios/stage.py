@@ -68,13 +68,11 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One load test of a scenario. Runs of one stage have different seeds: no prompt of one is in a
-    cache because of another."""
+    """One load test of a scenario."""
 
     title: str
     traffic: Mapping[str, Mapping[str, Any]]
     duration_s: float
-    seed: int = 0
 
     def perform(self, stage: Stage, also: Watch | None = None) -> Outcome:
         """What became of it.
@@ -86,7 +84,7 @@ class Run:
             ServingError: see `loadtest.generator.run.load`.
             KeyboardInterrupt: somebody stopped it.
         """
-        document = {"seed": self.seed, "duration_s": self.duration_s, "traffic": self.traffic}
+        document = {"duration_s": self.duration_s, "traffic": self.traffic}
         plan = Plan(
             stage.target, to_workload(document), key=stage.key, timeout_s=_TIMEOUT_S,
             title=self.title,

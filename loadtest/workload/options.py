@@ -14,6 +14,7 @@ TRAFFIC = "load"
 """Name of the only traffic."""
 
 _OPTIONS = {
+    "duration_s": "--duration",
     "arrivals.path": "--trace",
     "arrivals.format": "--format",
     "arrivals.speed": "--speed",

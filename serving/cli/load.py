@@ -29,7 +29,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     model: options.ModelOption = None,
     workload: options.WorkloadOption = None,
     trace: options.TraceOption = None,
-    trace_format: options.FormatOption = "mooncake",
+    trace_format: options.FormatOption = options.DEFAULT_FORMAT,
     speed: options.SpeedOption = None,
     limit: options.LimitOption = None,
     arrivals: options.ArrivalsOption = None,
@@ -76,16 +76,15 @@ def run(  # noqa: PLR0913 - each is an option of the command
     from loadtest.verdict.slo import read_slo
     from serving.cli.load_run import perform, print_summary, results_folder
 
-    asked = None if slo is None else read_slo(slo)
+    limits = None if slo is None else read_slo(slo)
     folder = results_folder(out)
     sending = options.Sending(url, key, workers, listen, timeout_s, tokenizer, ca_file)
-    traffic = options.Traffic(
-        model, trace, trace_format, speed, limit, arrivals, prompt_tokens, output_tokens, dialect,
-        stream,
+    asked = options.Asked(
+        workload, model, trace, trace_format, speed, limit, arrivals, duration_s, prompt_tokens,
+        output_tokens, dialect, stream, seed,
     )  # fmt: skip
-    plan = options.make_plan(sending, traffic, workload=workload, duration_s=duration_s, seed=seed)
-    plan = replace(plan, title=title)
-    outcome = perform(plan, asked)
+    plan = replace(options.make_plan(sending, asked), title=title)
+    outcome = perform(plan, limits)
     outcome.write(folder)
     print_summary(outcome, folder, as_json=as_json)
     sys.exit(outcome.exit_code)

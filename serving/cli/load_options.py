@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,6 @@ from serving.errors import ConfigError
 
 if TYPE_CHECKING:
     from loadtest.generator.run import Listen, Plan
-    from loadtest.generator.target import Target
     from loadtest.workload.spec import Workload
 
 EXIT_STATUS = (
@@ -24,12 +22,15 @@ EXIT_STATUS = (
     "2 wrong usage, 4 the generator was the bottleneck, 130 interrupted."
 )
 DEFAULT_DURATION_S = 60.0
-_FIELD = re.compile(r"traffic\.all\.([a-z_]+)[a-z_.]*")
-_DEFAULT_TRAFFIC: Mapping[str, Any] = {
+DEFAULT_FORMAT = "mooncake"
+_DEFAULTS: Mapping[str, Any] = {
     "arrivals": "poisson:1",
-    "prompt_tokens": 512,
-    "output_tokens": 128,
+    "prompt_tokens": "512",
+    "output_tokens": "128",
 }
+_GIVEN = ("trace", "speed", "limit", "arrivals", "duration_s", "prompt_tokens", "output_tokens",
+          "dialect", "stream", "seed")  # fmt: skip
+"""What goes to the workload as it is."""
 
 UrlOption = Annotated[
     str,
@@ -140,46 +141,51 @@ CaOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class Asked:
     """What to send, as the command line names it; `None` where it does not."""
 
+    workload: Path | None = None
     model: str | None = None
     trace: Path | None = None
-    trace_format: str = "mooncake"
+    trace_format: str = DEFAULT_FORMAT
     speed: float | None = None
     limit: int | None = None
     arrivals: str | None = None
+    duration_s: float | None = None
     prompt_tokens: str | None = None
     output_tokens: str | None = None
     dialect: str | None = None
     stream: bool | None = None
+    seed: int | None = None
 
-    def to_document(self, model: str) -> dict[str, Any]:
-        """One part of a workload.
+    def to_workload(self, only_model: Callable[[], str]) -> Workload:
+        """The workload that is asked for.
+
+        Args:
+            only_model: finds out which model to ask where none is named.
 
         Raises:
-            ConfigError: options that do not go together.
+            ConfigError: options that do not go together, or that make no workload.
         """
-        given = {
-            name: value
-            for name in ("arrivals", "prompt_tokens", "output_tokens", "dialect", "stream")
-            if (value := getattr(self, name)) is not None
-        }
-        if self.trace is None:
-            if self.speed is not None or self.limit is not None:
-                raise _conflict("--speed and --limit are for a --trace", "--trace")
-            return {"model": model, **_DEFAULT_TRAFFIC, **given}
-        for name in ("arrivals", "prompt_tokens", "output_tokens"):
-            if name in given:
-                option = f"--{name.replace('_', '-')}"
-                raise _conflict(f"the trace has its own: leave out {option}", option)
-        replay = {"process": "trace", "path": str(self.trace.absolute())}
-        replay |= {"format": self.trace_format}
-        if self.speed is not None:
-            replay |= {"speed": self.speed}  # type: ignore[dict-item]
-        if self.limit is not None:
-            replay |= {"limit": self.limit}  # type: ignore[dict-item]
-        return {"model": model, "arrivals": replay, **given}
+        from loadtest.workload.options import WorkloadOptions, from_options
+        from loadtest.workload.spec import read_workload
+
+        if self.workload is not None:
+            if self != Asked(self.workload):
+                raise _conflict(
+                    "--workload says what to send: leave out the other options", "--workload"
+                )
+            return read_workload(self.workload)
+        given = {name: getattr(self, name) for name in _GIVEN if getattr(self, name) is not None}
+        if self.trace is not None:
+            given |= {"format": self.trace_format}
+        elif self.speed is not None or self.limit is not None:
+            raise _conflict("--speed and --limit are for a --trace", "--trace")
+        else:
+            given = {**_DEFAULTS, **given}
+            if not given["arrivals"].startswith("step:"):
+                given.setdefault("duration_s", DEFAULT_DURATION_S)
+        return from_options(WorkloadOptions(model=self.model or only_model(), **given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,80 +201,30 @@ class Sending:
     ca_file: Path | None
 
 
-def make_plan(
-    sending: Sending,
-    traffic: Traffic,
-    *,
-    workload: Path | None,
-    duration_s: float | None,
-    seed: int | None,
-) -> Plan:
+def make_plan(sending: Sending, asked: Asked) -> Plan:
     """The load test that the options describe.
 
     Raises:
         ConfigError: options that do not go together, or a document that is no workload.
     """
+    from loadtest.generator import preflight
     from loadtest.generator.run import Plan
     from loadtest.generator.target import Target
 
     target = Target.parse(sending.url, sending.ca_file)
+
+    def only_model() -> str:
+        return asyncio.run(preflight.only_model(target, sending.key))
+
     return Plan(
         target,
-        _workload(
-            traffic if workload else _named(traffic, target, sending.key),
-            file=workload,
-            duration_s=duration_s,
-            seed=seed,
-        ),
+        asked.to_workload(only_model),
         key=sending.key,
         timeout_s=sending.timeout_s,
         num_workers=sending.workers,
         tokenizer=None if sending.tokenizer is None else sending.tokenizer.absolute(),
         listen=_listen(sending.listen),
     )
-
-
-def _named(traffic: Traffic, target: Target, key: str | None) -> Traffic:
-    """With the only model that is served, if it names none."""
-    from loadtest.generator import preflight
-
-    if traffic.model is not None:
-        return traffic
-    return replace(traffic, model=asyncio.run(preflight.only_model(target, key)))
-
-
-def _workload(
-    traffic: Traffic, *, file: Path | None, duration_s: float | None, seed: int | None
-) -> Workload:
-    from loadtest.workload.spec import read_workload, to_workload
-
-    if file is not None:
-        if traffic != Traffic() or duration_s is not None or seed is not None:
-            raise _conflict(
-                "--workload says what to send: leave out the other options", "--workload"
-            )
-        return read_workload(file)
-    if duration_s is None and traffic.trace is None and "step:" not in (traffic.arrivals or ""):
-        duration_s = DEFAULT_DURATION_S
-    document: dict[str, Any] = {
-        "traffic": {"all": traffic.to_document(traffic.model or "")},
-        **({} if duration_s is None else {"duration_s": duration_s}),
-        **({} if seed is None else {"seed": seed}),
-    }
-    try:
-        return to_workload(document)
-    except ConfigError as error:
-        raise _in_terms_of_options(error) from error
-
-
-def _in_terms_of_options(error: ConfigError) -> ConfigError:
-    message = _FIELD.sub(_option, error.message)
-    param = None if error.param is None else _FIELD.sub(_option, error.param)
-    return ConfigError(message, code=error.code, param=param)
-
-
-def _option(field: re.Match[str]) -> str:
-    return f"--{field[1].replace('_', '-')}"
 
 
 def _listen(address: str | None) -> Listen | None:

@@ -21,7 +21,7 @@ from loadtest.report.files import write_report
 from loadtest.report.live import Progress, showing
 from loadtest.verdict.slo import Slo
 from loadtest.verdict.summarize import summarize
-from loadtest.verdict.summary import Distribution, Summary, last_line, to_json
+from loadtest.verdict.summary import SUMMARY_FILE, Distribution, Summary, last_line, to_json
 from serving.cli.console import EXIT_FAILURE, err, out
 from serving.errors import ConfigError
 
@@ -56,7 +56,7 @@ class Outcome:
         try:
             about.write(folder)
             write(records, folder)
-            (folder / "summary.json").write_bytes(to_json(self.summary) + b"\n")
+            (folder / SUMMARY_FILE).write_bytes(to_json(self.summary))
             write_report(folder, about=about, summary=self.summary, records=records)
         except OSError as error:
             raise _not_written(folder, error) from error
@@ -105,7 +105,7 @@ def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
             result = uvloop.run(_interruptible(plan, watch))
     about = result.about
     if slo is not None:
-        about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_none=True)})
+        about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
     summary = summarize(result.records, duration_s=about.duration_s, slo=slo, workers=about.workers)
     return Outcome(Result(about, result.records), summary)
 

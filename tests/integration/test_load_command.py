@@ -208,7 +208,7 @@ def mistaken(*words: str) -> tuple[int, str]:
     """Exit code and message of a run that does not begin."""
     done = CliRunner().invoke(app, ["load", "run", *words])
     assert isinstance(done.exception, ServingError), done.output
-    return report(done.exception), done.exception.message
+    return report(done.exception), f"{done.exception.message} ({done.exception.param})"
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,9 @@ def mistaken(*words: str) -> tuple[int, str]:
         (("--model", "other"), "does not serve 'other'"),
         (("--trace", "/no/such/trace"), "cannot read /no/such/trace"),
         (("--arrivals", "poison:3"), "'poison:3' is no arrival process"),
-        (("--prompt-tokens", "uniform:100:x"), "--prompt-tokens: 'uniform:100:x'"),
+        (("--prompt-tokens", "uniform:100:x"), "(--prompt-tokens)"),
         (("--speed", "2"), "--speed and --limit are for a --trace"),
-        (("--trace", "x", "--arrivals", "poisson:1"), "leave out --arrivals"),
+        (("--trace", "x", "--arrivals", "poisson:1"), "either arrivals or a trace (--arrivals)"),
         (("--slo", "/no/such/slo"), "cannot read /no/such/slo"),
         (("--workload", "x.yaml", "--duration", "3"), "leave out the other options"),
         (("--listen", "nowhere"), "'nowhere' is not HOST:PORT"),

@@ -41,7 +41,7 @@ def test_the_traffic_is_what_the_options_say() -> None:
     [
         ({}, "--arrivals", "either arrivals or a trace"),
         ({"arrivals": "poisson:5", "trace": Path("x")}, "--arrivals", "either arrivals or a trace"),
-        ({"arrivals": "poisson:5", **SHAPE}, "--duration-s", "a value is required, poisson"),
+        ({"arrivals": "poisson:5", **SHAPE}, "--duration", "a value is required, poisson"),
         ({"arrivals": "poisson:-5", "duration_s": 5, **SHAPE}, "--arrivals", "greater than 0"),
         ({"arrivals": "poisson:5", "duration_s": 5}, "--prompt-tokens", "a value is required, for"),
         (

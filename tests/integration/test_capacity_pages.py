@@ -1,0 +1,46 @@
+"""Pages of searches for capacity, with their picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from page_elements import Elements, assert_is_sound
+
+from loadtest.report.files import write_capacity
+from loadtest.verdict.capacity import Capacity, CapacitySearch, Interval, Probe
+
+HOSTILE = "<b>$x$</b> & 日本"
+
+
+def searched(capacity_rps: float, *, num_probes: int = 100) -> Capacity:
+    search = CapacitySearch(1.0, 100.0)
+    while (rate := search.next_rate()) is not None and num_probes:
+        num_probes -= 1
+        search.tell(rate, "pass" if rate <= capacity_rps else "fail", min(rate, capacity_rps))
+    return search.result()
+
+
+@pytest.mark.parametrize(
+    ("capacity", "headline"),
+    [
+        (searched(11.0), "✓ 10.8 requests/s"),
+        (searched(1000.0), "≥ At least 100 requests/s"),
+        (searched(0.0), "✕ No rate is known to hold"),
+        (searched(11.0, num_probes=3), "? Unsettled"),
+        (searched(11.0, num_probes=0), "? Unsettled"),
+        (Capacity("at least", 5.0, None, Interval(5.0, 4.9, 5.1), HOSTILE,
+                  (Probe(5.0, "pass", 5.0), Probe(9.0, "invalid", 0.0))),
+         "≥ At least 5.00 requests/s"),
+    ],
+    ids=["found", "at least", "none", "ended", "not begun", "generator too slow"],
+)  # fmt: skip
+def test_any_search_has_a_page(capacity: Capacity, headline: str, tmp_path: Path) -> None:
+    written = write_capacity(tmp_path, capacity, title=HOSTILE)
+
+    page = written.page.read_text()
+    assert_is_sound(page)
+    text = " ".join(Elements(page).text.split())
+    assert headline in text
+    assert f"{HOSTILE} {headline} {capacity.reason}" in text
+    assert [path.name for path in written.pictures] == ["capacity.png"]
