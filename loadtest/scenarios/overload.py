@@ -23,7 +23,7 @@ NAME = "overload"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """First the search for the capacity, from `first_ratio` of the one expected to `most_ratio` of
-    it (`capacity.html`). The highest goodput of all its probes is the peak, and then `factor` times as much is asked.
+    it. The highest goodput of all its probes is the peak, and then `factor` times as much is asked.
     The first `settle_ratio` of each run does not count in that: queues are still short."""
 
     first_ratio: float = 0.5
