@@ -23,6 +23,9 @@ NEIGHBOUR_KEY_VARIABLE = "GALERNE_NEIGHBOUR_KEY"
 
 _TIMEOUT_S = 120.0
 """Of one request. Longer than any wait that a server should impose, so that one is seen."""
+_KV_BLOCKS = 2000
+"""Several times what runs at once, and so few that prefix caches, and gateways' memory of them, are
+full after a minute or two: until then memory grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ class Simulated:
         of_model = {
             "simulator.start_s": 0,
             "simulator.timing.step_s": self.step_s,
+            "simulator.kv_blocks": _KV_BLOCKS,
             "engine.max_num_seqs": self.num_sequences,
             "max_concurrent_requests": self.num_sequences * 9 // 8,
             "slo.ttft_s": self.ttft_limit_ms / 1000,
