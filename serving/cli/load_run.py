@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +15,7 @@ from pathlib import Path
 import uvloop
 from rich.table import Table
 
-from loadtest.generator.run import Moment, Plan, Result, load
+from loadtest.generator.run import Moment, Plan, Result, Watch, load
 from loadtest.generator.tally import Tally, goodness
 from loadtest.records import write
 from loadtest.report.files import write_report
@@ -30,6 +30,7 @@ from serving.errors import ClusterError, ConfigError
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
 _MOST_POINTS = 1000
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +109,24 @@ def results_folder(path: Path | None) -> Path:
     return folder
 
 
-def perform(plan: Plan, slo: Slo | None) -> Outcome:
+def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
     """Run a load test, showing how it goes.
+
+    Args:
+        also: told each moment of the run, too.
 
     Raises:
         ServingError: see `loadtest.generator.run.load`.
     """
-    with watching(plan, slo) as watch:
-        result = uvloop.run(_interruptible(plan, watch))
+    with watching(plan, slo) as show:
+
+        def watch(moment: Moment) -> None:
+            show(moment)
+            if also is not None:
+                also(moment)
+
+        with _signals_kept():
+            result = uvloop.run(_interruptible(plan, watch))
     about = result.about
     if slo is not None:
         about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
@@ -151,7 +162,7 @@ def with_replicas(outcome: Outcome, prometheus: str) -> Outcome:
 
 
 @contextmanager
-def watching(plan: Plan, slo: Slo | None) -> Iterator[Callable[[Moment], None]]:
+def watching(plan: Plan, slo: Slo | None) -> Iterator[Watch]:
     """Something to call with each moment of a run, which shows it."""
     tally = Tally(goodness(slo))
     total_s = plan.workload.planned_s(plan.rate_scale)
@@ -202,11 +213,22 @@ def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
     err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
 
 
-async def _interruptible(plan: Plan, watch: Callable[[Moment], None]) -> Result:
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """On exit, signals do what they did before: an event loop leaves them to the system."""
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _interruptible(plan: Plan, watch: Watch) -> Result:
     """The run; Ctrl-C once has it end and keep what there is."""
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         loop.add_signal_handler(number, interrupted.set)
     return await load(plan, watch, interrupted)
 
