@@ -16,7 +16,17 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.benches import fidelity, generator, pick, relay, routing, scaleout, smoke, throughput
+from loadtest.benches import (
+    chunk,
+    fidelity,
+    generator,
+    pick,
+    relay,
+    routing,
+    scaleout,
+    smoke,
+    throughput,
+)
 from loadtest.figures import Row, markdown
 from loadtest.machine import allow_many_connections, describe
 from loadtest.peers import galerne
@@ -28,6 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 _THROUGHPUT, _RELAY, _SCALEOUT = throughput.Plan(), relay.Plan(), scaleout.Plan()
 _SMOKE, _FIDELITY, _ROUTING = smoke.Plan(), fidelity.Plan(), routing.Plan()
 _GENERATOR = generator.Steps()
+_CHUNK = chunk.Plan()
 
 Measured = tuple[Sequence[Row], dict[str, str]]
 
@@ -58,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     one = benches.add_parser("fidelity", help="calibrated simulator against the real engine")
     one.add_argument("--rounds", type=int, default=_FIDELITY.rounds, help="of load on each side")
     one.set_defaults(subjects=[], peers=None, run=run_fidelity)
+    one = benches.add_parser("chunk", help="the planner's prefill chunk against vLLM's default")
+    one.add_argument("--rounds", type=int, default=_CHUNK.rounds, help="of one prompt on each side")
+    one.set_defaults(subjects=[], peers=None, run=run_chunk)
     one = benches.add_parser("routing", help="a trace over 8 simulated replicas: hits, TTFT, load")
     one.add_argument("--trace", type=Path, help="in Mooncake's format; made up if it is not given")
     one.add_argument("--requests", type=int, default=_ROUTING.num_requests)
@@ -121,6 +135,11 @@ def run_scaleout(options: argparse.Namespace, peers: list[Peer]) -> Measured:
 def run_fidelity(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
     """The `fidelity` bench."""
     return fidelity.bench(fidelity.Plan(rounds=options.rounds))
+
+
+def run_chunk(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
+    """The `chunk` bench."""
+    return chunk.bench(chunk.Plan(rounds=options.rounds))
 
 
 def run_routing(options: argparse.Namespace, _peers: list[Peer]) -> Measured:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from ray import serve
 
 from serving.adapters.deployment_state import DeploymentTarget
+from serving.adapters.model_configs import complete_settings
 from serving.adapters.secrets_file import read_secret
 from serving.adapters.serve_control import own_order_time
 from serving.adapters.serve_router import router_config
@@ -177,7 +178,8 @@ def _launcher(
     """What starts the model's engine in a replica."""
     find_weights = partial(_model_folder, model, paths)
     if model.simulator is None:
-        return partial(launch_vllm, model_id, model, find_weights)
+        complete = partial(complete_settings, model_id)
+        return partial(launch_vllm, model_id, model, find_weights, complete)
     return partial(launch_simulator, model_id, model, find_weights if model.weights else None)
 
 

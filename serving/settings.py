@@ -203,7 +203,8 @@ class EngineSettings(_Section):
     max_num_batched_tokens: int | None = Field(None, ge=16)
     """Tokens per engine step, which is the prefill chunk size. A sliding-window layer holds
     `window - 1 + max_num_batched_tokens` tokens per request, so on windowed models a small chunk
-    is what makes the window's saving real. `None` takes vLLM's default."""
+    is what makes the window's saving real. `None` takes half a window on such models, if that
+    makes room for more sequences (ADR 18), and vLLM's default on all others."""
     block_size: int | None = Field(None, ge=8, le=256)
     """Tokens per KV block. `None` takes vLLM's default for the device."""
     kv_cache_gib: float | None = Field(None, gt=0)

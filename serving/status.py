@@ -131,6 +131,7 @@ def _model(
         "sliding_window": engine.get("sliding_window"),
         "max_model_len": engine.get("max_model_len"),
         "kv_block_size": engine.get("block_size"),
+        "max_num_batched_tokens": engine.get("max_num_batched_tokens"),
         "replicas": [*rows, *map(_unseen, known.values())],
     }
 

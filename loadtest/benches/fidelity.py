@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,8 +34,6 @@ TOLERANCE = 0.15
 _BY_ROUND = ", by round"
 _TOKEN_IDS = range(1000, 20_000)
 _CALIBRATION_TIMEOUT_S = 300
-_CACHE_INFO = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +133,7 @@ def calibration(server: Server) -> dict[str, Any]:
 @contextmanager
 def simulator(real: Server, timing: dict[str, Any]) -> Iterator[Server]:
     """`galerne sim serve` with this timing and the real engine's limits and tokenizer."""
-    cache = _cache_config(real)
+    cache = bare_vllm.cache_config(real)
     settings = {
         **{f"simulator.timing.{name}": value for name, value in timing.items()},
         "simulator.kv_blocks": cache["num_gpu_blocks"],
@@ -218,14 +214,6 @@ def _record_calibration(found: dict[str, Any], figures: Figures) -> None:
     figures.add("calibration, worst error of a probe", SIMULATED, worst, unit="ratio")
     for name, value in found["timing"].items():
         figures.add(f"timing.{name}", SIMULATED, value, unit="")
-
-
-def _cache_config(server: Server) -> dict[str, str]:
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as answer:
-        found = _CACHE_INFO.search(answer.read().decode())
-    if found is None:
-        raise UnavailableError("the engine does not tell its KV-cache configuration")
-    return dict(_LABEL.findall(found[1]))
 
 
 def _chunk_tokens() -> int:

@@ -4,9 +4,11 @@ Galerne chooses on CPU (ADR 6)."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +24,9 @@ from serving.settings import ResourceSettings
 MODEL = "demo"
 START_TIMEOUT_S = 300.0
 
+_CACHE_INFO = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
 ENGINE_OPTIONS = {
     "max_model_len": 4096,
     "max_num_seqs": 64,
@@ -30,7 +35,7 @@ ENGINE_OPTIONS = {
     "kv_cache_memory_bytes": 1024**3,
     "enforce_eager": True,
 }
-"""What the `cpu` preset sets, so that all sides run the same engine."""
+"""What the `cpu` preset sets and the planner chooses, so that all sides run the same engine."""
 
 ONE_PROCESS = engine_environment(
     ResourceSettings(device="cpu", num_cpus=0), num_cores=len(os.sched_getaffinity(0))
@@ -57,14 +62,19 @@ def model_folder() -> str:
 
 
 @contextmanager
-def start(_engines: Sequence[str], _model: str, environment: Mapping[str, str]) -> Iterator[Server]:
+def start(
+    _engines: Sequence[str],
+    _model: str,
+    environment: Mapping[str, str],
+    options: Mapping[str, object] = ENGINE_OPTIONS,
+) -> Iterator[Server]:
     """The server with one engine of its own. The `vllm` command cannot be used: it asks for the
     metadata of a distribution named `vllm`."""
     port = free_port()
     words: list[str | Path] = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_folder(),
         "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port),
-        "--disable-uvicorn-access-log", *_command_line(ENGINE_OPTIONS),
+        "--disable-uvicorn-access-log", *_command_line(options),
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
@@ -77,6 +87,19 @@ def start(_engines: Sequence[str], _model: str, environment: Mapping[str, str]) 
     )
     with serve("bare vLLM", command, MODEL, role="engine") as server:
         yield server
+
+
+def cache_config(server: Server) -> dict[str, str]:
+    """What the engine tells of its KV cache.
+
+    Raises:
+        UnavailableError: it tells nothing.
+    """
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as answer:
+        found = _CACHE_INFO.search(answer.read().decode())
+    if found is None:
+        raise UnavailableError("the engine does not tell its KV-cache configuration")
+    return dict(_LABEL.findall(found[1]))
 
 
 def _command_line(options: Mapping[str, object]) -> list[str]:

@@ -17,6 +17,7 @@ from serving.cli import (
     load,
     metrics,
     model,
+    plan,
     platform,
     route,
     sim,
@@ -66,6 +67,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
 app.add_typer(metrics.app, name="metrics")
+app.add_typer(plan.app, name="plan")
 app.add_typer(sim.app, name="sim")
 app.add_typer(lab.app, name="lab")
 app.add_typer(load.app, name="load")

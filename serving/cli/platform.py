@@ -27,6 +27,7 @@ from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import check_adapters, resolve_weights
 from serving.cli.console import err, out, print_json, progress, read_steps, say
 from serving.cli.options import ConfigOption, PresetOption, SetOption, read_settings
+from serving.cli.planned import planned
 from serving.engine.option_check import check_options
 from serving.errors import ConfigError
 from serving.settings import DEMO_SOURCE, GatewaySettings, Settings
@@ -68,12 +69,13 @@ def up(  # noqa: PLR0913 (one parameter per command-line option)
     if remark := descriptor_remark(settings.gateway, descriptor_limit()):
         err.print(remark)
     ready = Ready(endpoint_url(settings), tuple(settings.models))
+    remarks = tuple(planned(settings, paths))
     if detach:
         _start_detached(paths, sys.argv[1:])
-        _print_ready(ready, paths)
+        _print_ready(ready, paths, remarks)
         return
     # A background run writes to a log file, which must never hold a key: its starter prints.
-    announce = _nothing if background else partial(_print_ready, ready, paths)
+    announce = _nothing if background else partial(_print_ready, ready, paths, remarks)
     asyncio.run(_run(supervisor, announce))
 
 
@@ -214,7 +216,7 @@ def _first_key(paths: StatePaths) -> str | None:
     return key
 
 
-def _print_ready(ready: Ready, paths: StatePaths) -> None:
+def _print_ready(ready: Ready, paths: StatePaths, remarks: Sequence[str]) -> None:
     key = _first_key(paths)
     shown = key or "$GALERNE_API_KEY"
     lines = [
@@ -223,6 +225,7 @@ def _print_ready(ready: Ready, paths: StatePaths) -> None:
         f"  API key   {key}" if key else
         "  API key   made on the first start; another: galerne keys create --name NAME",
         f"  logs      {paths.log_dir}",
+        *(f"  planned   {line}" for line in remarks),
         "",
         "  try it:",
         f"  curl {ready.endpoint}/v1/chat/completions \\",

@@ -59,7 +59,8 @@ class EngineDescription:
     """What an engine is, fixed from its start.
 
     `sliding_window` is in tokens, `None` for full attention. `kv_blocks_total` counts blocks of
-    `block_size` tokens; for hybrid models all KV-cache groups share them.
+    `block_size` tokens; for hybrid models all KV-cache groups share them. `max_num_batched_tokens`
+    bound a step, and so a chunk of a prompt.
     """
 
     max_model_len: int
@@ -67,6 +68,7 @@ class EngineDescription:
     block_size: int
     kv_blocks_total: int
     tasks: tuple[str, ...]
+    max_num_batched_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ async def launch_vllm(
     model_id: ModelId,
     model: ModelSettings,
     resolve_weights: Callable[[], Path],
+    complete: Callable[[ModelSettings, Path], ModelSettings],
     secret: bytes,
     start: StartRecord,
 ) -> VllmEngine:
@@ -29,6 +30,7 @@ async def launch_vllm(
 
     Args:
         resolve_weights: gives the verified model folder; runs in this process, on its node.
+        complete: fills in what the settings leave to the planner, who must see the model's folder.
         secret: of the names of its blocks.
         start: is told the phases.
 
@@ -38,6 +40,7 @@ async def launch_vllm(
     _refuse_split_tensor_group(model)
     with start.phase(StartPhase.WEIGHTS):
         weights = resolve_weights()
+    model = complete(model, weights)
     sockets = make_socket_dir()
     kv_events = f"ipc://{sockets}/events"
     arguments = engine_arguments(

@@ -341,4 +341,5 @@ def _describe(config: VllmConfig, tasks: tuple[Any, ...]) -> EngineDescription:
         block_size=cache.block_size,
         kv_blocks_total=cache.num_gpu_blocks or 0,
         tasks=tuple(str(task) for task in tasks),
+        max_num_batched_tokens=config.scheduler_config.max_num_batched_tokens,
     )

@@ -33,7 +33,7 @@ def figures_of(
 ) -> ReplicaFigures:
     """The figures of a replica at one moment.
 
-    >>> engine = EngineDescription(4096, None, 16, kv_blocks_total=101, tasks=("generate",))
+    >>> engine = EngineDescription(4096, None, 16, 101, (), max_num_batched_tokens=256)
     >>> load = EngineLoad(running=2, waiting=0, kv_blocks_used=25, output_tokens=70)
     >>> figures = figures_of(load, engine, in_flight=2, is_draining=False)
     >>> figures.kv_used_ratio, figures.output_tokens_total, figures.draining

@@ -14,6 +14,9 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from serving.core.start_record import StartPhase, StartRecord
 from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.errors import ConfigError
+from serving.planner.chunk import DEFAULT_CHUNK_TOKENS, choose_chunk
+from serving.planner.engine_device import GPU
+from serving.planner.kv_cache import KvLayout, LayerGroup, Lengths
 from serving.protocol.state_frames import CacheLayout
 from serving.rendering.tokenizer import PieceTokenizer, Tokenizer
 from serving.routing.block_hashing import BlockHasher
@@ -35,7 +38,6 @@ VLLM_VERSION = "0.32.0"
 
 _MAX_MODEL_LEN = 8192
 _BLOCK_SIZE = 16
-_MAX_NUM_BATCHED_TOKENS = 2048
 """vLLM's defaults on GPUs, which is what a simulated engine stands for whatever it runs on; the
 length of the longest sequence would come from the model."""
 
@@ -199,20 +201,31 @@ def scheduler_config(
         ),
         max_model_len=engine.max_model_len or _MAX_MODEL_LEN,
         max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens or _MAX_NUM_BATCHED_TOKENS,
+        max_num_batched_tokens=engine.max_num_batched_tokens or _chunk_tokens(model, simulator),
     )
     _check_room(config)
     return config
 
 
+def _chunk_tokens(model: ModelSettings, simulator: SimulatorSettings) -> int:
+    """What the planner would choose for a real engine with this window."""
+    engine = model.engine
+    layers = LayerGroup(1, engine.block_size or _BLOCK_SIZE, simulator.sliding_window)
+    choice = choose_chunk(
+        KvLayout((layers,), bytes_per_block=1),
+        max_model_len=engine.max_model_len or _MAX_MODEL_LEN,
+        max_num_seqs=engine.max_num_seqs,
+        device=GPU,
+    )
+    return choice.tokens or DEFAULT_CHUNK_TOKENS
+
+
 def _check_room(config: SchedulerConfig) -> None:
     """Source: `_check_enough_kv_cache_memory` in vllm/v1/core/kv_cache_utils.py, vLLM 0.32."""
     cache = config.kv_cache
-    num_tokens, spare = config.max_model_len, 0
-    if cache.sliding_window is not None:
-        most = cache.sliding_window - 1 + config.max_num_batched_tokens
-        num_tokens, spare = min(most, num_tokens), 1
-    num_needed = -(-num_tokens // cache.block_size) + spare
+    lengths = Lengths(config.max_model_len, in_flight=config.max_num_batched_tokens)
+    layers = LayerGroup(1, cache.block_size, cache.sliding_window)
+    num_needed = layers.blocks_per_sequence(lengths)
     if num_needed > cache.num_blocks - 1:
         raise ConfigError(
             f"one sequence of {config.max_model_len} tokens needs {num_needed + 1} KV blocks, "
@@ -249,4 +262,5 @@ def _describe(config: SchedulerConfig) -> EngineDescription:
         block_size=config.kv_cache.block_size,
         kv_blocks_total=config.kv_cache.num_blocks,
         tasks=("generate",),
+        max_num_batched_tokens=config.max_num_batched_tokens,
     )

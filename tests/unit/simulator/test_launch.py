@@ -27,6 +27,15 @@ def test_defaults_are_those_of_vllm_on_a_gpu() -> None:
     assert (config.kv_cache.block_size, config.kv_cache.num_blocks) == (16, 4096)
 
 
+def test_under_a_window_the_chunk_is_the_planners_for_a_gpu() -> None:
+    model = settings({"max_model_len": 32768}, sliding_window=4096)
+    assert model.simulator is not None
+    assert scheduler_config(model, model.simulator).max_num_batched_tokens == 1024
+    said = settings({"max_model_len": 32768, "max_num_batched_tokens": 4096}, sliding_window=4096)
+    assert said.simulator is not None
+    assert scheduler_config(said, said.simulator).max_num_batched_tokens == 4096
+
+
 @pytest.mark.parametrize(
     ("engine", "simulator", "num_needed"),
     [
