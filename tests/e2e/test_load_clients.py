@@ -22,11 +22,11 @@ from loadtest.peers.base import Server, UnavailableError
 
 TOLERANCE = 0.05
 TIMING = Timing(overhead_s=0.4, interval_s=0.04)
-"""So long that a busy machine adds less than the tolerance, and that TTFT hardly depends on how much
-of a running step, of 40 ms, a request has to wait for: it is 440 to 480 ms."""
+"""So long that a busy machine adds less than the tolerance, and that TTFT hardly depends on how
+much of a running step, of 40 ms, a request has to wait for: it is 440 to 480 ms."""
 
 RATE_RPS = 6.0
-"""Steps come 25 times a second, of which this is no divisor: requests meet all moments of a step."""
+"""No divisor of the 25 steps a second: requests meet all moments of a step."""
 
 ATTEMPTS = 3
 """Times on a machine that others use, too, say little: `galerne load run` then refuses to judge,
