@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from functools import update_wrapper
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
 
 import typer
 
@@ -82,7 +84,41 @@ class Place:
             pacing.sleep(_POLL_S)
 
 
-def open_place(
+def on_platform(
+    *, timeout_s: float = SHORT_TIMEOUT_S
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command of a function whose first parameter is a `Place`: in its stead the command has the
+    options that lead there, after those of its own.
+
+    Args:
+        timeout_s: the default of `--timeout`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(
+            *,
+            ctx: typer.Context,
+            namespace: NamespaceOption = None,
+            context: ContextOption = None,
+            name: NameOption = DEFAULT_NAME,
+            timeout: TimeoutOption = timeout_s,
+            **own: Any,
+        ) -> None:
+            command(_open_place(ctx, namespace, context, name, timeout), **own)
+
+        shared = list(signature(run, eval_str=True).parameters.values())[:-1]
+        own = list(signature(command, eval_str=True).parameters.values())[1:]
+        # What Typer reads options from.
+        options = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
+        update_wrapper(run, command)
+        run.__signature__ = Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in options}
+        return run
+
+    return decorate
+
+
+def _open_place(
     ctx: typer.Context, namespace: str | None, context: str | None, name: str, timeout_s: float
 ) -> Place:
     """The platform that the options name. Tests give their own pacing in `ctx.obj`.

@@ -15,17 +15,7 @@ from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, print_json, progress
 from serving.cli.k8s_apply import FilesArgument, ForceOption, Item, apply_all, describe, plan
 from serving.cli.k8s_history import in_force, keep, kept, restore
-from serving.cli.k8s_options import (
-    DEFAULT_NAME,
-    LONG_TIMEOUT_S,
-    ContextOption,
-    JsonOption,
-    NameOption,
-    NamespaceOption,
-    Place,
-    TimeoutOption,
-    open_place,
-)
+from serving.cli.k8s_options import LONG_TIMEOUT_S, JsonOption, Place, on_platform
 from serving.cli.k8s_slo import SloWatch
 from serving.cli.k8s_status import decisions, wait_until_ready
 from serving.errors import ClusterError, ConfigError, ServingError
@@ -36,14 +26,11 @@ from serving.operations.surge import plan_surge
 from serving.operations.upgrade_plan import Step, Version
 
 
+@on_platform(timeout_s=LONG_TIMEOUT_S)
 def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
-    ctx: typer.Context,
+    place: Place,
     files: FilesArgument,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = LONG_TIMEOUT_S,
     force: ForceOption = False,
     golden: Annotated[
         Path | None,
@@ -70,7 +57,6 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
 
     First asks whether a second cluster fits, where the change builds one.
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     prompts = _golden(golden, endpoint)
     slo_watch = SloWatch(prometheus, watch_slo) if prometheus else None
     if slo_watch is not None:
@@ -106,19 +92,12 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
         err.print("[green]upgraded[/green]")
 
 
-def rollback(
-    ctx: typer.Context,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = LONG_TIMEOUT_S,
-) -> None:
+@on_platform(timeout_s=LONG_TIMEOUT_S)
+def rollback(place: Place, as_json: JsonOption = False) -> None:
     """Go back to what the last `galerne k8s upgrade` replaced, and wait until it is ready.
 
     What is replaced now is kept if it was ready: `rollback` again goes forward.
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     version, before = kept(place), place.snapshot()
     if version is None:
         raise ConfigError(

@@ -860,6 +860,11 @@ def test_keys_need_the_secret(installed: Operated) -> None:
     assert "no Secret 'galerne-secrets'" in output
 
 
-def test_every_command_documents_its_exit_status(platform: Operated) -> None:
+def test_every_command_has_the_shared_options_and_tells_its_exit_status(
+    platform: Operated,
+) -> None:
     for command in ("status", "wait", "apply", "scale", "doctor", "drain", "upgrade", "rollback"):
-        assert "3 timed out" in platform.run(command, "--help")[1]
+        text = platform.run(command, "--help")[1]
+        assert "3 timed out" in text
+        for option in ("--namespace", "--context", "--name", "--json", "--timeout"):
+            assert option in text, (command, option)
