@@ -48,9 +48,7 @@ def test_a_soak_watches_every_process(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_overload_is_refused_with_a_hint(stage: Stage, tmp_path: Path) -> None:
-    plan = overload.Plan(
-        first_ratio=1.1, most_ratio=1.1, probe_s=3.0, overload_s=5.0, factor=4.0
-    )
+    plan = overload.Plan(first_ratio=1.1, most_ratio=1.1, probe_s=3.0, overload_s=5.0, factor=4.0)
 
     finding = overload.run(stage, plan, tmp_path)
 
