@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -29,11 +30,15 @@ from loadtest.peers.galerne import Platform
 from loadtest.scenarios import baseline, failover, neighbour, overload, scaleout, soak, spike
 from loadtest.scenarios.finding import Finding
 from loadtest.scenarios.stage import Simulated, Stage, simulated
-from loadtest.verdict.slo import Slo, read_slo
+from loadtest.verdict.slo import RequestLimits, Slo, read_slo
 from serving.adapters.state_paths import StatePaths
 from serving.cli.console import EXIT_FAILURE, err, report
 from serving.cli.load_run import EXIT_INTERRUPTED, results_folder
 from serving.errors import ConfigError, ServingError
+from serving.settings import SloSettings
+
+_PROMISED = Slo(request=RequestLimits(ttft_ms=1000 * SloSettings().ttft_s))
+"""What a model's settings promise unless they say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,12 @@ def _endpoint_options(one: argparse.ArgumentParser) -> None:
                      help="variable with the API key of another tenant")  # fmt: skip
     one.add_argument("--prompt-tokens", default="512", help="with --url; %(default)s by default")
     one.add_argument("--output-tokens", default="128", help="with --url; %(default)s by default")
-    one.add_argument("--slo", type=Path, metavar="FILE", help="SLO as YAML, with --url")
+    one.add_argument(
+        "--slo",
+        type=Path,
+        metavar="FILE",
+        help="SLO as YAML, with --url; without one, a TTFT within 2 s",
+    )
     one.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="settings",
                      help="setting of the simulated platform, as of `galerne up`")  # fmt: skip
 
@@ -146,19 +156,23 @@ def named_stage(options: argparse.Namespace) -> Stage:
     """
     for name in ("model", "capacity"):
         if getattr(options, name) is None:
-            raise ConfigError(
-                f"--{name} is required with --url", code="option_missing", param=f"--{name}"
-            )
+            raise _bad_option(f"--{name}", f"--{name} is required with --url")
+    if not 0 < options.capacity < math.inf:
+        raise _bad_option("--capacity", f"--capacity must be above 0, not {options.capacity:g}")
     return Stage(
         Target.parse(options.url),
         model=options.model,
         key=os.environ.get(options.key_env),
-        slo=read_slo(options.slo) if options.slo else Slo(),
+        slo=read_slo(options.slo) if options.slo else _PROMISED,
         capacity_rps=options.capacity,
         request={"prompt_tokens": options.prompt_tokens, "output_tokens": options.output_tokens},
         neighbour_key_env=options.neighbour_key_env,
         commands=_local_platform(options.url),
     )
+
+
+def _bad_option(option: str, problem: str) -> ConfigError:
+    return ConfigError(problem, code="bad_option", param=option)
 
 
 def _local_platform(url: str) -> Platform | None:

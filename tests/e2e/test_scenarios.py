@@ -25,7 +25,7 @@ def stage() -> Iterator[Stage]:
 
 
 def test_a_baseline_is_measured_and_reported(stage: Stage, tmp_path: Path) -> None:
-    finding = baseline.run(stage, baseline.Plan(duration_s=4.0), tmp_path)
+    finding = baseline.run(stage, baseline.Plan(duration_s=3.0), tmp_path)
 
     # The first token takes a step, and what is left of the one before.
     assert FLEET.step_s * 1000 < finding.figures["ttft_ms"]["p50"] < 3000
@@ -36,19 +36,19 @@ def test_a_baseline_is_measured_and_reported(stage: Stage, tmp_path: Path) -> No
 
 
 def test_a_soak_watches_every_process(stage: Stage, tmp_path: Path) -> None:
-    finding = soak.run(stage, soak.Plan(duration_s=6.0), tmp_path)
+    finding = soak.run(stage, soak.Plan(duration_s=4.0), tmp_path)
 
     roles = finding.figures["roles"]
     assert set(roles) == {"engine", "gateway", "haproxy", "ray"}
     assert roles["engine"]["rss_mib"] > roles["haproxy"]["rss_mib"] > 1
     assert finding.figures["ended"] == 0
     samples = pl.read_parquet(tmp_path / "processes.parquet")
-    assert samples["at_s"].max() > 5
+    assert samples["at_s"].max() > 3
     assert (tmp_path / "processes.png").exists()
 
 
 def test_overload_is_refused_with_a_hint(stage: Stage, tmp_path: Path) -> None:
-    plan = overload.Plan(first_ratio=1.1, most_ratio=1.1, probe_s=4.0, overload_s=6.0)
+    plan = overload.Plan(first_ratio=1.1, most_ratio=1.1, probe_s=3.0, overload_s=5.0, factor=4.0)
 
     finding = overload.run(stage, plan, tmp_path)
 
@@ -59,10 +59,10 @@ def test_overload_is_refused_with_a_hint(stage: Stage, tmp_path: Path) -> None:
 
 
 def test_a_replica_dies_and_nothing_fails(stage: Stage, tmp_path: Path) -> None:
-    plan = failover.Plan(duration_s=10.0, kill_after_s=2.0, window_s=2.0)
+    plan = failover.Plan(duration_s=8.0, kill_after_s=1.0, window_s=2.0)
 
     finding = failover.run(stage, plan, tmp_path)
 
     assert finding.figures["errors"] == {}
-    assert 2.0 <= finding.figures["killed_s"] < 10
+    assert finding.figures["killed_s"] >= 1.0
     assert finding.figures["worst_gap_ms"] > FLEET.step_s * 1000

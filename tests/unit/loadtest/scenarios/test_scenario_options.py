@@ -47,6 +47,23 @@ def test_a_named_endpoint_needs_its_model_and_capacity(given: list[str]) -> None
         named_stage(parser().parse_args(["baseline", *URL, *given]))
 
 
+@pytest.mark.parametrize("capacity", ["0", "-3", "nan", "inf"])
+def test_a_capacity_is_a_rate(capacity: str) -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        named_stage(parser().parse_args(["spike", *URL, "--model", "m", "--capacity", capacity]))
+
+
+def test_an_endpoint_without_an_slo_is_held_to_what_is_promised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GALERNE_STATE_DIR", str(tmp_path))
+
+    stage = named_stage(parser().parse_args(["spike", *URL, "--model", "m", "--capacity", "4"]))
+
+    assert stage.slo.request is not None
+    assert stage.slo.request.ttft_ms == 2000
+
+
 def test_a_simulated_platform_is_sized_and_takes_further_settings() -> None:
     words = Simulated(num_sequences=32, settings=["gateway.replicas=2"]).words()
 
