@@ -461,6 +461,21 @@ class ModelSettings(_Section):
         return self.engine.num_gpus
 
 
+class PlannerSettings(_Section):
+    """What `galerne plan` reckons with."""
+
+    gpu_prices: dict[str, float] = Field(default_factory=dict)
+    """Price of one GPU for an hour, in any currency, by the GPU's name in `galerne plan`, for
+    example `{H100-80G: 2.5}`. Without one a plan names no cost."""
+
+    @model_validator(mode="after")
+    def _prices_are_positive(self) -> Self:
+        for gpu, price in self.gpu_prices.items():
+            if not 0 < price < float("inf"):
+                raise ValueError(f"gpu_prices.{gpu} must be above 0")
+        return self
+
+
 class TenancySettings(_Section):
     """Who shares what."""
 
@@ -489,6 +504,7 @@ class Settings(_Section):
     gateway: GatewaySettings = GatewaySettings()
     tenancy: TenancySettings = TenancySettings()
     autoscaler: AutoscalerSettings = AutoscalerSettings()
+    planner: PlannerSettings = PlannerSettings()
     models: dict[ModelName, ModelSettings] = Field(min_length=1)
     """Models by the name clients put in `model`."""
 

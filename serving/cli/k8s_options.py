@@ -70,16 +70,15 @@ class Place:
             ClusterError: it still fails when the time is over; or it has never answered.
         """
         pacing = self.client.transport.pacing
-        begun, has_answered = pacing.clock(), False
+        begun = pacing.clock()
         while True:
             try:
                 snapshot = self.snapshot()
             except ClusterError as error:
                 is_over = pacing.clock() - begun >= self.timeout_s
-                if not error.retryable or not has_answered or is_over:
+                if not error.retryable or not self.client.transport.has_answered or is_over:
                     raise
             else:
-                has_answered = True
                 yield pacing.clock() - begun, snapshot
             pacing.sleep(_POLL_S)
 

@@ -116,7 +116,7 @@ def kv(  # noqa: PLR0913 - each is an option of the command
     options = KvOptions(block_size, kv_dtype, dtype.value, tensor_parallel)
     question = Question(
         layout=kv_layout(model, options, device=DEVICES[device]),
-        max_model_len=_longest(model, max_model_len),
+        max_model_len=longest(model, max_model_len),
         kv_bytes=parse_bytes(kv_bytes),
         device=DEVICES[device],
     )
@@ -160,8 +160,9 @@ def parse_bytes(text: str) -> int:
     return amount
 
 
-def _longest(model: ModelConfig, asked: int | None) -> int:
-    """
+def longest(model: ModelConfig, asked: int | None) -> int:
+    """The longest sequence in tokens: what is asked for, or the model's own limit.
+
     Raises:
         ConfigError: vLLM would refuse a sequence of that length.
     """

@@ -96,9 +96,9 @@ def calibrate(
     `galerne sim calibrate --endpoint http://127.0.0.1:8000 --model demo --api-key-env GALERNE_KEY
     --chunk-tokens 256 --window 512`
     """
-    target = Endpoint(endpoint, model, _api_key(api_key_env))
+    target = Endpoint(endpoint, model, api_key_in(api_key_env))
     with progress("measuring") as tell:
-        found = asyncio.run(_calibrate(target, chunk_tokens, window, tell))
+        found = asyncio.run(measure_timing(target, chunk_tokens, window, tell))
     if as_json:
         print_json({"timing": found.timing.model_dump(mode="json"), "fit": _fit(found)})
         return
@@ -111,9 +111,14 @@ def timing_document(model: str, timing: TimingSettings) -> dict[str, Any]:
     return {"models": {model: {"simulator": {"timing": timing.model_dump(mode="json")}}}}
 
 
-async def _calibrate(
+async def measure_timing(
     target: Endpoint, chunk_tokens: int, window: int | None, tell: Tell
 ) -> Calibration:
+    """The timing of the engine there, from a minute of short streams.
+
+    Raises:
+        ConfigError: it cannot be reached, refuses, or is too irregular to tell.
+    """
     async with connected(target) as client:
         limits = EngineLimits(chunk_tokens, window, await client.max_model_len())
         probes = plan_probes(limits)
@@ -122,7 +127,12 @@ async def _calibrate(
     return fit_timing(measured, limits)
 
 
-def _api_key(variable: str | None) -> str | None:
+def api_key_in(variable: str | None) -> str | None:
+    """What the environment variable holds, `None` if none is named.
+
+    Raises:
+        ConfigError: it holds nothing.
+    """
     if variable is None:
         return None
     if not (key := os.environ.get(variable)):

@@ -14,6 +14,7 @@ from serving.lab.replay import (
     ABSENT,
     DRAINING,
     NONE,
+    NUM_GAP_BINS,
     READY,
     STARTING,
     Counts,
@@ -23,10 +24,11 @@ from serving.lab.replay import (
     State,
     advance,
 )
-from serving.settings import ModelSettings
+from serving.settings import ModelSettings, TimingSettings
 from serving.simulator.launch import scheduler_config
 
-_UNBOUNDED = 1 << 40
+UNBOUNDED = 1 << 40
+"""Tokens of a window where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,18 @@ class Slo:
     window_s: float = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a replica's step and its KV cache hold, as `Rules` names it."""
+
+    max_batched_tokens: int
+    max_sequences: int
+    kv_tokens: int
+    window_tokens: int = UNBOUNDED
+    held_window_tokens: int = UNBOUNDED
+    full_ratio: float = 0.0
+
+
 def rules_of(model: ModelSettings, slo: Slo) -> Rules:
     """How the replicas of a model with these settings behave.
 
@@ -50,18 +64,32 @@ def rules_of(model: ModelSettings, slo: Slo) -> Rules:
     simulator = model.simulator
     if simulator is None:
         raise ConfigError("the model is not simulated", code="simulator_missing", param="--set")
-    timing, limits = simulator.timing, scheduler_config(model, simulator)
+    limits = scheduler_config(model, simulator)
     cache = limits.kv_cache
+    room = Room(
+        max_batched_tokens=limits.max_num_batched_tokens,
+        max_sequences=limits.max_num_seqs,
+        kv_tokens=(cache.num_blocks - 1) * cache.block_size,
+        window_tokens=cache.sliding_window or UNBOUNDED,
+        held_window_tokens=cache.sliding_window or UNBOUNDED,
+    )
+    return make_rules(simulator.timing, room, slo)
+
+
+def make_rules(timing: TimingSettings, room: Room, slo: Slo) -> Rules:
+    """How replicas behave that take so long and have so much room."""
     return Rules(
         step_s=timing.step_s,
         prefill_s_per_token=1 / timing.prefill_tokens_per_s,
         decode_s_per_sequence=timing.decode_s_per_sequence,
         attention_s_per_token=timing.attention_s_per_token,
         overhead_s=timing.overhead_s,
-        max_batched_tokens=limits.max_num_batched_tokens,
-        max_sequences=limits.max_num_seqs,
-        kv_tokens=(cache.num_blocks - 1) * cache.block_size,
-        window_tokens=cache.sliding_window or _UNBOUNDED,
+        max_batched_tokens=room.max_batched_tokens,
+        max_sequences=room.max_sequences,
+        kv_tokens=room.kv_tokens,
+        window_tokens=room.window_tokens,
+        held_window_tokens=room.held_window_tokens,
+        full_ratio=room.full_ratio,
         good_ttft_s=slo.ttft_s,
         good_itl_s=slo.itl_s,
         window_s=slo.window_s,
@@ -111,6 +139,7 @@ class VirtualFleet:
             _requests(demand),
             _replicas(max_replicas, ring),
             Counts(*(np.zeros(num_windows, dtype=np.int64) for _ in Counts._fields)),
+            np.zeros(NUM_GAP_BINS, dtype=np.int64),
             np.array([0, NONE, NONE], dtype=np.int64),
         )
         self.state.replicas.phase[:num_ready] = READY

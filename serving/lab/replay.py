@@ -11,6 +11,7 @@ sequences are kept in a ring of steps, and a step costs the same however many ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -22,6 +23,10 @@ ABSENT, STARTING, READY, DRAINING = 0, 1, 2, 3
 
 NONE = -1
 """No request."""
+
+SHORTEST_GAP_S, GAP_BIN_RATIO, NUM_GAP_BINS = 1e-4, 1.02, 700
+"""Bins of times between two tokens: the first ends at so many seconds, each other one at so many
+times the end of that before it. The last, from 100 s on, has no end."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,7 +53,11 @@ class Rules(NamedTuple):
     max_sequences: int
     kv_tokens: int
     window_tokens: int
-    """Tokens of a sequence that its KV blocks and its attention cover at most."""
+    """Tokens that layers with a window attend to at most."""
+    held_window_tokens: int
+    """Tokens of a sequence that their KV blocks cover at most."""
+    full_ratio: float
+    """Share of the layers that have no window."""
     good_ttft_s: float
     good_itl_s: float
     window_s: float
@@ -83,6 +92,7 @@ class Replicas(NamedTuple):
     num_queued: Ints
     waiting_tokens: Ints
     num_running: Ints
+    peak_running: Ints
     context_tokens: Ints
     reserved_tokens: Ints
     ending: Ints
@@ -104,12 +114,14 @@ class Counts(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that `advance` reads and changes. `cursor` holds the number of requests that have
-    arrived, and the first and last of those that wait for any replica at all."""
+    """All that `advance` reads and changes. `gap_histogram`, [NUM_GAP_BINS], counts times between
+    two tokens. `cursor` holds the number of requests that have arrived, and the first and last of
+    those that wait for any replica at all."""
 
     requests: Requests
     replicas: Replicas
     counts: Counts
+    gap_histogram: Ints
     cursor: Ints
 
 
@@ -228,6 +240,9 @@ def _step(state: State, rules: Rules, replica: int) -> None:
         replicas.num_queued[replica] -= 1
         replicas.num_running[replica] += 1
         last = request
+    replicas.peak_running[replica] = max(
+        replicas.peak_running[replica], replicas.num_running[replica]
+    )
     seconds = (
         rules.step_s
         + num_read * rules.prefill_s_per_token
@@ -239,6 +254,7 @@ def _step(state: State, rules: Rules, replica: int) -> None:
     replicas.waiting_tokens[replica] -= num_read
     window = _window(state, rules, end_s)
     counts.gaps[window] += num_decodes
+    state.gap_histogram[_gap_bin(seconds)] += num_decodes
     if seconds > rules.good_itl_s:
         counts.long_gaps[window] += num_decodes
     _end_sequences(state, rules, replica, end_s)
@@ -297,16 +313,30 @@ def _end(state: State, rules: Rules, replica: int, request: int, end_s: float) -
 
 @_compiled
 def _held_tokens(requests: Requests, rules: Rules, request: int) -> int:
-    """What the KV cache holds of the request at its end."""
+    """What the KV cache holds of the request at its end, on average over the layers."""
     tokens = requests.prompt_tokens[request] + requests.output_tokens[request]
-    return int(min(tokens, rules.window_tokens))
+    return _over_layers(rules, tokens, rules.held_window_tokens)
 
 
 @_compiled
 def _attended_tokens(requests: Requests, rules: Rules, request: int) -> int:
-    """What each new token attends to, on average over the answer."""
+    """What each new token attends to, on average over the answer and the layers."""
     tokens = requests.prompt_tokens[request] + requests.output_tokens[request] // 2
-    return int(min(tokens, rules.window_tokens))
+    return _over_layers(rules, tokens, rules.window_tokens)
+
+
+@_compiled
+def _over_layers(rules: Rules, tokens: int, most_in_window: int) -> int:
+    in_window = min(tokens, most_in_window)
+    return int(in_window + rules.full_ratio * (tokens - in_window))
+
+
+@_compiled
+def _gap_bin(seconds: float) -> int:
+    if seconds <= SHORTEST_GAP_S:
+        return 0
+    number = math.ceil(math.log(seconds / SHORTEST_GAP_S) / math.log(GAP_BIN_RATIO))
+    return min(number, NUM_GAP_BINS - 1)
 
 
 @_compiled

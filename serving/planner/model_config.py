@@ -8,12 +8,13 @@ is read only if its rules in vLLM 0.32 and Transformers 5.19 are known here. Sta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import ConfigError
 from serving.planner.config_fields import MAX_LAYERS, Fields
 from serving.planner.mistral_params import is_mistral_params, to_hugging_face
+from serving.planner.quantization import BITS_16, WeightFormat, read_weight_format
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {},
@@ -81,7 +82,8 @@ class ModelConfig:
 
     `windows` has an entry per layer: how many tokens it attends to, `None` for all of them.
     `dtype` is that of the weights, `None` if the configuration leaves it to the weight files.
-    `quantizes_kv_cache` tells of a checkpoint that brings scales for a smaller cache.
+    `quantizes_kv_cache` tells of a checkpoint that brings scales for a smaller cache; `weights` is
+    `None` for a quantization that is not known here, on which the KV cache does not depend.
     """
 
     windows: tuple[int | None, ...]
@@ -95,6 +97,7 @@ class ModelConfig:
     tie_embeddings: bool
     dtype: str | None = None
     quantizes_kv_cache: bool = False
+    weights: WeightFormat | None = BITS_16
     latent: Latent | None = None
     experts: Experts | None = None
 
@@ -128,13 +131,15 @@ def read_model_config(document: Mapping[str, Any]) -> ModelConfig:
     """
     if is_mistral_params(document):
         document = to_hugging_face(document)
+    weights = read_weight_format(document)
     fields = Fields(document)
     if fields.text("model_type") in _WRAPPERS:
         fields = fields.section("text_config").with_defaults({"model_type": "mistral"})
     model_type = fields.text("model_type")
     if model_type not in _DEFAULTS:
         raise fields.unknown("model_type", "is not one whose KV cache is known", sorted(_DEFAULTS))
-    return _read_text_model(fields.with_defaults(_DEFAULTS[model_type]), model_type)
+    model = _read_text_model(fields.with_defaults(_DEFAULTS[model_type]), model_type)
+    return replace(model, weights=weights)
 
 
 def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:

@@ -63,6 +63,17 @@ def test_status_shows_all_of_it(installed: Operated) -> None:
     assert "Insufficient nvidia.com/gpu" in output
 
 
+def test_a_server_that_was_never_there_is_not_waited_for(
+    platform: Operated, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = platform.api.write_kubeconfig(tmp_path / "wrong")
+    file.write_text(file.read_text().replace(platform.api.url, f"http://127.0.0.1:{free_port()}"))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    code, output = platform.run("wait", "--timeout", "600")
+    assert (code, "cannot be reached" in output) == (1, True)
+    assert platform.now_s < 60
+
+
 def test_status_of_nothing_fails(platform: Operated) -> None:
     code, output = platform.run("status")
     assert code == 1

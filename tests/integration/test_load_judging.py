@@ -23,7 +23,7 @@ from serving.cli.main import app
 
 NUM_SEQS = 4
 # A slow beginning makes moments of this machine small beside what is measured.
-TIMING = Timing(overhead_s=1.0, interval_s=0.02)
+TIMING = Timing(overhead_s=0.6, interval_s=0.02)
 NUM_TOKENS = 10
 """So that the engine finishes 4 / (10 * 0.02 s) = 20 requests a second."""
 
@@ -47,9 +47,9 @@ def last_line(done: Result) -> dict[str, Any]:
 
 def test_a_capacity_lies_between_what_holds_and_what_does_not(url: str, tmp_path: Path) -> None:
     slo = tmp_path / "slo.yaml"
-    slo.write_text("request: {ttft_ms: 2000}\nattainment_ratio: 0.9\n")
+    slo.write_text("request: {ttft_ms: 1500}\nattainment_ratio: 0.9\n")
     done = load(
-        "capacity", "--url", url, "--slo", slo, "--arrivals", "constant:1", "--duration", "4",
+        "capacity", "--url", url, "--slo", slo, "--arrivals", "constant:1", "--duration", "3",
         "--output-tokens", NUM_TOKENS, "--prompt-tokens", "8", "--start", "10", "--max", "80",
         "--precision", "0.9", "--repeats", "1", "--out", tmp_path / "out", "--json",
     )  # fmt: skip
@@ -62,7 +62,7 @@ def test_a_capacity_lies_between_what_holds_and_what_does_not(url: str, tmp_path
     assert {probe["verdict"] for probe in found["probes"]} == {"pass", "fail"}
     assert (tmp_path / "out" / "capacity.html").exists()
     first = records.read(tmp_path / "out" / "probe-01")
-    assert first.height == 40
+    assert first.height == 30
     assert About.read(tmp_path / "out" / "probe-01").rate_scale == pytest.approx(10.0)
 
 

@@ -70,7 +70,8 @@ class Transport:
         self._connection = connection
         self.timeout_s = timeout_s
         self.pacing = pacing or Pacing()
-        self._has_answered = False
+        self.has_answered = False
+        """Whether the cluster has ever been reached."""
 
     def call(
         self, attempt: Attempt, *, query: Mapping[str, str] | None = None, body: Body | None = None
@@ -94,7 +95,7 @@ class Transport:
                 num_failures += 1
                 self._wait(self._no_answer(attempt, error), None, num_failures, ends_at)
                 continue
-            self._has_answered = True
+            self.has_answered = True
             if code < 300:
                 return Answer(_document(content, attempt), _date(headers.get("Date")))
             refusal = to_refusal(code, content, headers.get("Retry-After"))
@@ -170,7 +171,7 @@ class Transport:
         else:
             failure = self._unreachable(error)
             # Where nothing has ever answered, more tries only hide a wrong address.
-            is_worth_trying = self._has_answered and is_safe(attempt.verb)
+            is_worth_trying = self.has_answered and is_safe(attempt.verb)
         if not is_worth_trying:
             raise failure from error
         return failure

@@ -1,0 +1,243 @@
+"""`galerne plan`: which deployment of a model serves a trace within an SLO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serving.adapters.model_configs import bundled_models, load_model_config
+from serving.adapters.settings_sources import read_config
+from serving.cli.console import EXIT_FAILURE, err, out, print_json, progress
+from serving.cli.lab_options import traced_demand
+from serving.cli.new_file import write_new
+from serving.cli.options import ConfigOption, read_settings
+from serving.cli.plan_apply import Chosen, plan_settings
+from serving.cli.plan_kv import longest
+from serving.cli.plan_report import Report, ranked_table, remarks, to_document
+from serving.cli.plan_slo import DEFAULT_ITL_S, DEFAULT_TTFT_S, read_plan_slo
+from serving.errors import ConfigError
+from serving.planner.hardware import GPUS, Gpu, find_gpu
+from serving.planner.measured_timing import MeasuredTiming, read_measured_timing
+from serving.planner.replica_plan import ReplicaQuestion
+
+if TYPE_CHECKING:
+    from serving.lab.deployment import DeploymentQuestion
+    from serving.lab.fleet import Slo
+    from serving.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The question, as the command line has it."""
+
+    model: str
+    gpu: str
+    trace: Path
+    trace_format: str
+    max_model_len: int | None
+    kv_dtype: str
+    block_size: int | None
+    calibration: Path | None
+
+
+def plan(  # noqa: PLR0913 - each is an option of the command
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|FOLDER|NAME",
+            help="config.json or params.json, a model folder, or one of "
+            f"{', '.join(bundled_models())}.",
+            show_default=False,
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(GPUS)}.", show_default=False)
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Requests to serve.", show_default=False)
+    ] = None,
+    trace_format: Annotated[
+        str, typer.Option("--format", help="Of the trace: azure, mooncake or galerne.")
+    ] = "galerne",
+    slo: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="SLO, as load tests have it.", show_default=False),
+    ] = None,
+    ttft_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help=f"SLO: TTFT. [default: {DEFAULT_TTFT_S:g}]", show_default=False
+        ),
+    ] = None,
+    itl_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help=f"SLO: time between tokens. [default: {DEFAULT_ITL_S:g}]",
+            show_default=False,
+        ),
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest sequence. [default: the model's]", show_default=False),
+    ] = None,
+    kv_dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help="vLLM's kv_cache_dtype, for example fp8.")
+    ] = "auto",
+    block_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of a KV block. [default: 16]", show_default=False),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measured timing, of `galerne plan calibrate`. [default: the roofline's]",
+            show_default=False,
+        ),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0001,
+            help="Of a GPU for an hour. [default: planner.gpu_prices of --config]",
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Show so many deployments.")] = 10,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a PNG.", show_default=False)
+    ] = None,
+    apply: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the best as a new config file for `galerne up`, over that of --config.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Rank the deployments of a model that serve a trace within an SLO.
+
+    Tensor parallelism, prefill chunk, concurrency and number of replicas are tried in virtual time
+    on the whole trace, without prefix caches. 99 % of first tokens and of times between tokens are
+    to be within the SLO, or as many as `attainment_ratio` of its file says, also while a replica
+    has failed.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if model is None or gpu is None or trace is None:
+        raise ConfigError(
+            "--model, --gpu and --trace are needed",
+            code="option_missing",
+            param="--model" if model is None else "--gpu" if gpu is None else "--trace",
+            hint="galerne plan --help",
+        )
+    limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
+    settings = read_settings(None, config=config, overrides=None) if config else None
+    asked = Asked(model, gpu, trace, trace_format, max_model_len, kv_dtype, block_size, calibration)
+    question = _question(asked, limits)
+    report = _rank(question, price or _listed_price(settings, question.replica.gpu))
+    _show(report, top=top, as_json=as_json)
+    if not report.ranking.deployments:
+        raise typer.Exit(EXIT_FAILURE)
+    if picture is not None:
+        _draw(picture, report)
+    if apply is not None:
+        best = report.ranking.deployments[0]
+        chosen = Chosen(best, question.replica, question.slo)
+        write_new(apply, plan_settings(model, settings, chosen), option="--apply")
+        err.print(f"wrote {apply}: galerne up --config {apply}", soft_wrap=True)
+
+
+def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:
+    from serving.lab.deployment import DeploymentQuestion, prompt_context_tokens, shorter_than
+
+    model = load_model_config(asked.model)
+    max_model_len = longest(model, asked.max_model_len)
+    demand = traced_demand(asked.trace, asked.trace_format)
+    taken = shorter_than(demand, max_model_len)
+    if longer := taken.num_dropped - demand.num_dropped:
+        err.print(
+            f"[yellow]{longer:,} of {demand.at_s.size:,} requests are longer than "
+            f"{max_model_len:,} tokens and are left out[/yellow]"
+        )
+    replica = ReplicaQuestion(
+        model=model,
+        gpu=find_gpu(asked.gpu),
+        max_model_len=max_model_len,
+        prompt_context_tokens=prompt_context_tokens(taken),
+        kv_dtype=asked.kv_dtype,
+        block_size=asked.block_size,
+        measured=_measured(asked.calibration, asked.gpu),
+    )
+    return DeploymentQuestion(replica, taken, slo)
+
+
+def _rank(question: DeploymentQuestion, price: float | None) -> Report:
+    from serving.lab.deployment import rank_deployments, window_saving
+
+    with progress("plan") as tell:
+        ranking = rank_deployments(question, tell=tell)
+        best = next(iter(ranking.deployments), None)
+        saving = window_saving(question, best) if best else None
+    return Report(question, ranking, saving, price)
+
+
+def _show(report: Report, *, top: int, as_json: bool) -> None:
+    if as_json:
+        print_json(to_document(report, top=top))
+        return
+    if report.ranking.deployments:
+        out.print(ranked_table(report, top=top))
+    else:
+        err.print("[red]no deployment keeps the SLO[/red]")
+    for line in remarks(report):
+        err.print(f"[dim]{line}[/dim]", soft_wrap=True)
+
+
+def _draw(picture: Path, report: Report) -> None:
+    from serving.lab.deployment import by_replicas
+    from serving.lab.deployment_picture import draw
+
+    course = by_replicas(report.question, report.ranking.deployments[0])
+    try:
+        draw(picture, report.question, report.ranking, course)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {picture}: {error.strerror}", code="not_written", param="--picture"
+        ) from error
+
+
+def _measured(path: Path | None, gpu: str) -> MeasuredTiming | None:
+    """
+    Raises:
+        ConfigError: the file cannot be read, holds something else, or is of another GPU.
+    """
+    if path is None:
+        return None
+    try:
+        document = read_config(path)
+    except ConfigError as error:
+        raise ConfigError(
+            error.message, code="calibration_invalid", param="--calibration"
+        ) from error
+    measured = read_measured_timing(document)
+    if measured.gpu != find_gpu(gpu).name:
+        raise ConfigError(
+            f"{path} was measured on {measured.gpu}, not on {gpu}",
+            code="calibration_invalid",
+            param="--calibration",
+            hint="measure an engine on this GPU, or leave it out",
+        )
+    return measured
+
+
+def _listed_price(settings: Settings | None, gpu: Gpu) -> float | None:
+    return settings.planner.gpu_prices.get(gpu.name) if settings else None

@@ -1,0 +1,240 @@
+"""`galerne plan`: a question on the command line, a ranked answer, a picture and settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from serving.adapters.settings_loader import load_settings
+from serving.cli.main import app
+from serving.cli.plan_slo import read_plan_slo
+from serving.errors import ConfigError
+from serving.settings import Settings
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(2)
+    path = tmp_path_factory.mktemp("trace") / "trace.jsonl"
+    rows = [
+        {"at_s": at_s, "prompt_tokens": int(prompt), "output_tokens": int(output)}
+        for at_s, prompt, output in zip(
+            np.sort(rng.uniform(0, 60, 600)),
+            rng.integers(100, 3000, 600),
+            rng.integers(20, 200, 600),
+            strict=True,
+        )
+    ]
+    rows.append({"at_s": 61.0, "prompt_tokens": 50_000, "output_tokens": 10})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def plan(trace: Path, *words: object, model: str = "mistral-7b-v0.1") -> Result:
+    asked = ["plan", "--model", model, "--gpu", "H100-80G", "--trace", str(trace)]
+    return RUNNER.invoke(app, [*asked, *map(str, words)])
+
+
+def document(found: Result) -> Any:
+    assert found.exit_code == 0, found.output
+    return json.loads(found.stdout)
+
+
+def refused(found: Result) -> ConfigError:
+    assert isinstance(found.exception, ConfigError), found.output
+    return found.exception
+
+
+def test_the_answer_as_json(trace: Path) -> None:
+    found = document(plan(trace, "--ttft-s", 1, "--itl-s", 0.05, "--top", 3, "--json"))
+    assert (found["requests"], found["requests_left_out"]) == (600, 1)
+    assert found["slo"] == {"ttft_s": 1.0, "itl_s": 0.05, "ratio": 0.99}
+    assert found["timing"] == "roofline"
+    assert len(found["deployments"]) == 3
+    best = found["deployments"][0]
+    assert best["gpus"] == best["replicas"] * best["tensor_parallel_size"]
+    assert best["spare_replicas"] == 1
+    assert 0 < best["ttft_s"]["p50"] < best["ttft_s"]["p99"] <= 1.0
+    assert 0 < best["itl_s"]["p50"] < best["itl_s"]["p99"] <= 0.051
+    assert 0 < best["kv_used_ratio"] < best["kv_peak_ratio"] < 1
+    assert found["window_saving"]["full"]["sequences"] < best["max_concurrency"]
+
+
+def test_no_price_no_cost(trace: Path) -> None:
+    found = document(plan(trace, "--json"))
+    assert not any("cost" in name for row in found["deployments"] for name in row)
+
+
+def test_the_cost_is_the_prices(trace: Path) -> None:
+    best = document(plan(trace, "--price", 2.5, "--json"))["deployments"][0]
+    assert best["cost_per_hour"] == 2.5 * best["gpus"]
+    tokens = 600 * (1550 + 110) / 61 * 3600
+    expected = best["cost_per_hour"] / tokens * 1e6
+    assert best["cost_per_million_tokens"] == pytest.approx(expected, rel=0.05)
+
+
+def test_a_price_comes_from_the_settings(trace: Path, tmp_path: Path) -> None:
+    config = tmp_path / "galerne.yaml"
+    config.write_text("preset: sim\nplanner: {gpu_prices: {H100-80G: 4, L4: 1}}\n")
+    best = document(plan(trace, "--config", config, "--json"))["deployments"][0]
+    assert best["cost_per_hour"] == 4 * best["gpus"]
+
+
+def test_a_table_for_people(trace: Path) -> None:
+    found = plan(trace, "--price", 2.5)
+    assert found.exit_code == 0, found.output
+    assert "COST/M" in found.stdout
+    assert max(map(len, found.stdout.splitlines())) <= 80
+    assert "1 of 601 requests are longer than 32,768 tokens" in found.stderr
+    assert "with full attention" in found.stderr
+
+
+def test_nothing_keeps_an_slo_out_of_reach(trace: Path) -> None:
+    found = plan(trace, "--itl-s", 0.001)
+    assert found.exit_code == 1
+    assert "no deployment keeps the SLO" in found.stderr
+    assert "even on an idle replica" in found.stderr
+
+
+def test_the_slo_of_a_load_test(trace: Path, tmp_path: Path) -> None:
+    slo = tmp_path / "slo.yaml"
+    slo.write_text("request: {ttft_ms: 1500, tpot_ms: 60, latency_ms: 9000}\ngoodput_rps: 3\n")
+    found = plan(trace, "--slo", slo, "--json")
+    assert document(found)["slo"] == {"ttft_s": 1.5, "itl_s": 0.06, "ratio": 0.99}
+    assert "not planned for: goodput_rps, latency_ms" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("percentiles: {ttft_ms: {p99: 700}, itl_ms: {p99: 40}}", (0.7, 0.04, 0.99)),
+        ("request: {itl_ms: 40}\nattainment_ratio: 0.9", (float("inf"), 0.04, 0.9)),
+        ("request: {itl_ms: 40, tpot_ms: 20, ttft_ms: 1000}", (1.0, 0.04, 0.99)),
+    ],
+)
+def test_limits_of_an_slo_file(
+    tmp_path: Path, text: str, expected: tuple[float, float, float]
+) -> None:
+    path = tmp_path / "slo.yaml"
+    path.write_text(text)
+    found = read_plan_slo(path, ttft_s=None, itl_s=None)
+    assert (found.ttft_s, found.itl_s, found.ratio) == expected
+
+
+def test_options_beat_the_slo_file(tmp_path: Path) -> None:
+    path = tmp_path / "slo.yaml"
+    path.write_text("request: {ttft_ms: 1000, itl_ms: 40}")
+    assert read_plan_slo(path, ttft_s=3.0, itl_s=None).ttft_s == 3.0
+
+
+def test_an_slo_file_without_latencies_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "slo.yaml"
+    path.write_text("goodput_rps: 3")
+    with pytest.raises(ConfigError, match="neither the time to the first token"):
+        read_plan_slo(path, ttft_s=None, itl_s=None)
+
+
+def test_a_picture_is_drawn(trace: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "plan.png"
+    assert plan(trace, "--picture", picture).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_becomes_settings(trace: Path, tmp_path: Path) -> None:
+    config, written = tmp_path / "galerne.yaml", tmp_path / "planned.yaml"
+    config.write_text(
+        "models:\n"
+        "  m:\n"
+        "    weights: {source: /models/mistral}\n"
+        "    engine: {tokenizer_mode: mistral, max_num_seqs: 8}\n"
+        "endpoint: {port: 9000}\n"
+    )
+    words = ["--config", config, "--apply", written, "--kv-dtype", "fp8", "--ttft-s", 1, "--json"]
+    best = document(plan(trace, *words))["deployments"][0]
+    settings = load_settings(preset=None, config=written, environ={}, overrides=())
+    model = settings.models["m"]
+    engine = model.engine
+    assert (settings.endpoint.port, engine.tokenizer_mode) == (9000, "mistral")
+    assert model.weights is not None
+    assert model.weights.source == "/models/mistral"
+    assert model.replicas == best["replicas"]
+    for name in ("tensor_parallel_size", "max_num_batched_tokens", "max_num_seqs"):
+        assert getattr(engine, name) == best[name]
+    assert engine.extra_args == {"kv-cache-dtype": "fp8"}
+    assert (model.resources.accelerator_type, model.slo.ttft_s) == ("H100", 1.0)
+
+
+def test_a_folder_becomes_settings_by_itself(trace: Path, tmp_path: Path) -> None:
+    folder, written = tmp_path / "my-model", tmp_path / "planned.yaml"
+    folder.mkdir()
+    sizes = {"dim": 2048, "n_layers": 16, "n_heads": 16, "n_kv_heads": 8, "hidden_dim": 8192}
+    (folder / "params.json").write_text(json.dumps(sizes | {"vocab_size": 32_000}))
+    assert plan(trace, "--apply", written, model=str(folder)).exit_code == 0
+    settings = Settings.model_validate(yaml.safe_load(written.read_text()))
+    assert list(settings.models) == ["my-model"]
+
+
+def test_a_file_that_is_there_is_left_as_it_is(trace: Path, tmp_path: Path) -> None:
+    written = tmp_path / "planned.yaml"
+    written.write_text("mine")
+    error = refused(plan(trace, "--apply", written, model="demo"))
+    assert (error.code, error.param) == ("file_exists", "--apply")
+    assert written.read_text() == "mine"
+
+
+def test_settings_need_to_know_where_the_weights_are(trace: Path, tmp_path: Path) -> None:
+    error = refused(plan(trace, "--apply", tmp_path / "planned.yaml"))
+    assert error.code == "weights_unknown"
+
+
+@pytest.mark.parametrize(
+    ("words", "param"),
+    [
+        (["--model", "demo"], "--gpu"),
+        (["--gpu", "L4"], "--model"),
+        (["--model", "demo", "--gpu", "L4"], "--trace"),
+    ],
+)
+def test_what_is_missing_is_named(words: list[str], param: str) -> None:
+    error = refused(RUNNER.invoke(app, ["plan", *words]))
+    assert (error.code, error.param) == ("option_missing", param)
+
+
+def test_a_calibration_of_another_gpu_is_refused(trace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "l4.yaml"
+    path.write_text("gpu: L4\nmax_num_batched_tokens: 512\nmax_num_seqs: 64\ntiming: {}\n")
+    error = refused(plan(trace, "--calibration", path))
+    assert (error.code, error.param) == ("calibration_invalid", "--calibration")
+
+
+def test_a_calibration_that_is_not_there_is_named(trace: Path) -> None:
+    error = refused(plan(trace, "--calibration", "/nowhere.yaml"))
+    assert (error.code, error.param) == ("calibration_invalid", "--calibration")
+
+
+def test_a_calibration_takes_the_rooflines_place(trace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "h100.yaml"
+    path.write_text(
+        "gpu: H100-80G\nmax_num_batched_tokens: 2048\nmax_num_seqs: 256\n"
+        "timing: {step_s: 0.012, prefill_tokens_per_s: 20000}\n"
+    )
+    found = document(plan(trace, "--calibration", path, "--json", "--itl-s", 1, "--ttft-s", 10))
+    assert found["timing"] == "calibration"
+    for row in found["deployments"]:
+        if row["tensor_parallel_size"] == 1:
+            assert row["timing"]["step_s"] == pytest.approx(0.012)
+
+
+def test_kv_and_calibrate_stay_commands_of_their_own() -> None:
+    words = ["plan", "kv", "--config", "demo", "--kv-bytes", "1GiB", "--json"]
+    assert document(RUNNER.invoke(app, words))["num_blocks"] > 0
+    assert RUNNER.invoke(app, ["plan", "calibrate", "--help"]).exit_code == 0
+    assert "--trace" in RUNNER.invoke(app, ["plan"]).output

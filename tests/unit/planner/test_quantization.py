@@ -1,0 +1,51 @@
+"""Formats of weights, as checkpoints name them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serving.planner.quantization import BITS_16, FP8, WeightFormat, read_weight_format
+
+
+def compressed(weights: dict[str, Any], activations: dict[str, Any] | None = None) -> Any:
+    group = {"weights": weights, "input_activations": activations}
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, BITS_16),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, FP8),
+        ({"quant_algo": "FP8"}, FP8),
+        ({"quantization": {"quant_algo": "FP8"}}, FP8),
+        ({"quant_method": "gptq", "bits": 8}, WeightFormat(8)),
+        ({"quant_method": "awq", "bits": 4}, WeightFormat(4)),
+        (compressed({"type": "float", "num_bits": 8}, {"num_bits": 8}), FP8),
+        (compressed({"type": "float", "num_bits": 8}), WeightFormat(8)),
+        (compressed({"type": "int", "num_bits": 4}), WeightFormat(4)),
+    ],
+)
+def test_known_formats(config: Any, expected: WeightFormat) -> None:
+    assert read_weight_format({"quantization_config": config}) == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"quant_method": "exl3"},
+        {"quant_method": "gptq"},
+        {"quant_method": "gptq", "bits": "4"},
+        {"quant_method": "compressed-tensors", "config_groups": {"a": {}, "b": {}}},
+        compressed({"type": "float", "num_bits": 4}),
+        "fp8",
+    ],
+)
+def test_unknown_formats_are_not_guessed(config: Any) -> None:
+    assert read_weight_format({"quantization_config": config}) is None
+
+
+def test_mistrals_own_format() -> None:
+    assert read_weight_format({"quantization": {"qformat_weight": "fp8_e4m3"}}) == FP8

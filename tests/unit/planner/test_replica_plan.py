@@ -1,0 +1,100 @@
+"""What fits a GPU beside the weights, and measured timings in place of the roofline's."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.adapters.model_configs import load_model_config
+from serving.errors import ConfigError
+from serving.planner.hardware import find_gpu
+from serving.planner.measured_timing import MeasuredTiming, read_measured_timing
+from serving.planner.replica_plan import ReplicaQuestion, Shape, plan_replica
+from serving.settings import TimingSettings
+
+GIB = 1 << 30
+MEASURED = MeasuredTiming(
+    gpu="H100-80G",
+    max_num_batched_tokens=2048,
+    max_num_seqs=256,
+    timing=TimingSettings(
+        step_s=0.012, prefill_tokens_per_s=20_000, decode_s_per_sequence=1e-4, overhead_s=0.007
+    ),
+)
+
+
+def ask(
+    model: str, gpu: str, max_model_len: int, measured: MeasuredTiming | None = None
+) -> ReplicaQuestion:
+    config = load_model_config(model)
+    return ReplicaQuestion(config, find_gpu(gpu), max_model_len, 2048.0, measured=measured)
+
+
+def test_a_7b_model_leaves_most_of_an_h100_to_the_kv_cache() -> None:
+    """vLLM keeps 0.9 of 79.6 GiB; 13.5 of that are weights."""
+    plan = plan_replica(ask("mistral-7b-v0.3", "H100-80G", 32_768), Shape(1, 2048, 256))
+    assert plan.weight_bytes / GIB == pytest.approx(13.5, abs=0.1)
+    assert plan.kv_bytes / GIB == pytest.approx(56.5, abs=1.5)
+    assert plan.kv.num_blocks == plan.kv_bytes // (2 << 20)
+
+
+def test_larger_chunks_leave_less_and_hold_more_of_a_window() -> None:
+    question = ask("mistral-7b-v0.1", "H100-80G", 32_768)
+    small, large = (plan_replica(question, Shape(1, chunk, 256)) for chunk in (512, 8192))
+    assert small.kv_bytes > large.kv_bytes
+    assert small.kv.max_concurrency > 3 * large.kv.max_concurrency
+
+
+def test_weights_that_do_not_fit_are_named_with_their_size() -> None:
+    with pytest.raises(ConfigError, match=r"weights of 43\.9 GiB") as caught:
+        plan_replica(ask("mistral-small-3.1-24b", "L40S", 8192), Shape(1, 2048, 256))
+    assert caught.value.code == "weights_do_not_fit"
+    assert plan_replica(ask("mistral-small-3.1-24b", "L40S", 8192), Shape(2, 2048, 256))
+
+
+def test_a_sequence_that_does_not_fit_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_replica(ask("mistral-nemo-12b", "L40S", 131_072), Shape(1, 2048, 256))
+    assert caught.value.code == "kv_cache_too_small"
+
+
+def test_heads_that_cannot_be_shared_out_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be shared out"):
+        plan_replica(ask("demo", "L4", 4096), Shape(2, 2048, 64))
+
+
+def test_a_measured_engine_is_planned_as_it_was_measured() -> None:
+    question = ask("mistral-7b-v0.1", "H100-80G", 32_768, MEASURED)
+    timing = plan_replica(question, Shape(1, 2048, 256)).timing
+    assert timing == MEASURED.timing.model_copy(
+        update={
+            "prefill_tokens_per_s": pytest.approx(20_000),
+            "decode_s_per_sequence": pytest.approx(1e-4),
+            "step_s": pytest.approx(0.012),
+            "attention_s_per_token": pytest.approx(MEASURED.timing.attention_s_per_token),
+        }
+    )
+
+
+def test_other_shapes_change_by_the_rooflines_ratios() -> None:
+    measured = ask("mistral-7b-v0.1", "H100-80G", 32_768, MEASURED)
+    assumed = ask("mistral-7b-v0.1", "H100-80G", 32_768)
+    for shape in (Shape(2, 2048, 256), Shape(1, 512, 256)):
+        found, expected = plan_replica(measured, shape).timing, plan_replica(assumed, shape).timing
+        base = plan_replica(assumed, Shape(1, 2048, 256)).timing
+        assert found.step_s / 0.012 == pytest.approx(expected.step_s / base.step_s)
+        assert found.overhead_s == 0.007
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"timing": {"step_s": -1}}, "timing.step_s"), ({"gpu": None}, "gpu"), ({"x": 1}, "x")],
+)
+def test_a_file_that_is_no_calibration_is_refused_by_field(
+    change: dict[str, object], field: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{field}: "):
+        read_measured_timing(MEASURED.model_dump(mode="json") | change)
+
+
+def test_a_calibration_survives_being_written() -> None:
+    assert read_measured_timing(MEASURED.model_dump(mode="json")) == MEASURED
