@@ -83,7 +83,8 @@ class Traffic(_Document):
     """When such a client leaves, counted from when it has sent a turn; required with
     `cancel_ratio`."""
     ignore_eos: bool = True
-    """Whether answers go on to their full length, whatever the model says: vLLM's extension."""
+    """Whether answers go on to their full length, whatever the model says: vLLM's extension of
+    OpenAI's APIs; those of the dialect `messages` may end earlier."""
     temperature: float = Field(0.0, ge=0, le=2)
     """0, the default, is greedy."""
 
