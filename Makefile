@@ -1,6 +1,6 @@
 # Every target sets itself up: .venv with the versions of requirements.lock, then the demo model.
 .DEFAULT_GOAL := help
-.PHONY: help serve test bench chaos check format lock clean
+.PHONY: help serve test bench chaos load check format lock clean
 
 PORT ?= 8000
 ARGS ?=
@@ -8,6 +8,7 @@ BENCH ?= relay
 PEERS ?=
 TRACE ?=
 FAULTS ?=
+SCENARIO ?= baseline
 VENV := .venv
 READY := $(VENV)/.galerne-ready
 CHART_TOOLS := $(VENV)/.chart-tools-ready
@@ -24,13 +25,16 @@ test: $(READY) $(CHART_TOOLS) ## Run every test (ARGS="-k name" picks some)
 	@$(VENV)/bin/galerne model prepare demo
 	@exec $(VENV)/bin/pytest tests $(ARGS)
 
-bench: $(READY) ## Compare with peers (BENCH=relay|throughput|scaleout|fidelity|routing|pick|journal PEERS=a,b)
+bench: $(READY) ## Compare with peers (BENCH=relay|throughput|scaleout|fidelity|routing|pick|journal|generator PEERS=a,b)
 	@$(VENV)/bin/galerne model prepare demo
 	@$(VENV)/bin/python -m loadtest.bench $(BENCH) $(if $(PEERS),--peers $(PEERS)) $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 
 chaos: $(READY) ## Break a simulated fleet under load and compare its streams (FAULTS=a,b)
 	@$(VENV)/bin/galerne model prepare demo
 	@$(VENV)/bin/python -m loadtest.chaos $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
+
+load: $(READY) ## Ask a classic question (SCENARIO=baseline|soak|spike|overload|scaleout|neighbour|failover)
+	@$(VENV)/bin/python -m loadtest.scenarios $(SCENARIO) $(ARGS)
 
 check: $(READY) ## Check format, lint, types and layers
 	$(VENV)/bin/ruff format --check .

@@ -26,7 +26,7 @@ class About(BaseModel):
     """A run. `workload` and `slo` are the documents that it was made from; `started_at` is in UTC
     as ISO 8601, and `rate_scale` multiplied every rate. `replicas` is how many served the models
     over the run, [(seconds since its beginning, count)], empty where no Prometheus was named.
-    `is_whole`: nobody stopped it early.
+    `is_whole`: it came to its end; `problem` is what ended it early, if nobody did.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +43,7 @@ class About(BaseModel):
     machine: Mapping[str, Any] = {}
     replicas: tuple[tuple[float, int], ...] = ()
     is_whole: bool = True
+    problem: str | None = None
 
     def write(self, folder: Path) -> None:
         """Keep it in a result's folder."""

@@ -16,7 +16,17 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.benches import chunk, fidelity, pick, relay, routing, scaleout, smoke, throughput
+from loadtest.benches import (
+    chunk,
+    fidelity,
+    generator,
+    pick,
+    relay,
+    routing,
+    scaleout,
+    smoke,
+    throughput,
+)
 from loadtest.figures import Row, markdown
 from loadtest.machine import allow_many_connections, describe
 from loadtest.peers import galerne
@@ -27,6 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 
 _THROUGHPUT, _RELAY, _SCALEOUT = throughput.Plan(), relay.Plan(), scaleout.Plan()
 _SMOKE, _FIDELITY, _ROUTING = smoke.Plan(), fidelity.Plan(), routing.Plan()
+_GENERATOR = generator.Steps()
 _CHUNK = chunk.Plan()
 
 Measured = tuple[Sequence[Row], dict[str, str]]
@@ -75,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
         "pick", help="time of a decision among 64 replicas, the index's memory"
     )
     one.set_defaults(subjects=[], peers=None, run=run_pick)
+    one = benches.add_parser("generator", help="requests per second of one worker of galerne load")
+    one.add_argument("--rounds", type=int, default=_GENERATOR.rounds, help="at each rate")
+    one.set_defaults(subjects=[], peers=None, run=run_generator)
     one = benches.add_parser("journal", help="CPU per chunk with journals of streams and without")
     one.add_argument("--restarts", type=int, default=3, help="starts of each, in turn")
     one.set_defaults(subjects=[galerne.WITHOUT_JOURNALS, galerne.PEER], peers=None, run=run_journal)
@@ -137,6 +151,11 @@ def run_routing(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
 def run_pick(_options: argparse.Namespace, _peers: list[Peer]) -> Measured:
     """The `pick` bench."""
     return pick.bench(pick.Plan())
+
+
+def run_generator(options: argparse.Namespace, _peers: list[Peer]) -> Measured:
+    """The `generator` bench."""
+    return generator.bench(generator.Steps(rounds=options.rounds))
 
 
 def run_journal(options: argparse.Namespace, peers: list[Peer]) -> Measured:

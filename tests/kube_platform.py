@@ -73,6 +73,7 @@ def cluster_config(*, least: int = 1, most: int = 2, gpus: int = 1, image: str =
     group = {
         "groupName": "gpu", "replicas": replicas, "minReplicas": least, "maxReplicas": most,
         "rayStartParams": {}, "template": template(gpus, image=image),
+        "numOfHosts": 1, "priority": 0,  # as KubeRay's schema has it if nothing is said
     }  # fmt: skip
     head = {"rayStartParams": {}, "template": template(image=image)}
     return {"rayVersion": "2.60.0", "headGroupSpec": head, "workerGroupSpecs": [group]}

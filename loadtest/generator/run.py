@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
@@ -92,7 +92,7 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
 
     Raises:
         ConfigError: the endpoint, the workload or the key is at fault; nothing has been sent.
-        EngineError: a worker was lost, so that not everything was sent.
+        EngineError: the workers could not begin.
     """
     environment = {**os.environ, **({KEY_VARIABLE: plan.key} if plan.key else {})}
     await preflight.check(
@@ -100,33 +100,35 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
         {(t.model, key_of(t, environment)) for t in plan.workload.traffic.values()},
     )
     records: list[Record] = []
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        async with _coordinating(plan, records.extend) as (coordinator, url, token):
-            with ExitStack() as stack:
-                children: list[_Child] = []
-                if plan.listen is None:
-                    workers = _children(
-                        plan.num_workers, url, {**environment, TOKEN_VARIABLE: token}
-                    )
-                    children = stack.enter_context(workers)
-                elapsed_s = await _watched(coordinator, records, children, watch, interrupted)
-    except WorkerLostError as error:
-        raise EngineError(
-            f"the load test is not whole: {error}", code="worker_lost", retryable=True
-        ) from error
+    problem = None
+    async with _coordinating(plan, records.extend) as (coordinator, url, token):
+        with ExitStack() as stack:
+            children: list[_Child] = []
+            if plan.listen is None:
+                workers = _children(plan.num_workers, url, {**environment, TOKEN_VARIABLE: token})
+                children = stack.enter_context(workers)
+            try:
+                await _watched(coordinator, records, children, watch, interrupted)
+            except WorkerLostError as error:
+                if coordinator.begun is None:
+                    raise EngineError(str(error), code="worker_lost", retryable=True) from error
+                # What has been recorded is worth keeping: hours, perhaps.
+                problem = str(error)
+    elapsed_s = max(time.perf_counter() - (coordinator.begun or time.perf_counter()), 0.0)
+    started_at = datetime.now(UTC) - timedelta(seconds=elapsed_s)
     about = About(
         url=plan.target.url,
         title=plan.title,
-        started_at=started_at,
-        # An interrupted run has no more seconds in which requests were due than it took.
+        started_at=started_at.isoformat(timespec="milliseconds"),
+        # A run that ended early has no more seconds in which requests were due than it took.
         duration_s=min(plan.workload.planned_s(plan.rate_scale), elapsed_s),
         rate_scale=plan.rate_scale,
         seed=plan.workload.seed,
         workload=plan.workload.model_dump(mode="json", exclude_none=True),
         workers=coordinator.figures,
         machine=describe({"galerne": __version__}),
-        is_whole=not interrupted.is_set(),
+        is_whole=problem is None and not interrupted.is_set(),
+        problem=problem,
     )
     return Result(about, frame(records))
 
@@ -137,8 +139,8 @@ async def _watched(
     children: Sequence[_Child],
     watch: Watch,
     interrupted: asyncio.Event,
-) -> float:
-    """Seconds that the run took."""
+) -> None:
+    """The workers have ended."""
     seen = 0
     while not await coordinator.finished(_POLL_S):
         if interrupted.is_set():
@@ -159,8 +161,7 @@ async def _watched(
             )
         )
         if interrupted.is_set() and begun is None:
-            return 0.0
-    return time.perf_counter() - (coordinator.begun or time.perf_counter())
+            return
 
 
 @asynccontextmanager

@@ -25,23 +25,24 @@ def program(name: str, command: str) -> Path:
     return peer_folder(name) / "bin" / command
 
 
-def ensure_environment(name: str, requirement: str) -> str:
+def ensure_environment(name: str, requirement: str, *others: str) -> str:
     """The peer is installed in exactly this version, which is returned.
 
     An environment that holds another version, or that was not finished, is completed.
 
     Args:
         requirement: `distribution==version`, with or without extras.
+        others: further ones that it needs here.
 
     Raises:
         UnavailableError: pip failed; its last error is in the message.
     """
     python = peer_folder(name) / "bin" / "python"
-    with _completing(name, requirement) as missing:
+    with _completing(name, " ".join((requirement, *others))) as missing:
         if missing and not python.exists():
             _run(name, [sys.executable, "-m", "venv", str(peer_folder(name))])
         if missing:
-            _run(name, [str(python), *_PIP_INSTALL, requirement])
+            _run(name, [str(python), *_PIP_INSTALL, requirement, *others])
     return requirement.partition("==")[2]
 
 

@@ -70,11 +70,16 @@ def write_capacity(folder: Path, capacity: Capacity, *, title: str) -> ReportFil
 
 def _write(page: Path, content: str, drawn: Iterable[Plot]) -> ReportFiles:
     page.write_text(content, encoding="utf-8")
-    return ReportFiles(page, tuple(_write_picture(page.parent, plot) for plot in drawn))
+    return ReportFiles(page, tuple(write_picture(page.parent, plot) for plot in drawn))
 
 
 @house_style
-def _write_picture(folder: Path, plot: Plot) -> Path:
+def write_picture(folder: Path, plot: Plot) -> Path:
+    """Write a plot as a PNG into a folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path = folder / f"{plot.name}.png"
     plot.figure.suptitle(plot.title, fontweight="bold")
     plot.figure.savefig(path, dpi=_DOTS_PER_INCH, facecolor="white")

@@ -32,15 +32,15 @@ def _checks(limits: Limits, part: Part | None, prefix: str) -> Iterator[Check]:
             if part is None or (part.completed and getattr(part, metric) is None):
                 yield Check(f"{prefix}request.{metric}", limit_ms, None, met=False)
         attained = part.attainment_ratio if part else None
-        yield _at_least(f"{prefix}attainment_ratio", limits.attainment_ratio, attained)
+        yield at_least(f"{prefix}attainment_ratio", limits.attainment_ratio, attained)
     yield from _quantile_checks(limits, part, prefix)
     if limits.failed_ratio is not None:
-        yield _at_most(
+        yield at_most(
             f"{prefix}failed_ratio", limits.failed_ratio, failed_ratio(part) if part else None
         )
     for name in ("goodput_rps", "output_tokens_per_s"):
         if (limit := getattr(limits, name)) is not None:
-            yield _at_least(f"{prefix}{name}", limit, getattr(part, name, None))
+            yield at_least(f"{prefix}{name}", limit, getattr(part, name, None))
 
 
 def _quantile_checks(limits: Limits, part: Part | None, prefix: str) -> Iterator[Check]:
@@ -50,7 +50,7 @@ def _quantile_checks(limits: Limits, part: Part | None, prefix: str) -> Iterator
         if (quantiles := getattr(limits.percentiles, metric)) is not None:
             for name, limit_ms in quantiles.limits():
                 reached = getattr(getattr(part, metric, None), name, None)
-                yield _at_most(f"{prefix}percentiles.{metric}.{name}", limit_ms, reached)
+                yield at_most(f"{prefix}percentiles.{metric}.{name}", limit_ms, reached)
 
 
 def failed_ratio(part: Part) -> float | None:
@@ -59,11 +59,13 @@ def failed_ratio(part: Part) -> float | None:
     return part.failed / judged if judged else None
 
 
-def _at_most(what: str, limit: float, measured: float | None) -> Check:
+def at_most(what: str, limit: float, measured: float | None) -> Check:
+    """A figure that must not be above its limit; what could not be measured does not keep it."""
     return Check(what, limit, measured, met=measured is not None and measured <= limit)
 
 
-def _at_least(what: str, limit: float, measured: float | None) -> Check:
+def at_least(what: str, limit: float, measured: float | None) -> Check:
+    """A figure that must not be below its limit; what could not be measured does not keep it."""
     met = measured is not None and measured >= limit
     return Check(what, limit, measured, met=met, is_least=True)
 
@@ -80,7 +82,7 @@ def conclude(
         return "fail", ("no request was due",)
     if late := bottlenecks(overall, workers):
         return "invalid", late
-    missed = tuple(_miss(check) for check in sorted(found, key=_excess) if not check.met)
+    missed = tuple(miss(check) for check in sorted(found, key=_excess) if not check.met)
     if not overall.completed:
         return "fail", (_nothing_completed(overall), *missed)
     if missed:
@@ -127,7 +129,8 @@ def _excess(check: Check) -> float:
     return -worse / better if better else -math.inf
 
 
-def _miss(check: Check) -> str:
+def miss(check: Check) -> str:
+    """A check that is not met, in words."""
     limit = _shown(check.limit)
     if check.measured is None:
         return f"{check.what}: nothing was measured, so its limit of {limit} is not met"

@@ -56,6 +56,10 @@ class _Steady(_Process):
     def peak_rate(self) -> float:
         return self.rate
 
+    @property
+    def mean_rate(self) -> float:
+        return self.rate
+
 
 class Constant(_Steady):
     """Arrivals at equal distances."""
@@ -104,6 +108,10 @@ class Ramp(_Process):
     def peak_rate(self) -> float:
         return max(self.start_rate, self.end_rate)
 
+    @property
+    def mean_rate(self) -> float:
+        return (self.start_rate + self.end_rate) / 2
+
     def times(self, rng: np.random.Generator, *, duration_s: float, rate_scale: float) -> Floats:
         start, end = self.start_rate * rate_scale, self.end_rate * rate_scale
         return arrivals.ramp(rng, start_rate=start, end_rate=end, duration_s=duration_s)
@@ -125,6 +133,10 @@ class Step(_Process):
     @property
     def peak_rate(self) -> float:
         return max(rate for rate, _ in self.steps)
+
+    @property
+    def mean_rate(self) -> float:
+        return sum(rate * seconds for rate, seconds in self.steps) / self.lasts_s
 
     @property
     def lasts_s(self) -> float:
@@ -162,6 +174,10 @@ class Replay(_Process):
             ConfigError: it is no trace of this format.
         """
         return read_trace(self.path, self.format, speed=self.speed, limit=self.limit)
+
+    @property
+    def mean_rate(self) -> float:
+        return len(self.trace.requests) / max(self.lasts_s, 1.0)
 
     @property
     def lasts_s(self) -> float:

@@ -83,7 +83,8 @@ class Traffic(_Document):
     """When such a client leaves, counted from when it has sent a turn; required with
     `cancel_ratio`."""
     ignore_eos: bool = True
-    """Whether answers go on to their full length, whatever the model says: vLLM's extension."""
+    """Whether answers go on to their full length, whatever the model says: vLLM's extension of
+    OpenAI's APIs; those of the dialect `messages` may end earlier."""
     temperature: float = Field(0.0, ge=0, le=2)
     """0, the default, is greedy."""
 
@@ -175,6 +176,14 @@ class Workload(_Document):
             lasts_s = traffic.arrivals.lasts_s or 0.0
             ends_s.append(lasts_s / (rate_scale if isinstance(traffic.arrivals, Replay) else 1.0))
         return max(ends_s)
+
+    def mean_rate(self) -> float:
+        """Sessions a second, of all traffic.
+
+        Raises:
+            ConfigError: a trace cannot be read.
+        """
+        return sum(traffic.arrivals.mean_rate for traffic in self.traffic.values())
 
     def num_dropped(self) -> dict[str, int]:
         """By traffic that replays a trace: requests of length 0 that were left out of it.

@@ -21,16 +21,7 @@ from serving.adapters.kube.resources import SECRETS, Resource
 from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, out, print_json
 from serving.cli.k8s_bounds import pass_bounds_on
-from serving.cli.k8s_options import (
-    DEFAULT_NAME,
-    SHORT_TIMEOUT_S,
-    ContextOption,
-    JsonOption,
-    NameOption,
-    NamespaceOption,
-    TimeoutOption,
-    open_place,
-)
+from serving.cli.k8s_options import JsonOption, Place, on_platform
 from serving.errors import ClusterError, ConfigError
 from serving.operations.cluster_change import Change, Effect, change_of
 from serving.operations.manifests import difference, in_order, needed_secrets
@@ -71,14 +62,11 @@ class Item:
         return "keep" if self.change.effect is Effect.NOTHING else "change"
 
 
-def apply(  # noqa: PLR0913 (one parameter per command-line option)
-    ctx: typer.Context,
+@on_platform()
+def apply(
+    place: Place,
     files: FilesArgument,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = SHORT_TIMEOUT_S,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, change nothing.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Show what changes.")] = False,
     force: ForceOption = False,
@@ -88,7 +76,6 @@ def apply(  # noqa: PLR0913 (one parameter per command-line option)
     Everything is checked first: what is missing, fields of others, fields that nobody knows. Says
     of a RayService whether the change is made in place or builds a second cluster.
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     items = plan(place.client, read_manifests(files), place.namespace, force=force)
     if not as_json:
         describe(items, diff=diff)

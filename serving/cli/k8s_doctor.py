@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from serving.adapters.kube.platform_reader import read_survey
+from serving.adapters.prometheus_query import active_targets
 from serving.cli.console import err, out, print_json
-from serving.cli.k8s_options import (
-    DEFAULT_NAME,
-    SHORT_TIMEOUT_S,
-    ContextOption,
-    JsonOption,
-    NameOption,
-    NamespaceOption,
-    TimeoutOption,
-    open_place,
-)
+from serving.cli.k8s_options import JsonOption, Place, on_platform
 from serving.operations.findings import diagnose
 from serving.operations.survey import Severity
 
 
+@on_platform()
 def doctor(
-    ctx: typer.Context,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
+    place: Place,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = SHORT_TIMEOUT_S,
+    prometheus: Annotated[
+        str, typer.Option(help="A Prometheus that shall scrape the platform: then it is asked too.")
+    ] = "",
 ) -> None:
     """Look for what keeps the platform from running, and say how to mend it. Changes nothing.
 
     Exit status 1 if something does, 0 with warnings only.
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     survey = read_survey(place.client, place.namespace, place.name)
+    if prometheus:
+        survey = dataclasses.replace(survey, targets=active_targets(prometheus))
     findings = diagnose(survey)
     if as_json:
         print_json(

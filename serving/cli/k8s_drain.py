@@ -11,17 +11,7 @@ from serving.adapters.kube.client import Object
 from serving.adapters.kube.failures import BudgetForbids
 from serving.adapters.kube.resources import NODES, PODS
 from serving.cli.console import err, print_json, progress
-from serving.cli.k8s_options import (
-    DEFAULT_NAME,
-    LONG_TIMEOUT_S,
-    ContextOption,
-    JsonOption,
-    NameOption,
-    NamespaceOption,
-    Place,
-    TimeoutOption,
-    open_place,
-)
+from serving.cli.k8s_options import LONG_TIMEOUT_S, JsonOption, Place, on_platform
 from serving.errors import ClusterError, TimedOut
 from serving.operations.draining import (
     Progress,
@@ -35,21 +25,17 @@ from serving.operations.snapshot import name_of
 _POLL_S = 2.0
 
 
-def drain(  # noqa: PLR0913 (one parameter per command-line option)
-    ctx: typer.Context,
+@on_platform(timeout_s=LONG_TIMEOUT_S)
+def drain(
+    place: Place,
     node: Annotated[str, typer.Argument(help="The node's name.")],
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = LONG_TIMEOUT_S,
 ) -> None:
     """Cordon a node, ask the platform's pods on it to go as their disruption budgets allow, and
     wait until they are gone: each finishes its requests first.
 
     Pods of others stay, unlike with `kubectl drain`. `kubectl uncordon` takes the node back.
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     if place.snapshot().service is None:
         raise ClusterError(
             f"there is no RayService {place.name!r} in namespace {place.namespace!r}; nothing was "

@@ -11,18 +11,7 @@ from serving.adapters.key_records import utc_now
 from serving.adapters.kube.key_secret import KeySecret
 from serving.adapters.kube.resources import PODS
 from serving.cli.console import err
-from serving.cli.k8s_options import (
-    DEFAULT_NAME,
-    EXIT_STATUS,
-    SHORT_TIMEOUT_S,
-    ContextOption,
-    JsonOption,
-    NameOption,
-    NamespaceOption,
-    Place,
-    TimeoutOption,
-    open_place,
-)
+from serving.cli.k8s_options import EXIT_STATUS, JsonOption, Place, on_platform
 from serving.cli.keys import create_key, revoke_key, show_keys
 from serving.errors import ClusterError, ConfigError
 from serving.operations.snapshot import TYPE_LABEL, labels_of, name_of, secret_name
@@ -38,8 +27,9 @@ app = typer.Typer(
 
 
 @app.command()
-def create(  # noqa: PLR0913 (one parameter per command-line option)
-    ctx: typer.Context,
+@on_platform()
+def create(
+    place: Place,
     user: Annotated[str, typer.Argument(help="Who will use the key; usage is counted by it.")],
     expires_in: Annotated[
         str | None, typer.Option(help="Life of the key: `90d`, `12h` or `30m`. Without it, no end.")
@@ -47,46 +37,31 @@ def create(  # noqa: PLR0913 (one parameter per command-line option)
     operator: Annotated[
         bool, typer.Option("--operator", help="The key may ask how its requests are routed.")
     ] = False,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = SHORT_TIMEOUT_S,
 ) -> None:
     """Create an API key and print it once. Only a salted hash is stored."""
-    place = open_place(ctx, namespace, context, name, timeout)
     create_key(_store(place), user, expires_in=expires_in, operator=operator, as_json=as_json)
     _hurry(place)
 
 
 @app.command("list")
-def list_keys(
-    ctx: typer.Context,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = SHORT_TIMEOUT_S,
-) -> None:
+@on_platform()
+def list_keys(place: Place, as_json: JsonOption = False) -> None:
     """List all API keys, revoked and expired ones included. Never shows a key itself."""
-    store = _store(open_place(ctx, namespace, context, name, timeout))
+    store = _store(place)
     show_keys(store, as_json=as_json, creating="galerne k8s keys create USER")
 
 
 @app.command()
-def revoke(  # noqa: PLR0913 (one parameter per command-line option)
-    ctx: typer.Context,
+@on_platform()
+def revoke(
+    place: Place,
     id_or_name: Annotated[
         str, typer.Argument(help="Id of one key, or a name: then every key of that name.")
     ],
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = SHORT_TIMEOUT_S,
 ) -> None:
     """Revoke an API key for good. Revoking it again changes nothing."""
-    place = open_place(ctx, namespace, context, name, timeout)
     revoke_key(_store(place), id_or_name, as_json=as_json)
     _hurry(place)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from functools import update_wrapper
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
 
 import typer
 
@@ -65,7 +67,7 @@ class Place:
         A server that fails for a while, as it does during its own upgrade, is asked on.
 
         Raises:
-            ClusterError: it still fails when the time is over.
+            ClusterError: it still fails when the time is over; or it has never answered.
         """
         pacing = self.client.transport.pacing
         begun = pacing.clock()
@@ -73,14 +75,49 @@ class Place:
             try:
                 snapshot = self.snapshot()
             except ClusterError as error:
-                if not error.retryable or pacing.clock() - begun >= self.timeout_s:
+                is_over = pacing.clock() - begun >= self.timeout_s
+                if not error.retryable or not self.client.transport.has_answered or is_over:
                     raise
             else:
                 yield pacing.clock() - begun, snapshot
             pacing.sleep(_POLL_S)
 
 
-def open_place(
+def on_platform(
+    *, timeout_s: float = SHORT_TIMEOUT_S
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command of a function whose first parameter is a `Place`: in its stead the command has the
+    options that lead there, after those of its own.
+
+    Args:
+        timeout_s: the default of `--timeout`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(
+            *,
+            ctx: typer.Context,
+            namespace: NamespaceOption = None,
+            context: ContextOption = None,
+            name: NameOption = DEFAULT_NAME,
+            timeout: TimeoutOption = timeout_s,
+            **own: Any,
+        ) -> None:
+            command(_open_place(ctx, namespace, context, name, timeout), **own)
+
+        shared = list(signature(run, eval_str=True).parameters.values())[:-1]
+        own = list(signature(command, eval_str=True).parameters.values())[1:]
+        # What Typer reads options from.
+        options = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
+        update_wrapper(run, command)
+        run.__signature__ = Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in options}
+        return run
+
+    return decorate
+
+
+def _open_place(
     ctx: typer.Context, namespace: str | None, context: str | None, name: str, timeout_s: float
 ) -> Place:
     """The platform that the options name. Tests give their own pacing in `ctx.obj`.
@@ -88,7 +125,7 @@ def open_place(
     Raises:
         ConfigError: see `connect`.
     """
-    connection = connect(context=context, environ=os.environ)
+    connection = connect(context=context, environ=os.environ, timeout_s=timeout_s)
     pacing = ctx.obj if isinstance(ctx.obj, Pacing) else None
     client = KubeClient(connection, timeout_s=min(timeout_s, SHORT_TIMEOUT_S), pacing=pacing)
     return Place(client, namespace or connection.namespace, name, timeout_s)

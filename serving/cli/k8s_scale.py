@@ -13,17 +13,7 @@ from serving.adapters.kube.platform_reader import read_settings
 from serving.adapters.kube.resources import CONFIG_MAPS, RAY_CLUSTERS, RAY_SERVICES
 from serving.adapters.settings_loader import override_settings
 from serving.cli.console import err, print_json
-from serving.cli.k8s_options import (
-    DEFAULT_NAME,
-    SHORT_TIMEOUT_S,
-    ContextOption,
-    JsonOption,
-    NameOption,
-    NamespaceOption,
-    Place,
-    TimeoutOption,
-    open_place,
-)
+from serving.cli.k8s_options import JsonOption, Place, on_platform
 from serving.errors import ClusterError, ConfigError
 from serving.operations.scale_plan import (
     GroupChange,
@@ -37,19 +27,16 @@ from serving.operations.scale_plan import (
 from serving.operations.snapshot import settings_name
 
 
-def scale(  # noqa: PLR0913 (one parameter per command-line option)
-    ctx: typer.Context,
+@on_platform()
+def scale(
+    place: Place,
     model: Annotated[str, typer.Argument(help="The model's name in the settings.")],
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Replicas of a model that load does not scale.")
     ] = None,
     least: Annotated[int | None, typer.Option("--min", min=0, help="Fewest replicas.")] = None,
     most: Annotated[int | None, typer.Option("--max", min=1, help="Most replicas.")] = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = SHORT_TIMEOUT_S,
 ) -> None:
     """Change how many replicas a model has, in all places that have a say: settings, Serve's
     configuration, and the bounds of its worker group in RayService and RayCluster.
@@ -60,7 +47,6 @@ def scale(  # noqa: PLR0913 (one parameter per command-line option)
     Change the chart's values too, or the next `helm upgrade` takes it back, or stops at fields that
     are now this command's (`--force-conflicts`).
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     wish = Wish(model, replicas=replicas, least=least, most=most)
     before = read_settings(place.client, place.namespace, place.name)
     after = with_overrides(before, model, overrides_of(wish, before))

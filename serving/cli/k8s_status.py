@@ -11,18 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.cli.console import err, out, print_json, progress
-from serving.cli.k8s_options import (
-    DEFAULT_NAME,
-    LONG_TIMEOUT_S,
-    SHORT_TIMEOUT_S,
-    ContextOption,
-    JsonOption,
-    NameOption,
-    NamespaceOption,
-    Place,
-    TimeoutOption,
-    open_place,
-)
+from serving.cli.k8s_options import LONG_TIMEOUT_S, JsonOption, Place, on_platform
 from serving.errors import ClusterError, TimedOut
 from serving.operations.overview import compose_overview
 from serving.operations.readiness import Phase, assess
@@ -32,13 +21,10 @@ from serving.operations.upgrade_plan import Decision, Step, Wait, decide
 _STYLES = {Phase.READY: "green", Phase.PROGRESSING: "yellow"}
 
 
-def status(  # noqa: PLR0913 (one parameter per command-line option)
-    ctx: typer.Context,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
+@on_platform()
+def status(
+    place: Place,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = SHORT_TIMEOUT_S,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Again after each change, until it is ready.")
     ] = False,
@@ -47,7 +33,6 @@ def status(  # noqa: PLR0913 (one parameter per command-line option)
 
     Exit status 0 only if it is ready, 1 if it is not; with `--watch`, 3 if it was not in time.
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     if watch:
         _watch(place, as_json=as_json)
         return
@@ -57,16 +42,9 @@ def status(  # noqa: PLR0913 (one parameter per command-line option)
         raise typer.Exit(1)
 
 
-def wait(
-    ctx: typer.Context,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = LONG_TIMEOUT_S,
-) -> None:
+@on_platform(timeout_s=LONG_TIMEOUT_S)
+def wait(place: Place, as_json: JsonOption = False) -> None:
     """Wait until the platform is ready, and say what it waits for."""
-    place = open_place(ctx, namespace, context, name, timeout)
     with progress("waiting") as tell:
         snapshot = wait_until_ready(place, tell)
     if as_json:

@@ -10,22 +10,12 @@ from typing import Annotated
 import typer
 
 from serving.adapters.golden_prompts import GoldenPrompt, first_failure, read_golden_prompts
-from serving.adapters.kube.resources import NODES, PODS
+from serving.adapters.kube.resources import NODES, PODS, QUOTAS
 from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, print_json, progress
 from serving.cli.k8s_apply import FilesArgument, ForceOption, Item, apply_all, describe, plan
 from serving.cli.k8s_history import in_force, keep, kept, restore
-from serving.cli.k8s_options import (
-    DEFAULT_NAME,
-    LONG_TIMEOUT_S,
-    ContextOption,
-    JsonOption,
-    NameOption,
-    NamespaceOption,
-    Place,
-    TimeoutOption,
-    open_place,
-)
+from serving.cli.k8s_options import LONG_TIMEOUT_S, JsonOption, Place, on_platform
 from serving.cli.k8s_slo import SloWatch
 from serving.cli.k8s_status import decisions, wait_until_ready
 from serving.errors import ClusterError, ConfigError, ServingError
@@ -36,14 +26,11 @@ from serving.operations.surge import plan_surge
 from serving.operations.upgrade_plan import Step, Version
 
 
+@on_platform(timeout_s=LONG_TIMEOUT_S)
 def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
-    ctx: typer.Context,
+    place: Place,
     files: FilesArgument,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
     as_json: JsonOption = False,
-    timeout: TimeoutOption = LONG_TIMEOUT_S,
     force: ForceOption = False,
     golden: Annotated[
         Path | None,
@@ -61,7 +48,7 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
     skip_surge_check: Annotated[
         bool,
         typer.Option(
-            "--skip-surge-check", help="Do not ask for free GPUs: the node autoscaler adds nodes."
+            "--skip-surge-check", help="Do not ask for room: the node autoscaler adds nodes."
         ),
     ] = False,
 ) -> None:
@@ -70,7 +57,6 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
 
     First asks whether a second cluster fits, where the change builds one.
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     prompts = _golden(golden, endpoint)
     slo_watch = SloWatch(prometheus, watch_slo) if prometheus else None
     if slo_watch is not None:
@@ -106,19 +92,12 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
         err.print("[green]upgraded[/green]")
 
 
-def rollback(
-    ctx: typer.Context,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    name: NameOption = DEFAULT_NAME,
-    as_json: JsonOption = False,
-    timeout: TimeoutOption = LONG_TIMEOUT_S,
-) -> None:
+@on_platform(timeout_s=LONG_TIMEOUT_S)
+def rollback(place: Place, as_json: JsonOption = False) -> None:
     """Go back to what the last `galerne k8s upgrade` replaced, and wait until it is ready.
 
     What is replaced now is kept if it was ready: `rollback` again goes forward.
     """
-    place = open_place(ctx, namespace, context, name, timeout)
     version, before = kept(place), place.snapshot()
     if version is None:
         raise ConfigError(
@@ -160,10 +139,10 @@ def _service_of(items: list[Item], place: Place) -> Item:
 
 
 def _check_surge(place: Place, before: Snapshot, service: Item) -> None:
-    """Return if the new cluster finds its GPUs.
+    """Return if the new cluster finds its GPUs, and quotas grant it.
 
     Raises:
-        ClusterError: it does not.
+        ClusterError: not so.
     """
     if before.service is None:
         return  # Nothing runs that would need its GPUs at the same time.
@@ -173,14 +152,23 @@ def _check_surge(place: Place, before: Snapshot, service: Item) -> None:
         before.clusters.get(before.active),
         nodes=place.client.list(NODES).items,
         pods=place.client.list(PODS).items,
+        quotas=place.client.list(QUOTAS, namespace=place.namespace).items,
     )
-    if not surge.fits:
+    if surge.homeless:
         raise ClusterError(
             f"nothing was changed: the new cluster needs {surge.num_gpus} GPUs beside those of the "
             f"old one, {surge.free_gpus} are free; no node for {', '.join(surge.homeless)}",
             code="surge_does_not_fit",
-            hint="add nodes, use upgradeStrategy NewClusterWithIncrementalUpgrade, or "
-            "--skip-surge-check if the node autoscaler adds them",
+            hint="add nodes that its pods' tolerations, node selector and node affinity allow, use "
+            "upgradeStrategy NewClusterWithIncrementalUpgrade, or --skip-surge-check if the node "
+            "autoscaler adds them",
+        )
+    if surge.over_quota:
+        raise ClusterError(
+            f"nothing was changed: beside the old cluster there is no room for a new one in "
+            f"{'; '.join(surge.over_quota)}",
+            code="surge_over_quota",
+            hint="raise the ResourceQuota, or use upgradeStrategy NewClusterWithIncrementalUpgrade",
         )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serving.cli import load_options as options
 from serving.cli.console import err
+from serving.cli.load_capacity import capacity
+from serving.cli.load_compare import ab, compare
+from serving.cli.option_groups import grouped
 from serving.errors import ConfigError
 
 app = typer.Typer(help="Load tests that end in a verdict.", no_args_is_help=True)
@@ -23,40 +25,12 @@ def _group() -> None:
 
 
 @app.command(epilog=options.EXIT_STATUS)
-def run(  # noqa: PLR0913 - each is an option of the command
-    url: options.UrlOption,
-    key: options.KeyOption = None,
-    model: options.ModelOption = None,
-    workload: options.WorkloadOption = None,
-    trace: options.TraceOption = None,
-    trace_format: options.FormatOption = options.DEFAULT_FORMAT,
-    speed: options.SpeedOption = None,
-    limit: options.LimitOption = None,
-    arrivals: options.ArrivalsOption = None,
-    duration_s: options.DurationOption = None,
-    prompt_tokens: options.PromptOption = None,
-    output_tokens: options.OutputOption = None,
-    dialect: options.DialectOption = None,
-    stream: options.StreamOption = None,
-    seed: options.SeedOption = None,
+@grouped
+def run(
+    sending: options.Sending,
+    asked: options.Asked,
+    reporting: options.Reporting,
     slo: options.SloOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for the report and its figures. [default: galerne-load-TIME]",
-            show_default=False,
-        ),
-    ] = None,
-    title: Annotated[str, typer.Option(help="Of the report.")] = "Load test",
-    workers: options.WorkersOption = 1,
-    listen: options.ListenOption = None,
-    timeout_s: options.TimeoutOption = 300.0,
-    tokenizer: options.TokenizerOption = None,
-    ca_file: options.CaOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON as the last one.")
-    ] = False,
 ) -> None:
     """Send requests when they are due, whatever the answers do, and judge what comes back.
 
@@ -74,20 +48,22 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """
     # Tables, plots and event loops take a second to import.
     from loadtest.verdict.slo import read_slo
-    from serving.cli.load_run import perform, print_summary, results_folder
+    from serving.cli.load_run import perform, print_summary, results_folder, with_replicas
 
     limits = None if slo is None else read_slo(slo)
-    folder = results_folder(out)
-    sending = options.Sending(url, key, workers, listen, timeout_s, tokenizer, ca_file)
-    asked = options.Asked(
-        workload, model, trace, trace_format, speed, limit, arrivals, duration_s, prompt_tokens,
-        output_tokens, dialect, stream, seed,
-    )  # fmt: skip
-    plan = replace(options.make_plan(sending, asked), title=title)
+    folder = results_folder(reporting.out_folder)
+    plan = replace(options.make_plan(sending, asked), title=reporting.title)
     outcome = perform(plan, limits)
+    if reporting.prometheus is not None:
+        outcome = with_replicas(outcome, reporting.prometheus)
     outcome.write(folder)
-    print_summary(outcome, folder, as_json=as_json)
+    print_summary(outcome, folder, as_json=reporting.as_json)
     sys.exit(outcome.exit_code)
+
+
+app.command(epilog=options.EXIT_STATUS)(capacity)
+app.command(epilog=options.GATE_STATUS)(compare)
+app.command(epilog=options.GATE_STATUS)(ab)
 
 
 @app.command()

@@ -21,6 +21,10 @@ EXIT_STATUS = (
     "Exit status: 0 the SLO is met or none was given, 1 it is not met or the test failed, "
     "2 wrong usage, 4 the generator was the bottleneck, 130 interrupted."
 )
+GATE_STATUS = (
+    "Exit status: 0 nothing is worse for certain, 1 something is or nothing can be told, "
+    "2 wrong usage."
+)
 DEFAULT_DURATION_S = 60.0
 DEFAULT_FORMAT = "mooncake"
 _DEFAULTS: Mapping[str, Any] = {
@@ -87,7 +91,7 @@ PromptOption = Annotated[
     typer.Option(
         "--prompt-tokens",
         metavar="LENGTH",
-        help="512, uniform:100:1000, normal:512:64 or lognormal:512:0.8:max=4000.",
+        help="512, uniform:128:1024, normal:512:64 or lognormal:512:0.8:max=4000.",
         show_default="512",
     ),
 ]
@@ -110,6 +114,18 @@ SloOption = Annotated[
     typer.Option(metavar="FILE", help="SLO as YAML; without one there is no verdict.",
                  show_default=False),
 ]  # fmt: skip
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder for the report and its figures. [default: galerne-load-TIME]",
+        show_default=False,
+    ),
+]
+LastLineOption = Annotated[
+    bool, typer.Option("--json", help="Print one line of JSON as the last one.")
+]
 WorkersOption = Annotated[
     int, typer.Option(min=1, max=1000, help="Processes that send; one does for most.")
 ]
@@ -144,19 +160,19 @@ CaOption = Annotated[
 class Asked:
     """What to send, as the command line names it; `None` where it does not."""
 
-    workload: Path | None = None
-    model: str | None = None
-    trace: Path | None = None
-    trace_format: str = DEFAULT_FORMAT
-    speed: float | None = None
-    limit: int | None = None
-    arrivals: str | None = None
-    duration_s: float | None = None
-    prompt_tokens: str | None = None
-    output_tokens: str | None = None
-    dialect: str | None = None
-    stream: bool | None = None
-    seed: int | None = None
+    workload: WorkloadOption = None
+    model: ModelOption = None
+    trace: TraceOption = None
+    trace_format: FormatOption = DEFAULT_FORMAT
+    speed: SpeedOption = None
+    limit: LimitOption = None
+    arrivals: ArrivalsOption = None
+    duration_s: DurationOption = None
+    prompt_tokens: PromptOption = None
+    output_tokens: OutputOption = None
+    dialect: DialectOption = None
+    stream: StreamOption = None
+    seed: SeedOption = None
 
     def to_workload(self, only_model: Callable[[], str]) -> Workload:
         """The workload that is asked for.
@@ -190,15 +206,81 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """From where and how it is sent."""
+    """Where to, and how it is sent."""
 
-    url: str
-    key: str | None
-    workers: int
-    listen: str | None
-    timeout_s: float
-    tokenizer: Path | None
-    ca_file: Path | None
+    url: UrlOption
+    key: KeyOption = None
+    workers: WorkersOption = 1
+    listen: ListenOption = None
+    timeout_s: TimeoutOption = 300.0
+    tokenizer: TokenizerOption = None
+    ca_file: CaOption = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """What becomes of a run."""
+
+    out_folder: OutOption = None
+    title: Annotated[str, typer.Option(help="Of the report.")] = "Load test"
+    prometheus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A Prometheus that scrapes the platform: the report then shows replicas.",
+            show_default=False,
+        ),
+    ] = None
+    as_json: LastLineOption = False
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How a capacity is searched."""
+
+    start_rps: Annotated[
+        float, typer.Option("--start", min=1e-3, help="Rate that is tried first, per second.")
+    ] = 1.0
+    max_rps: Annotated[
+        float, typer.Option("--max", min=1e-3, help="Highest rate that is tried.")
+    ] = 1000.0
+    precision: Annotated[
+        float,
+        typer.Option(min=0.001, max=1, help="How far above a rate may be that does not hold."),
+    ] = 0.05
+    repeats: Annotated[int, typer.Option(min=1, max=20, help="Runs at the rate found.")] = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """When B counts as worse."""
+
+    max_regression: Annotated[
+        float, typer.Option(min=1, help="How many times as long anything may take.")
+    ] = 1.05
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIGURE=RATIO",
+            help="Another limit for one figure, such as ttft_ms.p99=1.3. Repeatable.",
+            show_default=False,
+        ),
+    ] = None
+
+    def to_tolerances(self) -> dict[str, float]:
+        """By figure.
+
+        Raises:
+            ConfigError: one is not FIGURE=RATIO.
+        """
+        found = {}
+        for text in self.tolerance or ():
+            name, _, value = text.partition("=")
+            try:
+                found[name] = float(value)
+            except ValueError:
+                raise _conflict(f"{text!r} is not FIGURE=RATIO", "--tolerance") from None
+        return found
 
 
 def make_plan(sending: Sending, asked: Asked) -> Plan:

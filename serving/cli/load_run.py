@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import uvloop
 from rich.table import Table
 
-from loadtest.generator.run import Moment, Plan, Result, load
+from loadtest.generator.run import Moment, Plan, Result, Watch, load
 from loadtest.generator.tally import Tally, goodness
 from loadtest.records import write
 from loadtest.report.files import write_report
@@ -22,11 +23,14 @@ from loadtest.report.live import Progress, showing
 from loadtest.verdict.slo import Slo
 from loadtest.verdict.summarize import summarize
 from loadtest.verdict.summary import SUMMARY_FILE, Distribution, Summary, last_line, to_json
-from serving.cli.console import EXIT_FAILURE, err, out
-from serving.errors import ConfigError
+from serving.adapters.prometheus_query import query_series
+from serving.cli.console import EXIT_FAILURE, err, out, report
+from serving.errors import ClusterError, ConfigError
 
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
+_MOST_POINTS = 1000
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Outcome:
     def exit_code(self) -> int:
         """What the process should end with."""
         if not self.result.about.is_whole:
-            return EXIT_INTERRUPTED
+            return EXIT_INTERRUPTED if self.result.about.problem is None else EXIT_FAILURE
         return {"pass": 0, "none": 0, "fail": EXIT_FAILURE, "invalid": EXIT_INVALID}[
             self.summary.verdict
         ]
@@ -51,14 +55,35 @@ class Outcome:
         Raises:
             ConfigError: it cannot be written.
         """
+        self.write_figures(folder)
         about, records = self.result.about, self.result.records
-        try:
-            about.write(folder)
-            write(records, folder)
-            (folder / SUMMARY_FILE).write_bytes(to_json(self.summary))
+        with kept(folder):
             write_report(folder, about=about, summary=self.summary, records=records)
-        except OSError as error:
-            raise _not_written(folder, error) from error
+
+    def write_figures(self, folder: Path) -> None:
+        """Keep everything but the report, which takes seconds to draw.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        with kept(folder):
+            folder.mkdir(exist_ok=True)
+            self.result.about.write(folder)
+            write(self.result.records, folder)
+            (folder / SUMMARY_FILE).write_bytes(to_json(self.summary))
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Around writing results: a full disk and the like are told as what they are.
+
+    Raises:
+        ConfigError: something cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _not_written(folder, error) from error
 
 
 def results_folder(path: Path | None) -> Path:
@@ -84,14 +109,24 @@ def results_folder(path: Path | None) -> Path:
     return folder
 
 
-def perform(plan: Plan, slo: Slo | None) -> Outcome:
+def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
     """Run a load test, showing how it goes.
+
+    Args:
+        also: told each moment of the run, too.
 
     Raises:
         ServingError: see `loadtest.generator.run.load`.
     """
-    with watching(plan, slo) as watch:
-        result = uvloop.run(_interruptible(plan, watch))
+    with watching(plan, slo) as show:
+
+        def watch(moment: Moment) -> None:
+            show(moment)
+            if also is not None:
+                also(moment)
+
+        with _signals_kept():
+            result = uvloop.run(_interruptible(plan, watch))
     about = result.about
     if slo is not None:
         about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
@@ -99,8 +134,35 @@ def perform(plan: Plan, slo: Slo | None) -> Outcome:
     return Outcome(Result(about, result.records), summary)
 
 
+def with_replicas(outcome: Outcome, prometheus: str) -> Outcome:
+    """With how many replicas served the run's models while it went on.
+
+    A Prometheus that does not answer takes nothing from the run but that.
+    """
+    about = outcome.result.about
+    begun = datetime.fromisoformat(about.started_at).timestamp()
+    models = "|".join(
+        sorted(re.escape(part["model"]) for part in about.workload["traffic"].values())
+    )
+    gauge = f'galerne_gateway_replicas{{state="heard", model=~{json.dumps(models)}}}'
+    step_s = max(about.duration_s / _MOST_POINTS, 1.0)
+    try:
+        series = query_series(
+            prometheus,
+            f"sum(max by (model) ({gauge}))",
+            span=(begun, begun + about.duration_s),
+            step_s=step_s,
+        )
+    except ClusterError as error:
+        report(error)
+        return outcome
+    replicas = tuple((at - begun, int(count)) for at, count in series)
+    known = about.model_copy(update={"replicas": replicas})
+    return replace(outcome, result=replace(outcome.result, about=known))
+
+
 @contextmanager
-def watching(plan: Plan, slo: Slo | None) -> Iterator[Callable[[Moment], None]]:
+def watching(plan: Plan, slo: Slo | None) -> Iterator[Watch]:
     """Something to call with each moment of a run, which shows it."""
     tally = Tally(goodness(slo))
     total_s = plan.workload.planned_s(plan.rate_scale)
@@ -145,14 +207,28 @@ def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
     err.print(f"verdict [{colour[verdict]}]{verdict}[/]", highlight=False)
     for reason in outcome.summary.reasons:
         err.print(f"  {reason}", markup=False, soft_wrap=True)
+    if outcome.result.about.problem is not None:
+        err.print("[bold red]error[/bold red] the run is not whole: ", end="")
+        err.print(outcome.result.about.problem, markup=False, soft_wrap=True)
     err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
 
 
-async def _interruptible(plan: Plan, watch: Callable[[Moment], None]) -> Result:
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """On exit, signals do what they did before: an event loop leaves them to the system."""
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _interruptible(plan: Plan, watch: Watch) -> Result:
     """The run; Ctrl-C once has it end and keep what there is."""
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         loop.add_signal_handler(number, interrupted.set)
     return await load(plan, watch, interrupted)
 

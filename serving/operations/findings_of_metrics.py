@@ -1,9 +1,11 @@
-"""The complaint that nothing tells Prometheus where the platform's metrics are."""
+"""Complaints about metrics: nothing tells Prometheus where they are, or it does not get them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from serving.operations.selectors import selects
 from serving.operations.snapshot import TYPE_LABEL, Object, at, labels_of, name_of
 from serving.operations.survey import Finding, Survey, warning
 
@@ -12,9 +14,60 @@ _TARGETS = "/galerne/metric-targets"
 
 
 def scraping(survey: Survey) -> Iterator[Finding]:
-    """Nothing tells Prometheus where the platform's metrics are."""
-    if survey.snapshot.service is None or "monitors" in survey.unread:
+    """Prometheus does not scrape the platform: by its own word, or as nothing tells it to."""
+    if survey.snapshot.service is None:
         return
+    if survey.targets is not None:
+        yield from _unscraped(survey, survey.targets)
+    elif "monitors" not in survey.unread:
+        yield from _untold(survey)
+
+
+def _unscraped(survey: Survey, targets: Sequence[Object]) -> Iterator[Finding]:
+    addresses = {at(pod, "status", "podIP") for pod in survey.snapshot.pods} - {None}
+    ours = [each for each in targets if _host(each) in addresses and _component(each)]
+    wanted = {"gateway"} | ({"engine"} if _has_engines(survey.settings or {}) else set())
+    if missing := sorted(wanted - {_component(each) for each in ours}):
+        yield warning(
+            "not_scraped",
+            f"Prometheus scrapes no {' and no '.join(missing)} of the platform",
+            why=f"of its {len(targets)} targets none is one; without figures the scaling policy "
+            "goes by the replicas' own reports",
+            mend="does it take up the ScrapeConfig (its labels and namespace), and may it reach "
+            f"the gateways' {_TARGETS}? See Status > Service discovery in Prometheus",
+        )
+    for each in ours:
+        if each.get("health") == "down":
+            yield warning(
+                "scrape_fails",
+                f"Prometheus cannot scrape {_component(each)} {at(each, 'labels', 'replica')}",
+                why=str(each.get("lastError") or "it does not say why"),
+                mend="401: it has not the platform's metrics token; no connection: let it in with "
+                "networkPolicy.prometheus in the chart's values",
+            )
+
+
+def _host(target: Object) -> str:
+    return str(at(target, "discoveredLabels", "__address__") or "").rpartition(":")[0].strip("[]")
+
+
+def _component(target: Object) -> str:
+    """What of the platform a target is; empty for one that we did not tell of, such as Ray's own.
+
+    Source: `serving/gateway_assembly.py`, the labels of metric targets.
+    """
+    labels = at(target, "discoveredLabels") or {}
+    # Not by the model: Prometheus drops labels that are empty, as a gateway's is.
+    return str(labels.get("component", "")) if "replica" in labels else ""
+
+
+def _has_engines(settings: Mapping[str, Any]) -> bool:
+    """Whether a model always has a replica."""
+    models = (settings.get("models") or {}).values()
+    return any((at(each, "scaling") or {}).get("min_replicas", 1) for each in models)
+
+
+def _untold(survey: Survey) -> Iterator[Finding]:
     kinds = {str(each["kind"]) for each in survey.monitors or () if _is_ours(each, survey)}
     if survey.monitors is None:
         why = "the cluster has no prometheus-operator"
@@ -58,31 +111,3 @@ def _labels_to_be(service: Object | None) -> dict[str, str]:
     config = at(service, "spec", "rayClusterConfig") or {}
     own = at(config, "headGroupSpec", "template", "metadata", "labels") or {}
     return {**own, TYPE_LABEL: "head", "ray.io/is-ray-node": "yes"}
-
-
-def selects(selector: Object, labels: Mapping[str, str]) -> bool:
-    """Whether a label selector matches. An empty one matches all.
-
-    Source: kubernetes.io, LabelSelector.
-
-    >>> ray = {"ray.io/node-type": "head"}
-    >>> rule = {"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}
-    >>> selects({"matchExpressions": [rule]}, ray), selects({"matchLabels": {"app": "x"}}, ray)
-    (True, False)
-    """
-    wanted: Mapping[str, str] = selector.get("matchLabels") or {}
-    rules: Sequence[Object] = selector.get("matchExpressions") or ()
-    return all(labels.get(key) == value for key, value in wanted.items()) and all(
-        _holds(rule, labels) for rule in rules
-    )
-
-
-def _holds(rule: Object, labels: Mapping[str, str]) -> bool:
-    is_there, value = rule["key"] in labels, labels.get(rule["key"])
-    operators = {
-        "In": value in (rule.get("values") or ()),
-        "NotIn": value not in (rule.get("values") or ()),
-        "Exists": is_there,
-        "DoesNotExist": not is_there,
-    }
-    return operators.get(rule["operator"], False)

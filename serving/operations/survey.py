@@ -36,8 +36,9 @@ class Survey:
     `definitions` are CRDs by name, `operators` the Deployments of KubeRay, `secret_keys` those in
     the Secret `secret_name`, `missing_secrets` the other Secrets that pods name and that are not
     there, `monitors` PodMonitors and ScrapeConfigs of the namespace (`None` without those kinds),
-    `events` the namespace's, `leases` those of nodes, `unread` what we may not read. `server_time`
-    is the API server's, `read_at` ours.
+    `targets` what Prometheus scrapes, as it says itself (`None`: it was not asked), `events` the
+    namespace's, `leases` those of nodes, `unread` what we may not read. `server_time` is the API
+    server's, `read_at` ours.
     """
 
     snapshot: Snapshot
@@ -49,6 +50,7 @@ class Survey:
     missing_secrets: frozenset[str] = frozenset()
     has_namespace: bool = True
     monitors: Sequence[Object] | None = None
+    targets: Sequence[Object] | None = None
     events: Sequence[Object] = ()
     leases: Sequence[Object] = ()
     server_time: datetime | None = None

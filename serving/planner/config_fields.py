@@ -8,6 +8,10 @@ from typing import Any
 
 from serving.errors import ConfigError
 
+MAX_LAYERS = 10_000
+_MAX_SIZE = 2**40
+"""Beyond any model, so that a slip of the pen is no matter of memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -35,6 +39,14 @@ class Fields:
             raise self.invalid(name, "must be an object")
         return Fields(value, f"{self.prefix}{name}.")
 
+    def optional_section(self, name: str) -> Fields:
+        """The same, empty where the field is missing or null.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        return Fields({}, f"{self.prefix}{name}.") if self.get(name) is None else self.section(name)
+
     def text(self, name: str) -> str:
         """
         Raises:
@@ -45,7 +57,7 @@ class Fields:
             raise self.invalid(name, "must be a name")
         return value
 
-    def size(self, name: str, *, null: int | None = None) -> int:
+    def size(self, name: str, *, null: int | None = None, most: int = _MAX_SIZE) -> int:
         """A positive integer; `null` where the field is there and null, if that is allowed.
 
         Raises:
@@ -60,9 +72,17 @@ class Fields:
         value = self.get(name)
         if value is None and null is not None and name in self.document:
             return null
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
             raise self.invalid(name, "must be a positive integer")
         return value
+
+    def count(self, name: str) -> int:
+        """A whole number; 0 where the field is missing or null.
+
+        Raises:
+            ConfigError: it is no such number.
+        """
+        return self.size(name) if self.get(name) not in (None, 0) else 0
 
     def invalid(self, name: str, problem: str) -> ConfigError:
         """The error of a field that cannot be used."""

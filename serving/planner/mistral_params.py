@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from serving.planner.config_fields import Fields
+from serving.planner.config_fields import MAX_LAYERS, Fields
 
 _NAMES = {
     "dim": "hidden_size",
@@ -61,14 +61,14 @@ def _layer_types(fields: Fields) -> dict[str, Any]:
     windows = fields.get("sliding_window")
     if not isinstance(windows, list):
         return {}
-    num_layers = fields.size("n_layers")
-    sizes = set(windows) - {None}
-    if len(sizes) > 1 or not windows or num_layers % len(windows):
+    num_layers = fields.size("n_layers", most=MAX_LAYERS)
+    sizes = [size for size in windows if size is not None]
+    if any(size != sizes[0] for size in sizes) or not windows or num_layers % len(windows):
         raise fields.invalid("sliding_window", "must be a pattern of one window that fits n_layers")
     pattern = ["full_attention" if size is None else "sliding_attention" for size in windows]
     return {
         "layer_types": pattern * (num_layers // len(windows)),
-        "sliding_window": sizes.pop() if sizes else None,
+        "sliding_window": sizes[0] if sizes else None,
     }
 
 

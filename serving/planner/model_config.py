@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import ConfigError
-from serving.planner.config_fields import Fields
+from serving.planner.config_fields import MAX_LAYERS, Fields
 from serving.planner.mistral_params import is_mistral_params, to_hugging_face
 from serving.planner.quantization import BITS_16, WeightFormat, read_weight_format
 
@@ -159,11 +159,16 @@ def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:
         vocab_size=fields.size("vocab_size"),
         max_model_len=_max_model_len(fields),
         tie_embeddings=bool(fields.get("tie_word_embeddings")),
-        dtype=fields.get("dtype") or fields.get("torch_dtype"),
+        dtype=_dtype(fields),
         quantizes_kv_cache=_quantizes_kv_cache(fields),
         latent=latent,
         experts=_experts(fields),
     )
+
+
+def _dtype(fields: Fields) -> str | None:
+    name = "dtype" if fields.get("dtype") else "torch_dtype"
+    return fields.text(name) if fields.get(name) else None
 
 
 def _windows(fields: Fields, model_type: str) -> tuple[int | None, ...]:
@@ -174,7 +179,7 @@ def _windows(fields: Fields, model_type: str) -> tuple[int | None, ...]:
     Source: `ModelConfig.__post_init__` (config/model.py), `EngineArgs.create_engine_config`
     (engine/arg_utils.py), model_executor/models/llama.py; vLLM 0.32.
     """
-    num_layers = fields.size("num_hidden_layers")
+    num_layers = fields.size("num_hidden_layers", most=MAX_LAYERS)
     window = _window(fields, model_type)
     kinds = fields.get("layer_types")
     if kinds is None:
@@ -183,7 +188,7 @@ def _windows(fields: Fields, model_type: str) -> tuple[int | None, ...]:
         raise fields.unknown("layer_types", "is not known of latent attention")
     if not isinstance(kinds, list) or len(kinds) != num_layers:
         raise fields.invalid("layer_types", f"must list the kinds of {num_layers} layers")
-    if model_type in _UNIFORM and len(set(kinds)) > 1:
+    if model_type in _UNIFORM and any(kind != kinds[0] for kind in kinds):
         raise fields.unknown("layer_types", "mixes kinds, which this model_type does not do")
     return tuple(_layer_window(fields, index, window) for index in range(num_layers))
 
@@ -248,15 +253,15 @@ def _experts(fields: Fields) -> Experts | None:
             num_routed=fields.size("n_routed_experts"),
             num_active=fields.size("num_experts_per_tok"),
             intermediate_size=fields.size("moe_intermediate_size"),
-            num_shared=fields.get("n_shared_experts") or 0,
-            num_dense_layers=fields.get("first_k_dense_replace") or 0,
+            num_shared=fields.count("n_shared_experts"),
+            num_dense_layers=fields.count("first_k_dense_replace"),
         )
     return None
 
 
-_SCALED_ALREADY = frozenset(
-    {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
-)
+_SCALED_ALREADY = (
+    "default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling",
+)  # fmt: skip
 
 
 def _max_model_len(fields: Fields) -> int:
@@ -266,14 +271,18 @@ def _max_model_len(fields: Fields) -> int:
     tokenizer's `model_max_length`, which is in another file.
     """
     longest = fields.size("max_position_embeddings")
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type", "default")) in _SCALED_ALREADY:
-        return longest
-    return int(longest * (rope.get("factor") or 1))
+    name = "rope_parameters" if fields.get("rope_parameters") else "rope_scaling"
+    rope = fields.optional_section(name)
+    kind = rope.get("rope_type") or rope.get("type")
+    factor = 1 if kind in _SCALED_ALREADY or rope.get("factor") is None else rope.get("factor")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1e6:
+        raise rope.invalid("factor", "must be a positive number")
+    return int(longest * factor)
 
 
 def _quantizes_kv_cache(fields: Fields) -> bool:
     """Source: `get_kv_cache_quant_algo_string` in vllm/utils/torch_utils.py, vLLM 0.32."""
-    quantization = fields.get("quantization_config") or {}
-    inner = quantization.get("quantization") or quantization
-    return bool(inner.get("kv_cache_scheme") or inner.get("kv_cache_quant_algo"))
+    outer = fields.optional_section("quantization_config")
+    inner = outer.optional_section("quantization")
+    names = ("kv_cache_scheme", "kv_cache_quant_algo")
+    return any(section.get(name) for section in (outer, inner) for name in names)

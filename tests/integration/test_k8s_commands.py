@@ -6,6 +6,7 @@ import base64
 import copy
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import yaml
 from kube_api.faults import Fault
 from kube_api.server import running_kube_api
 from kube_platform import MODEL, NAMESPACE, Operated
+from prometheus_tools import running_prometheus
 
+from loadtest.processes import free_port
 from serving.adapters.key_records import decode, utc_now
 from serving.tenancy.access import KeyState
 
@@ -58,6 +61,17 @@ def test_status_shows_all_of_it(installed: Operated) -> None:
     code, output = installed.run("status")
     assert code == 0  # It serves; more than there is room for is the policy's wish.
     assert "Insufficient nvidia.com/gpu" in output
+
+
+def test_a_server_that_was_never_there_is_not_waited_for(
+    platform: Operated, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = platform.api.write_kubeconfig(tmp_path / "wrong")
+    file.write_text(file.read_text().replace(platform.api.url, f"http://127.0.0.1:{free_port()}"))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    code, output = platform.run("wait", "--timeout", "600")
+    assert (code, "cannot be reached" in output) == (1, True)
+    assert platform.now_s < 60
 
 
 def test_status_of_nothing_fails(platform: Operated) -> None:
@@ -349,6 +363,31 @@ def test_scale_mends_a_cluster_that_bounds_did_not_reach(platform: Operated) -> 
 def test_doctor_finds_nothing_but_missing_monitoring(installed: Operated) -> None:
     found = installed.run_json("doctor")
     assert [each["code"] for each in found["findings"]] == ["not_scraped"]
+
+
+def test_doctor_asks_a_prometheus(installed: Operated, tmp_path: Path) -> None:
+    worker = made.pod("worker-1")
+    worker["status"]["podIP"] = "127.0.0.1"
+    installed.api.put(worker)
+    labels = {"component": "gateway", "replica": "a1", "deployed_model": ""}
+    target = {"targets": [f"127.0.0.1:{free_port()}"], "labels": labels}
+    config = tmp_path / "prometheus.yml"
+    job = {"job_name": "galerne", "scrape_interval": "1s", "static_configs": [target]}
+    config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
+    port = free_port()
+    with running_prometheus(config, port=port) as prometheus:
+        ends_at = time.monotonic() + 30
+        while [each["health"] for each in prometheus.targets()] != ["down"]:
+            assert time.monotonic() < ends_at, "it is not scraped yet"
+            time.sleep(0.1)
+        words = ("doctor", "--prometheus", f"http://127.0.0.1:{port}")
+        none, down = installed.run_json(*words)["findings"]
+    assert "no engine of the platform" in none["what"]
+    assert down["what"] == "Prometheus cannot scrape gateway a1"
+    assert "connection refused" in down["why"]
+    code, output = installed.run(*words)
+    assert code == 1
+    assert f"Prometheus at http://127.0.0.1:{port} does not answer" in output
 
 
 def test_doctor_names_the_missing_operator_and_crds(platform: Operated) -> None:
@@ -669,6 +708,23 @@ def test_an_upgrade_that_does_not_fit_changes_nothing(installed: Operated, tmp_p
     assert code == 0, output
 
 
+def test_an_upgrade_that_a_quota_forbids_changes_nothing(
+    installed: Operated, tmp_path: Path
+) -> None:
+    limit = {"requests.nvidia.com/gpu": "1"}
+    quota = {
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "team", "namespace": NAMESPACE},
+        "spec": {"hard": limit}, "status": {"hard": limit, "used": limit},
+    }  # fmt: skip
+    installed.api.put(quota)
+    file = written(tmp_path, made.service(image="galerne:2"))
+    code, output = installed.run("upgrade", file, "--force")
+    assert code == 1
+    assert "quota team: requests.nvidia.com/gpu needs 1 more, 0 of 1 is left" in output
+    assert image_of(installed.service) == "galerne:1"
+
+
 def test_an_upgrade_outlives_a_server_that_is_away_for_minutes(
     installed: Operated, tmp_path: Path
 ) -> None:
@@ -815,6 +871,11 @@ def test_keys_need_the_secret(installed: Operated) -> None:
     assert "no Secret 'galerne-secrets'" in output
 
 
-def test_every_command_documents_its_exit_status(platform: Operated) -> None:
+def test_every_command_has_the_shared_options_and_tells_its_exit_status(
+    platform: Operated,
+) -> None:
     for command in ("status", "wait", "apply", "scale", "doctor", "drain", "upgrade", "rollback"):
-        assert "3 timed out" in platform.run(command, "--help")[1]
+        text = platform.run(command, "--help")[1]
+        assert "3 timed out" in text
+        for option in ("--namespace", "--context", "--name", "--json", "--timeout"):
+            assert option in text, (command, option)

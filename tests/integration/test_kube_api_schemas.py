@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube_api.schemas import HAS_BUILT_IN, HAS_CRDS
+from kube_api.definitions import HAS_CRDS
+from kube_api.schemas import HAS_BUILT_IN
 from kube_api.server import KubeApi, running_kube_api
 
 from serving.adapters.kube.client import KubeClient

@@ -158,6 +158,11 @@ def test_a_missing_right_is_named(api: KubeApi, client: KubeClient) -> None:
         ('RBAC: clusterrole "x" not found', "kube_forbidden", "create"),
         ('User "a" cannot patch resource "configmaps"', "kube_forbidden", "patch"),
         ("exceeded quota: q", "kube_admission", ""),
+        (
+            "unable to create new content in namespace x because it is being terminated",
+            "kube_admission",
+            "",
+        ),
     ],
 )
 def test_an_apply_that_may_not_create(why: str, code: str, needed: str) -> None:
@@ -179,14 +184,14 @@ def test_a_proxy_that_refuses_is_told() -> None:
     assert "nonResourceURLs ['/apis/ray.io/v1']" in error.hint
 
 
-def test_a_server_that_cannot_be_trusted(api: KubeApi, tmp_path: Path) -> None:
+def test_a_server_that_does_not_speak_tls(api: KubeApi, tmp_path: Path) -> None:
     kubeconfig = api.write_kubeconfig(tmp_path / "config")
     kubeconfig.write_text(kubeconfig.read_text().replace("http://", "https://"))
     client = KubeClient(connect(environ={"KUBECONFIG": str(kubeconfig)}))
     with pytest.raises(ClusterError, match=r"cannot be reached: .*SSL") as caught:
         get(client)
     assert caught.value.code == "kube_unreachable"
-    assert "certificate authority" in caught.value.hint
+    assert "the server speaks plain HTTP" in caught.value.hint
     with pytest.raises(ClusterError, match="cannot be reached"):
         client.transport.stream(
             Attempt("watch", CONFIG_MAPS, "default"), query={"watch": "true"}, silence_s=1

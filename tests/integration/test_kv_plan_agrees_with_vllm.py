@@ -135,10 +135,10 @@ class Vllm:
         from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
         from vllm.model_executor.model_loader.utils import initialize_model
         from vllm.utils.torch_utils import set_default_torch_dtype
-        from vllm.v1.kv_cache_layout import KVKvLayout
+        from vllm.v1.kv_cache_layout import KVCacheLayout
 
         config = self._config(model, block_size)
-        config.cache_config.kv_cache_layout = KVKvLayout.LBHNC.name
+        config.cache_config.kv_cache_layout = KVCacheLayout.LBHNC.name
         with set_current_vllm_config(config):
             self._join_group()
             with set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):

@@ -124,10 +124,13 @@ def test_every_dialect_streamed_and_whole(url: str) -> None:
     found = send(url, {"duration_s": 1, "traffic": traffic}).records
 
     assert found["error"].null_count() == 16
-    by_traffic = found.group_by("traffic").agg(pl.len(), pl.col("output_tokens").mean())
+    by_traffic = found.group_by("traffic").agg(pl.len())
     assert by_traffic.height == 8
     assert by_traffic["len"].to_list() == [2] * 8
-    assert by_traffic["output_tokens"].to_list() == [8.0] * 8
+    # Anthropic's API has no word for going on to the full length.
+    assert found["output_tokens"].is_between(1, 8).all()
+    openai = found.filter(~pl.col("traffic").str.starts_with("messages"))
+    assert openai["output_tokens"].to_list() == [8] * 12
     assert found.filter(pl.col("is_stream"))["ttft_s"].null_count() == 0
     assert found.filter(~pl.col("is_stream"))["ttft_s"].null_count() == 8
 

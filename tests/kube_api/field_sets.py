@@ -1,7 +1,7 @@
 """Which fields an object sets, as paths; the arithmetic of server-side apply. Pure.
 
 A path is a tuple of steps: `f:NAME` into a mapping, `k:{...}` to the element with these keys of a
-list that the schema calls a map. Other lists are atomic, as the API server has them.
+list that the schema calls a map. Other lists are atomic, as the API server has most of them.
 Source: sigs.k8s.io/structured-merge-diff, fieldpath; kubernetes.io, Server-Side Apply.
 """
 
@@ -11,6 +11,8 @@ import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from kube_api.structural import Schema, field_schema
 
 Path = tuple[str, ...]
 
@@ -24,7 +26,7 @@ _KEYS = {
     "imagePullSecrets": ("name",),
     "ownerReferences": ("uid",),
 }
-"""Lists that are maps, and their keys. `workerGroupSpecs` is none: it belongs to one manager."""
+"""Lists of built-in kinds that are maps, and their keys."""
 
 _IDENTITY = {("f:apiVersion",), ("f:kind",)}
 _SERVER_OWNED = (
@@ -33,42 +35,61 @@ _SERVER_OWNED = (
 )  # fmt: skip
 
 
-def leaves(value: Any) -> dict[Path, Any]:
-    """Every field that an object sets and its value.
+def leaves(value: Any, schema: Schema | None = None) -> dict[Path, Any]:
+    """Every field that an object sets and its value. Custom kinds have a schema that says which
+    lists and mappings are one field.
 
     >>> leaves({"data": {"a": "1"}, "spec": {"x": [1, 2], "y": {}}})
     {('f:data', 'f:a'): '1', ('f:spec', 'f:x'): [1, 2], ('f:spec', 'f:y'): {}}
     """
-    found = dict(_leaves(value, ()))
+    found = dict(_leaves(value, (), schema))
     metadata = {("f:metadata", f"f:{name}") for name in _SERVER_OWNED}
     return {path: each for path, each in found.items() if path[:2] not in metadata | _IDENTITY}
 
 
-def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    if isinstance(value, Mapping) and value:
+def _leaves(value: Any, path: Path, schema: Schema | None) -> Iterator[tuple[Path, Any]]:
+    if isinstance(value, Mapping) and value and not _is_atomic(schema):
         for name, below in value.items():
-            yield from _leaves(below, (*path, f"f:{name}"))
-    elif keys := _list_keys(value, path):
+            inner = None if (path, name) == ((), "metadata") else _inner(schema, name)
+            yield from _leaves(below, (*path, f"f:{name}"), inner)
+    elif keys := _list_keys(value, path, schema):
         for element in value:
-            step = _element_step(element, keys)
+            step = _element_step(element, keys, schema)
             yield (*path, step), None  # that the element is there
-            yield from _leaves(element, (*path, step))
+            yield from _leaves(element, (*path, step), (schema or {}).get("items"))
     else:
         yield path, value
 
 
-def _list_keys(value: Any, path: Path) -> tuple[str, ...]:
+def _is_atomic(schema: Schema | None) -> bool:
+    return schema is not None and schema.get("x-kubernetes-map-type") == "atomic"
+
+
+def _inner(schema: Schema | None, name: str) -> Schema | None:
+    return None if schema is None else field_schema(schema, name) or {}
+
+
+def _list_keys(value: Any, path: Path, schema: Schema | None) -> tuple[str, ...]:
     """The keys of a list that is a map here; nothing for one that is not."""
+    if not isinstance(value, list) or not value:
+        return ()
+    if schema is not None:
+        is_map = schema.get("x-kubernetes-list-type") == "map"
+        return tuple(schema["x-kubernetes-list-map-keys"]) if is_map else ()
     keys = _KEYS.get(path[-1].removeprefix("f:"), ()) if path else ()
-    is_map = isinstance(value, list) and value and all(
-        isinstance(each, Mapping) and all(key in each for key in keys) for each in value
-    )  # fmt: skip
+    is_map = all(isinstance(each, Mapping) and all(key in each for key in keys) for each in value)
     # Inside an atomic list nothing is reached, so what is below it never gets here.
     return keys if is_map else ()
 
 
-def _element_step(element: Mapping[str, Any], keys: Iterable[str]) -> str:
-    return "k:" + json.dumps({key: element[key] for key in keys}, separators=(",", ":"))
+def _element_step(element: Mapping[str, Any], keys: Iterable[str], schema: Schema | None) -> str:
+    """The step to an element. A key that is left out has the schema's default, as have ports."""
+    declared = ((schema or {}).get("items") or {}).get("properties") or {}
+    values = {
+        key: element[key] if key in element else declared[key]["default"]
+        for key in keys if key in element or "default" in declared.get(key, {})
+    }  # fmt: skip
+    return "k:" + json.dumps(values, separators=(",", ":"))
 
 
 def with_leaves(target: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, Any]:

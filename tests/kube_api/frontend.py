@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from kube_api import discovery
+from kube_api.authorization import ADMINISTRATOR, Asked, account_name, authorize, may, refusal
 from kube_api.eviction import evict
 from kube_api.faults import Fault
 from kube_api.request_parts import (
     APPLY,
     Target,
+    asked_in,
     change_asked_for,
     checked,
     manager_of,
@@ -21,7 +24,7 @@ from kube_api.request_parts import (
     selection,
     success,
 )
-from kube_api.resource_types import BUILT_IN, ResourceType
+from kube_api.resource_types import BUILT_IN
 from kube_api.status_bodies import (
     ApiError,
     conflict,
@@ -38,8 +41,6 @@ if TYPE_CHECKING:
     from kube_api.server import KubeApi
 
 _NAMESPACES = BUILT_IN[0]
-_DEFINITIONS = next(each for each in BUILT_IN if each.kind == "CustomResourceDefinition")
-_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 class Frontend:
@@ -59,38 +60,48 @@ class Frontend:
             return web.json_response(error.body, status=error.code, headers=error.headers)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("Authorization") != f"Bearer {self._api.token}":
-            raise unauthorized()
+        user = self._user(request)
         if (document := self._discovery(request.path)) is not None:
             return web.json_response(document)
-        target = self._target(request.path)
-        verb = self._verb(request, target)
-        self._api.log.append(f"{verb} {request.path}")
-        ordered = self._api.faults.next_for(verb, request.path)
+        asked = asked_in(request)
+        self._api.log.append(f"{asked.verb} {request.path}")
+        ordered = self._api.faults.next_for(asked.verb, request.path)
         if ordered and ordered[0] is not Fault.DROP_WATCH:
-            await self._fail(request, *ordered, verb=verb, target=target)
-        if verb == "create" or request.content_type == APPLY:
+            await self._fail(*ordered, request=request, asked=asked)
+        # Rights come before what there is: without them nobody learns that a kind is not served.
+        authorize(self._api.store, user, asked)
+        target = self._target(request, asked)
+        if asked.verb == "create" or request.content_type == APPLY:
             self._check_namespace(target)
-        if verb == "watch":
+        if request.content_type == APPLY:
+            self._check_right_to_create(user, asked, target)
+        if asked.verb == "watch":
             return await self._watch(request, target, drop=bool(ordered))
-        return await self._act(request, verb, target)
+        return await self._act(request, asked.verb, target)
+
+    def _user(self, request: web.Request) -> str:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise unauthorized()
+        if token == self._api.token:
+            return ADMINISTRATOR
+        if token not in self._api.issued:
+            raise unauthorized()
+        return self._api.issued[token]
 
     async def _fail(
-        self, request: web.Request, fault: Fault, retry_after_s: int | None, *, verb: str,
-        target: Target,
-    ) -> None:  # fmt: skip
+        self, fault: Fault, retry_after_s: int | None, *, request: web.Request, asked: Asked
+    ) -> None:
         if fault is Fault.HANG:
             await self._wakeups.ended.wait()
         if fault in (Fault.HANG, Fault.RESET):
             assert request.transport is not None
             request.transport.abort()
         makers: dict[Fault, Callable[[], ApiError]] = {
-            Fault.CONFLICT: lambda: conflict(target.resource, target.name),
+            Fault.CONFLICT: lambda: conflict(self._target(request, asked).resource, asked.name),
             Fault.TOO_MANY_REQUESTS: lambda: too_many_requests(retry_after_s),
             Fault.EXPIRED_TOKEN: unauthorized,
-            Fault.FORBIDDEN: lambda: forbidden(
-                verb, target.resource, target.namespace, target.name
-            ),
+            Fault.FORBIDDEN: lambda: refusal(ADMINISTRATOR, asked),
         }
         raise makers.get(fault, internal_error)()
 
@@ -99,44 +110,26 @@ class Frontend:
         fixed: dict[str, Callable[[], dict[str, Any]]] = {
             "/version": lambda: discovery.VERSION,
             "/api": lambda: discovery.core_versions(self._api.url),
-            "/apis": lambda: discovery.groups(self._served()),
+            "/apis": lambda: discovery.groups(self._api.store.kinds),
         }
         if path in fixed:
             return fixed[path]()
         api_version = path.removeprefix("/apis/").removeprefix("/api/")
-        if any(each.api_version == api_version for each in self._served()):
-            return discovery.kinds(self._served(), api_version)
+        if any(each.api_version == api_version for each in self._api.store.kinds):
+            return discovery.kinds(self._api.store.kinds, api_version)
         return None
 
-    def _served(self) -> list[ResourceType]:
-        """Built-in kinds, and custom ones whose definition is there."""
-        _, found = self._api.store.list(_DEFINITIONS, "", lambda _: True)
-        names = {each["metadata"]["name"] for each in found}
-        return [each for each in self._api.resources if each in BUILT_IN or each.qualified in names]
-
-    def _target(self, path: str) -> Target:
-        """Source: kubernetes.io, API concepts, Resource URIs."""
-        parts = path.strip("/").split("/")
-        prefix = 2 if parts[0] == "api" else 3
-        api_version, rest = "/".join(parts[1:prefix]), parts[prefix:]
-        namespace = ""
-        if len(rest) > 2 and rest[0] == "namespaces" and rest[2] not in ("status", "finalize"):
-            namespace, rest = rest[1], rest[2:]
-        for resource in self._served():
-            if rest and (resource.api_version, resource.plural) == (api_version, rest[0]):
-                name, subresource = ([*rest[1:], "", ""])[:2]
-                if subresource and subresource not in resource.subresources:
-                    break
-                return Target(resource, namespace, name, subresource)
+    def _target(self, request: web.Request, asked: Asked) -> Target:
+        version = request.path.strip("/").split("/")[2 if asked.group else 1]
+        wanted = (asked.group, version, asked.plural)
+        for resource in self._api.store.kinds:
+            if (resource.group, resource.version, resource.plural) != wanted:
+                continue
+            if asked.subresource in ("", *resource.subresources):
+                namespace = asked.namespace if resource.namespaced else ""
+                return Target(resource, namespace, asked.name, asked.subresource)
         # Where no kind is served, the real server answers in plain text.
         raise web.HTTPNotFound(text="404 page not found\n")
-
-    def _verb(self, request: web.Request, target: Target) -> str:
-        if request.method == "GET" and not target.name:
-            return "watch" if request.query.get("watch") in ("1", "true", "True") else "list"
-        if request.method not in _VERBS:
-            raise ApiError(405, "MethodNotAllowed", "the server does not allow this method")
-        return _VERBS[request.method]
 
     def _check_namespace(self, target: Target) -> None:
         if target.resource.namespaced:
@@ -144,6 +137,13 @@ class Frontend:
                 self._api.store.get((_NAMESPACES, "", target.namespace))
             except ApiError:
                 raise not_found(_NAMESPACES, target.namespace) from None
+
+    def _check_right_to_create(self, user: str, asked: Asked, target: Target) -> None:
+        """An apply that finds nothing to change creates."""
+        store = self._api.store
+        creates = replace(asked, verb="create")
+        if not store.has(target.key) and not may(store, user, creates):
+            raise forbidden(asked.group, asked.plural, asked.name, "")
 
     async def _act(self, request: web.Request, verb: str, target: Target) -> web.Response:
         store, dry_run = self._api.store, "All" in request.query.getall("dryRun", [])
@@ -156,11 +156,20 @@ class Frontend:
             precondition = (body or {}).get("preconditions", {}).get("uid")
             gone = store.delete(target.key, uid=precondition, dry_run=dry_run)
             return web.json_response(gone if target.resource.plural == "pods" else success(gone))
+        if target.subresource == "token":
+            return web.json_response(self._issue(target, body), status=201)
         if target.subresource == "eviction":
             evict(store, target.key, dry_run=dry_run)
             return web.json_response({**success({}), "code": 201}, status=201)
         value, is_new = self._write(request, verb, target, body, dry_run=dry_run)
         return web.json_response(value, status=201 if is_new else 200)
+
+    def _issue(self, target: Target, body: dict[str, Any]) -> dict[str, Any]:
+        """A TokenRequest with its token, which does not expire."""
+        self._api.store.get(target.key)
+        token = f"token-{len(self._api.issued)}-of-{target.name}"
+        self._api.issued[token] = account_name(target.namespace, target.name)
+        return {**body, "status": {"token": token}}
 
     def _write(
         self, request: web.Request, verb: str, target: Target, body: Any, *, dry_run: bool
@@ -168,17 +177,15 @@ class Frontend:
         store, content_type = self._api.store, request.content_type
         applies = verb == "patch" and content_type == APPLY
         manager = manager_of(request, "Apply" if applies else "Update", target.subresource)
-        options: dict[str, Any] = {
-            "manager": manager, "dry_run": dry_run,
-            "strict": request.query.get("fieldValidation") == "Strict",
-        }  # fmt: skip
+        options: dict[str, Any] = {"manager": manager, "dry_run": dry_run}
         if verb in ("create", "update") or applies:
             target = checked(target, body)
-        if verb == "create":
-            return store.create(target.key, body, **options), True
         if applies:
             force = request.query.get("force") in ("true", "True")
             return store.apply(target.key, body, force=force, **options)
+        options["strict"] = request.query.get("fieldValidation") == "Strict"
+        if verb == "create":
+            return store.create(target.key, body, **options), True
         change = change_asked_for(verb, content_type, body)
         return store.update(target.key, change, subresource=target.subresource, **options), False
 

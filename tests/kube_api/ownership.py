@@ -9,6 +9,7 @@ from typing import Any
 
 from kube_api.field_sets import Path, leaves, to_fields_v1, to_text, with_leaves, without
 from kube_api.status_bodies import field_conflicts
+from kube_api.structural import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,14 @@ def after_apply(
     applied: Mapping[str, Any],
     manager: Manager,
     force: bool,
+    schema: Schema | None = None,
 ) -> tuple[dict[str, Any], Owners]:
-    """Object and owners after a server-side apply.
+    """Object and owners after a server-side apply; `schema` is that of a custom kind.
 
     Raises:
         ApiError: 409, a field has another value and another owner, and `force` is not set.
     """
-    wanted, current = leaves(applied), leaves(live)
+    wanted, current = leaves(applied, schema), leaves(live, schema)
     changed = {p for p, v in wanted.items() if p in current and current[p] != v}
     others = {each: paths for each, paths in owners.items() if each != manager}
     version = str(applied.get("apiVersion"))
@@ -55,10 +57,15 @@ def after_apply(
 
 
 def after_update(
-    before: Mapping[str, Any], after: Mapping[str, Any], owners: Owners, manager: Manager
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    owners: Owners,
+    manager: Manager,
+    *,
+    schema: Schema | None = None,
 ) -> Owners:
     """Owners after a write that is no apply: who changes a field owns it alone."""
-    old, new = leaves(before), leaves(after)
+    old, new = leaves(before, schema), leaves(after, schema)
     changed = frozenset(p for p, v in new.items() if p not in old or old[p] != v)
     removed = frozenset(old.keys() - new.keys())
     result = {each: paths - changed - removed for each, paths in owners.items()}

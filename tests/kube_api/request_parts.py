@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from kube_api.authorization import Asked
 from kube_api.ownership import Manager
 from kube_api.patching import json_patched, merge_patched
 from kube_api.resource_types import ResourceType
@@ -16,6 +17,7 @@ from kube_api.selectors import Matches, field_selector, label_selector
 from kube_api.status_bodies import ApiError, bad_request, unsupported_patch
 from kube_api.store import Key
 
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 APPLY = "application/apply-patch+yaml"
 
 
@@ -31,6 +33,32 @@ class Target:
     @property
     def key(self) -> Key:
         return self.resource, self.namespace, self.name
+
+
+def asked_in(request: web.Request) -> Asked:
+    """What a request is about, by its address alone.
+
+    Source: kubernetes.io, API concepts, Resource URIs; a namespace is in itself.
+
+    Raises:
+        ApiError: 405.
+    """
+    parts = request.path.strip("/").split("/")
+    prefix = 2 if parts[0] == "api" else 3
+    group, rest = "" if parts[0] == "api" else parts[1], parts[prefix:]
+    namespace = rest[1] if rest[:1] == ["namespaces"] and len(rest) > 1 else ""
+    if len(rest) > 2 and rest[0] == "namespaces" and rest[2] not in ("status", "finalize"):
+        rest = rest[2:]
+    plural, name, subresource = ([*rest, "", "", ""])[:3]
+    return Asked(_verb(request, name), group, plural, namespace, name, subresource)
+
+
+def _verb(request: web.Request, name: str) -> str:
+    if request.method == "GET" and not name:
+        return "watch" if request.query.get("watch") in ("1", "true", "True") else "list"
+    if request.method not in _VERBS:
+        raise ApiError(405, "MethodNotAllowed", "the server does not allow this method")
+    return _VERBS[request.method]
 
 
 async def read_body(request: web.Request) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ BUILT_IN = (
     ResourceType("", "v1", "Pod", "pods", True, ("status", "eviction"), has_generation=True),
     ResourceType("", "v1", "ConfigMap", "configmaps"),
     ResourceType("", "v1", "Secret", "secrets"),
-    ResourceType("", "v1", "ServiceAccount", "serviceaccounts"),
+    ResourceType("", "v1", "ServiceAccount", "serviceaccounts", True, ("token",)),
     ResourceType("", "v1", "Service", "services", True, ("status",)),
     ResourceType("", "v1", "Event", "events"),
     ResourceType("", "v1", "ResourceQuota", "resourcequotas", True, ("status",)),
@@ -77,19 +76,3 @@ MONITORING = (
     _custom("monitoring.coreos.com", "PodMonitor"),
     _custom("monitoring.coreos.com", "ScrapeConfig", "v1alpha1"),
 )
-
-
-def definition_of(resource: ResourceType, **annotations: str) -> dict[str, Any]:
-    """The CustomResourceDefinition of a kind, without its schema."""
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": resource.qualified, "annotations": annotations},
-        "spec": {
-            "group": resource.group,
-            "names": {"kind": resource.kind, "plural": resource.plural},
-            "scope": "Namespaced",
-            "versions": [{"name": resource.version, "served": True, "storage": True}],
-        },
-        "status": {"conditions": [{"type": "Established", "status": "True"}]},
-    }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -14,9 +15,10 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from kube_api.definitions import definition_of
 from kube_api.faults import Faults
 from kube_api.frontend import Frontend
-from kube_api.resource_types import BUILT_IN, RAY, ResourceType, definition_of
+from kube_api.resource_types import RAY, ResourceType
 from kube_api.store import Store
 
 TOKEN = "token-of-the-tester"
@@ -24,14 +26,15 @@ TOKEN = "token-of-the-tester"
 
 @dataclass
 class KubeApi:
-    """A running server, as tests see it. `log` has `VERB PATH` of every request."""
+    """A running server, as tests see it. `log` has `VERB PATH` of every request, `issued` the
+    users of the tokens that were asked for."""
 
-    resources: tuple[ResourceType, ...]
     store: Store = field(default_factory=Store)
     faults: Faults = field(default_factory=Faults)
     log: list[str] = field(default_factory=list)
     url: str = ""
     token: str = TOKEN
+    issued: dict[str, str] = field(default_factory=dict)
 
     def put(self, value: Mapping[str, Any]) -> dict[str, Any]:
         """The object is there as given, status included."""
@@ -48,7 +51,7 @@ class KubeApi:
     def resource_of(self, api_version: str, kind: str) -> ResourceType:
         """The kind of that name."""
         return next(
-            each for each in self.resources
+            each for each in self.store.kinds
             if (each.api_version, each.kind) == (api_version, kind)
         )  # fmt: skip
 
@@ -69,10 +72,13 @@ class KubeApi:
 
 @contextmanager
 def running_kube_api(
-    *, custom: Sequence[ResourceType] = RAY, namespaces: Sequence[str] = ("default",)
+    *,
+    custom: Sequence[ResourceType] = RAY,
+    namespaces: Sequence[str] = ("default",),
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[KubeApi]:
     """A server with these custom kinds and namespaces, on a port of its own."""
-    api = KubeApi((*BUILT_IN, *custom))
+    api = KubeApi()
     for name in namespaces:
         api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     for resource in custom:
@@ -81,7 +87,7 @@ def running_kube_api(
     started, stop = threading.Event(), asyncio.Event()
 
     async def serve() -> None:
-        async with _listening(api):
+        async with _listening(api, tls):
             started.set()
             await stop.wait()
 
@@ -97,7 +103,7 @@ def running_kube_api(
 
 
 @asynccontextmanager
-async def _listening(api: KubeApi) -> AsyncIterator[None]:
+async def _listening(api: KubeApi, tls: ssl.SSLContext | None) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     frontend = Frontend(api)
     api.store.on_change = lambda: loop.call_soon_threadsafe(frontend.wake)
@@ -105,13 +111,15 @@ async def _listening(api: KubeApi) -> AsyncIterator[None]:
     app.router.add_route("*", "/{path:.*}", frontend.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     host, port = runner.addresses[0][:2]
-    api.url = f"http://{host}:{port}"
+    api.url = f"{'https' if tls else 'http'}://{host}:{port}"
     try:
         yield
     finally:
         api.store.on_change = lambda: None
         frontend.end()
         await runner.cleanup()
+        if tls is not None:
+            await asyncio.sleep(0.1)  # TLS connections take some turns of the loop to close.

@@ -117,6 +117,14 @@ def untyped_patch(resource: ResourceType, namespace: str, name: str, complaint: 
     return error
 
 
+def strict_decoding(resource: ResourceType, unknown: Sequence[str]) -> ApiError:
+    fields = ", ".join(f'unknown field "{each}"' for each in unknown)
+    return bad_request(
+        f"{resource.kind} in version {resource.version!r} cannot be handled as a {resource.kind}: "
+        f"strict decoding error: {fields}"
+    )
+
+
 def bad_request(message: str) -> ApiError:
     return ApiError(400, "BadRequest", message)
 
@@ -125,14 +133,18 @@ def unauthorized() -> ApiError:
     return ApiError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(verb: str, resource: ResourceType, namespace: str, name: str) -> ApiError:
-    where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
+def forbidden(group: str, plural: str, name: str, reason: str) -> ApiError:
+    """`reason` is empty where an apply would create and may not: the real server says no more.
+
+    Source: kubernetes, pkg apiserver/pkg/endpoints/handlers/responsewriters/errors.go, create.go.
+    """
+    qualified = f"{plural}.{group}" if group else plural
     named = f' "{name}"' if name else ""
-    message = (
-        f'{resource.qualified}{named} is forbidden: User "tester" cannot {verb} resource '
-        f'"{resource.plural}" in API group "{resource.group}" {where}'
-    )
-    return ApiError(403, "Forbidden", message, details=_details(resource, name))
+    details = {"name": name, "group": group, "kind": plural}
+    return ApiError(
+        403, "Forbidden", f"{qualified}{named} is forbidden: {reason}",
+        details={key: value for key, value in details.items() if value},
+    )  # fmt: skip
 
 
 def expired(version: int, oldest: int) -> ApiError:

@@ -5,44 +5,32 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from threading import RLock
 from typing import Any
 
+from kube_api.history import Change, History
+from kube_api.kinds import DEFINITIONS, Kinds, Object
 from kube_api.ownership import Manager, Owners, after_apply, after_update, to_managed_fields
 from kube_api.resource_types import ResourceType
-from kube_api.schemas import Complaints, built_in_complaints, complaints
 from kube_api.selectors import Matches
 from kube_api.status_bodies import (
     already_exists,
     bad_request,
     conflict,
-    expired,
     invalid,
     not_found,
     untyped_patch,
     wrong_uid,
 )  # fmt: skip
 
-Object = dict[str, Any]
 Key = tuple[ResourceType, str, str]
 """Kind, namespace (empty for kinds without) and name."""
 
 _KEPT = ("uid", "creationTimestamp", "deletionTimestamp", "namespace", "name")
 SETUP = Manager("setup", "Update")
 """Who made what a test puts there itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One event of the history. `before` is `None` for an object that is new."""
-
-    version: int
-    resource: ResourceType
-    before: Object | None
-    after: Object | None
 
 
 class Store:
@@ -53,15 +41,19 @@ class Store:
         self._lock = RLock()
         self._objects: dict[Key, Object] = {}
         self._owners: dict[Key, Owners] = {}
-        self._history: list[Change] = []
-        self._version = 1000
-        self._oldest = 1000
+        self._kinds = Kinds()
+        self._history = History()
         self.on_change: Callable[[], None] = lambda: None
 
     @property
     def version(self) -> int:
         """The latest resource version."""
-        return self._version
+        return self._history.version
+
+    @property
+    def kinds(self) -> list[ResourceType]:
+        """Built-in kinds, and custom ones whose definition is there."""
+        return self._kinds.listed()
 
     def get(self, key: Key) -> Object:
         """One object.
@@ -72,21 +64,20 @@ class Store:
         with self._lock:
             if key not in self._objects:
                 raise not_found(key[0], key[2])
-            return copy.deepcopy(self._objects[key])
+            return self._read(key)
+
+    def has(self, key: Key) -> bool:
+        """Whether there is such an object."""
+        return key in self._objects
 
     def list(
         self, resource: ResourceType, namespace: str, matches: Matches
     ) -> tuple[int, list[Object]]:
         """The version of the list and the objects, by namespace and name."""
         with self._lock:
-            found = [
-                copy.deepcopy(value)
-                for (kind, where, _), value in sorted(
-                    self._objects.items(), key=lambda item: item[0][1:]
-                )
-                if kind == resource and namespace in ("", where) and matches(value)
-            ]
-            return self._version, found
+            keys = sorted((key for key in self._objects if key[0] == resource), key=lambda k: k[1:])
+            found = [self._read(key) for key in keys if namespace in ("", key[1])]
+            return self._history.version, [each for each in found if matches(each)]
 
     def changes(self, resource: ResourceType, since: int) -> list[Change]:
         """What has happened to one kind since a version.
@@ -95,17 +86,12 @@ class Store:
             ApiError: 410, the history no longer goes back so far.
         """
         with self._lock:
-            if since < self._oldest:
-                raise expired(since, self._oldest)
-            return [c for c in self._history if c.version > since and c.resource == resource]
+            return self._history.since(resource, since)
 
     def compact(self) -> None:
         """Forget the history: watches from older versions have expired."""
         with self._lock:
-            # A version of its own, so that even the latest one a client can know has expired.
-            self._version += 1
-            self._oldest = self._version
-            self._history.clear()
+            self._history.compact()
         self.on_change()
 
     def create(
@@ -120,11 +106,11 @@ class Store:
         with self._lock:
             if key in self._objects:
                 raise already_exists(key[0], key[2])
-            new = copy.deepcopy(dict(value))
+            new = self._kinds.decoded(key[0], value, strict=strict)
             if key[0].has_status and manager is not SETUP:
                 new.pop("status", None)
-            owners = after_update({}, new, {}, manager)
-            return self._write(key, None, new, owners=owners, strict=strict, dry_run=dry_run)
+            owners = after_update({}, new, {}, manager, schema=self._kinds.schema(key[0]))
+            return self._write(key, None, new, owners=owners, dry_run=dry_run)
 
     def update(
         self, key: Key, change: Callable[[Object], Mapping[str, Any]], *,
@@ -138,15 +124,17 @@ class Store:
         """
         with self._lock:
             before = self.get(key)
-            changed = copy.deepcopy(dict(change(copy.deepcopy(before))))
+            changed = self._kinds.decoded(key[0], change(copy.deepcopy(before)), strict=strict)
             self._check_version(key, before, changed)
             new = self._part(key[0], before, changed, subresource, manager)
-            owners = after_update(before, new, self._owners[key], manager)
-            return self._write(key, before, new, owners=owners, strict=strict, dry_run=dry_run)
+            owners = after_update(
+                before, new, self._owners[key], manager, schema=self._kinds.schema(key[0])
+            )
+            return self._write(key, before, new, owners=owners, dry_run=dry_run)
 
     def apply(
         self, key: Key, applied: Mapping[str, Any], *, manager: Manager, force: bool,
-        strict: bool = False, dry_run: bool = False,
+        dry_run: bool = False,
     ) -> tuple[Object, bool]:  # fmt: skip
         """The object after a server-side apply, and whether it is new.
 
@@ -154,7 +142,7 @@ class Store:
             ApiError: 409, of fields or of the version; 400 or 422.
         """
         with self._lock:
-            before = self._objects.get(key)
+            before = self._read(key) if key in self._objects else None
             metadata = applied.get("metadata", {})
             if metadata.get("managedFields"):
                 raise bad_request("metadata.managedFields must be nil")
@@ -167,11 +155,13 @@ class Store:
             start: Object = before or {
                 "apiVersion": key[0].api_version, "kind": key[0].kind, "metadata": {}
             }  # fmt: skip
-            new, owners = after_apply(
-                start, self._owners.get(key, {}), applied=given, manager=manager, force=force
-            )
-            written = self._write(key, before, new, owners=owners, strict=strict, dry_run=dry_run)
-            return written, before is None
+            merged, owners = after_apply(
+                start, self._owners.get(key, {}), applied=given, manager=manager, force=force,
+                schema=self._kinds.schema(key[0]),
+            )  # fmt: skip
+            # Defaults come after the merge: who applies does not own them.
+            new = self._kinds.decoded(key[0], merged, strict=False)
+            return self._write(key, before, new, owners=owners, dry_run=dry_run), before is None
 
     def delete(self, key: Key, *, uid: str | None = None, dry_run: bool = False) -> Object:
         """The object as it was; with finalizers it stays, marked as going.
@@ -203,13 +193,18 @@ class Store:
                     **old["metadata"], **metadata}}, subresource="*")  # fmt: skip
             return self.create(key, value)
 
+    def _read(self, key: Key) -> Object:
+        return self._kinds.read(key[0], self._objects[key])
+
     def _drop(self, key: Key) -> None:
         gone = self._objects.pop(key)
+        if key[0] == DEFINITIONS:
+            self._kinds.redefine(gone, None)
         del self._owners[key]
-        self._version += 1
         # A watch tells the object as it was, at the version of its end.
-        gone["metadata"]["resourceVersion"] = str(self._version)
-        self._note(Change(self._version, key[0], gone, None))
+        version = self._history.next_version()
+        gone["metadata"]["resourceVersion"] = str(version)
+        self._note(Change(version, key[0], gone, None))
 
     def _check_version(self, key: Key, before: Object, given: Mapping[str, Any]) -> None:
         version = given.get("metadata", {}).get("resourceVersion")
@@ -228,27 +223,16 @@ class Store:
         return changed | ({"status": before["status"]} if "status" in before else {})
 
     def _write(
-        self, key: Key, before: Object | None, new: Object, *, owners: Owners, strict: bool,
-        dry_run: bool,
-    ) -> Object:  # fmt: skip
-        resource, namespace, name = key
+        self, key: Key, before: Object | None, new: Object, *, owners: Owners, dry_run: bool
+    ) -> Object:
+        resource, name = key[0], key[2]
         new = {"apiVersion": resource.api_version, "kind": resource.kind, **new}
         if resource.plural == "secrets" and "stringData" in new:
             raise bad_request("the test server does not know stringData; write data")
         if before is not None and new.get("immutable") and before.get("data") != new.get("data"):
             raise invalid(resource, name, [("data", "Forbidden: field is immutable")])
-        self._check_schema(key, new, strict=strict)
-        metadata = dict(new.get("metadata") or {})
-        old = before["metadata"] if before else {}
-        metadata |= {field: old[field] for field in _KEPT if field in old}
-        metadata |= {"name": name} | ({"namespace": namespace} if namespace else {})
-        if before is None:
-            metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": self._time()}
-        if resource.has_generation:
-            metadata["generation"] = old.get("generation", 0) + _is_respecified(before, new)
-        metadata["resourceVersion"] = old.get("resourceVersion", "")
-        metadata["managedFields"] = old.get("managedFields", [])
-        new["metadata"] = metadata
+        self._check_schema(key, new)
+        new["metadata"] = metadata = self._metadata(key, before, new)
         same = before is not None and new == before and owners == self._owners[key]
         if same:
             return copy.deepcopy(new)  # The real server gives no new version to a write of nothing.
@@ -257,39 +241,50 @@ class Store:
         )
         if dry_run:
             return copy.deepcopy(new)
-        self._version += 1
-        metadata["resourceVersion"] = str(self._version)
+        version = self._history.next_version()
+        metadata["resourceVersion"] = str(version)
         self._objects[key], self._owners[key] = new, owners
-        self._note(Change(self._version, resource, before, copy.deepcopy(new)))
+        if resource == DEFINITIONS:
+            self._kinds.redefine(before, new)
+        self._note(Change(version, resource, before, copy.deepcopy(new)))
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
             self._drop(key)
         return copy.deepcopy(new)
 
+    def _metadata(self, key: Key, before: Object | None, new: Object) -> Object:
+        """The metadata of a new version, still with the version and owners of the one before."""
+        resource, namespace, name = key
+        old = before["metadata"] if before else {}
+        found = {
+            **(new.get("metadata") or {}),
+            **{field: old[field] for field in _KEPT if field in old},
+            "name": name, **({"namespace": namespace} if namespace else {}),
+            "resourceVersion": old.get("resourceVersion", ""),
+            "managedFields": old.get("managedFields", []),
+        }  # fmt: skip
+        if before is None:
+            found |= {"uid": str(uuid.uuid4()), "creationTimestamp": self._time()}
+        if resource.has_generation:
+            is_going = "deletionTimestamp" in found and "deletionTimestamp" not in old
+            raised = _is_respecified(before, new) or is_going
+            found["generation"] = old.get("generation", 0) + raised
+        return found
+
     def _check_patch(self, key: Key, given: Object) -> None:
         """What is applied has only fields of the schema, each of its type."""
-        found = self._complaints(key, given)
+        found = self._kinds.complaints(key[0], given)
         wrong = [f".{each}: field not declared in schema" for each in found.unknown]
         wrong += [f".{path}: {complaint}" for path, complaint in found.mistyped]
         if wrong:
             raise untyped_patch(*key, ", ".join(wrong))
 
-    def _complaints(self, key: Key, value: Object) -> Complaints:
-        check = complaints if key[0].group == "ray.io" else built_in_complaints
-        return check(key[0], value)
-
-    def _check_schema(self, key: Key, new: Object, *, strict: bool) -> None:
-        found = self._complaints(key, new)
+    def _check_schema(self, key: Key, new: Object) -> None:
+        found = self._kinds.complaints(key[0], new)
         if found.mistyped or found.invalid:
             raise invalid(key[0], key[2], [*found.mistyped, *found.invalid])
-        if found.unknown and strict:
-            fields = ", ".join(f'unknown field "{each}"' for each in found.unknown)
-            raise bad_request(
-                f"{key[0].kind} in version {key[0].version!r} cannot be handled as a "
-                f"{key[0].kind}: strict decoding error: {fields}"
-            )
 
     def _note(self, change: Change) -> None:
-        self._history.append(change)
+        self._history.note(change)
         self.on_change()
 
     def _time(self) -> str:

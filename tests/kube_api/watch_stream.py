@@ -9,10 +9,11 @@ from typing import Any
 
 from aiohttp import web
 
+from kube_api.history import Change
 from kube_api.request_parts import Target, selection
 from kube_api.selectors import Matches
 from kube_api.status_bodies import ApiError
-from kube_api.store import Change, Store
+from kube_api.store import Store
 
 _LONGEST_S = 1800.0
 

@@ -16,9 +16,10 @@ import serving
 WITHOUT_EXAMPLES = (
     "serving.__main__", "serving.app", "serving.cli", "serving.gateway_assembly", "serving.setup",
     "serving.adapters.replica_directory", "serving.adapters.serve_router",
-    "serving.engine.deployment", "serving.engine.vllm_launch", "loadtest.peers",
+    "serving.engine.deployment", "serving.engine.vllm_launch", "loadtest.locustfile",
+    "loadtest.peers",
 )  # fmt: skip
-"""Modules that build a command line or import Ray: no examples there."""
+"""Modules that build a command line, or import Ray or Locust: no examples there."""
 
 
 def modules_with_logic() -> list[str]:

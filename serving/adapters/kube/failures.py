@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.adapters.kube.resources import Resource, version_path
-from serving.errors import ClusterError, ConfigError, TimedOut
+from serving.errors import ClusterError, ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,12 @@ class Refusal:
         return any(each.get("reason") == reason for each in self.details.get("causes") or ())
 
 
+_SAID_BY_APIS_ONLY = frozenset({*range(300, 401), 409, 410, 422})
+"""Codes that an API explains. Proxies redirect to logins, and a server of HTTPS that is asked in
+plain HTTP answers 400. Others mean something on their own: a kind that is not served is a bare 404.
+"""
+
+
 class ObjectMissing(ClusterError):
     """There is no such object."""
 
@@ -123,9 +129,21 @@ def to_error(refusal: Refusal, attempt: Attempt) -> ClusterError | ConfigError:
     """The error for an answer."""
     if refusal.is_of_schema:
         return _invalid(refusal, attempt)
+    if not refusal.status and refusal.code in _SAID_BY_APIS_ONLY:
+        return no_api(f"HTTP {refusal.code}", attempt)
     makers = {400: _invalid, 401: _unauthorized, 403: _forbidden, 404: _missing, 409: _conflict,
               410: _expired, 422: _invalid, 429: _too_many}  # fmt: skip
     return makers.get(refusal.code, _failed)(refusal, attempt)
+
+
+def no_api(answer: str, attempt: Attempt) -> ConfigError:
+    """Something answers, but no Kubernetes API."""
+    return ConfigError(
+        f"what answers is no Kubernetes API: {answer} to {attempt.verb} {attempt.subject}",
+        code="kube_no_api",
+        hint="is the server's address in the kubeconfig right, with https:// and the port; or does "
+        "a proxy in between want a login?",
+    )
 
 
 def _unauthorized(_refusal: Refusal, _attempt: Attempt) -> ConfigError:
@@ -261,28 +279,5 @@ def _failed(refusal: Refusal, attempt: Attempt) -> ClusterError:
         f"the Kubernetes API failed to {attempt.verb} {attempt.subject}: {refusal.message}",
         code="kube_failed",
         hint="see the log of kube-apiserver, or of the webhook that the message names",
-        retryable=True,
-    )
-
-
-def unreachable(reason: str, server: str, *, is_of_trust: bool = False) -> ClusterError:
-    """No answer, and the connection says why; `is_of_trust`: TLS does."""
-    return ClusterError(
-        f"the Kubernetes API at {server} cannot be reached: {reason}",
-        code="kube_unreachable",
-        hint="is certificate-authority-data of the kubeconfig that of this server's certificate "
-        "authority, or a proxy in between whose own must be known?"
-        if is_of_trust
-        else "is the cluster up, the VPN on, the context right? See --context",
-        retryable=True,
-    )
-
-
-def out_of_time(attempt: Attempt, timeout_s: float) -> TimedOut:
-    """No answer in the time the call was given."""
-    return TimedOut(
-        f"no answer within {timeout_s:g} s: {attempt.verb} {attempt.subject}",
-        code="kube_timeout",
-        hint="try again, or with a longer --timeout",
         retryable=True,
     )

@@ -139,7 +139,7 @@ def watch_own_cluster(
     cluster = environ.get("RAY_CLUSTER_NAME")
     if cluster is None or not (account / "token").exists():
         return None
-    connection = connect(environ=environ)
+    connection = connect(environ=environ, account=account)
     return LeavingWatch(
         KubeClient(connection),
         namespace=connection.namespace,

@@ -15,13 +15,8 @@ from typing import Any
 import urllib3
 
 from serving.adapters.kube.connection import Connection
-from serving.adapters.kube.failures import (
-    Attempt,
-    out_of_time,
-    to_error,
-    to_refusal,
-    unreachable,
-)
+from serving.adapters.kube.failures import Attempt, no_api, to_error, to_refusal
+from serving.adapters.kube.no_answer import out_of_time, unreachable
 from serving.adapters.kube.resources import version_path
 from serving.adapters.kube.retrying import delay_s, is_safe, is_worth_repeating
 from serving.errors import ClusterError, ConfigError
@@ -75,7 +70,8 @@ class Transport:
         self._connection = connection
         self.timeout_s = timeout_s
         self.pacing = pacing or Pacing()
-        self._has_answered = False
+        self.has_answered = False
+        """Whether the cluster has ever been reached."""
 
     def call(
         self, attempt: Attempt, *, query: Mapping[str, str] | None = None, body: Body | None = None
@@ -99,9 +95,9 @@ class Transport:
                 num_failures += 1
                 self._wait(self._no_answer(attempt, error), None, num_failures, ends_at)
                 continue
-            self._has_answered = True
+            self.has_answered = True
             if code < 300:
-                return Answer(json.loads(content or b"{}"), _date(headers.get("Date")))
+                return Answer(_document(content, attempt), _date(headers.get("Date")))
             refusal = to_refusal(code, content, headers.get("Retry-After"))
             failure = to_error(refusal, attempt)
             if not is_worth_repeating(refusal, verb=attempt.verb):
@@ -175,7 +171,7 @@ class Transport:
         else:
             failure = self._unreachable(error)
             # Where nothing has ever answered, more tries only hide a wrong address.
-            is_worth_trying = self._has_answered and is_safe(attempt.verb)
+            is_worth_trying = self.has_answered and is_safe(attempt.verb)
         if not is_worth_trying:
             raise failure from error
         return failure
@@ -204,6 +200,21 @@ def _path(attempt: Attempt) -> str:
     return attempt.resource.path(attempt.namespace, attempt.name, attempt.subresource)
 
 
+def _document(content: bytes, attempt: Attempt) -> dict[str, Any]:
+    """The object of an answer.
+
+    Raises:
+        ConfigError: `kube_no_api`, it is none.
+    """
+    try:
+        document = json.loads(content or b"{}")
+    except ValueError as error:
+        raise no_api(content[:40].decode(errors="replace").split("\n")[0], attempt) from error
+    if not isinstance(document, dict):
+        raise no_api("a document that is no object", attempt)
+    return document
+
+
 def _lines(response: Any) -> Iterator[bytes]:
     rest = b""
     for piece in response.stream(amt=None, decode_content=False):
@@ -213,6 +224,8 @@ def _lines(response: Any) -> Iterator[bytes]:
 
 def _reason(error: BaseException) -> str:
     """What the connection says, without urllib3's objects."""
+    if isinstance(error, urllib3.exceptions.ProxyError):
+        return f"the proxy does not answer: {_reason(error.original_error)}"
     text = str(error).partition(": ")[2] or str(error)
     return text.partition("(Caused by")[0].strip() or type(error).__name__
 

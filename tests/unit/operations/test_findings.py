@@ -218,6 +218,42 @@ def test_a_pool_that_no_group_is() -> None:
     assert only(survey(settings=tree)).what == "there is no worker group 'h100'"
 
 
+def target(component: str, *, host: str = "10.0.0.7", **said: Any) -> dict[str, Any]:
+    labels = {"component": component, "replica": "a1", "deployed_model": MODEL}
+    return {"discoveredLabels": {"__address__": f"{host}:4711", **labels}, "labels": labels,
+            "health": "up", "lastError": "", **said}  # fmt: skip
+
+
+def scraped(*targets: dict[str, Any]) -> Survey:
+    """A platform of one pod, of which Prometheus scrapes this. Monitors are not looked at."""
+    pod = made.pod("w")
+    pod["status"]["podIP"] = "10.0.0.7"
+    return survey(pod, monitors=None, targets=targets)
+
+
+def test_what_prometheus_scrapes_by_its_own_word() -> None:
+    gateway, engine = target("gateway"), target("engine")
+    assert codes(scraped(gateway, engine)) == []
+    assert "no engine of the platform" in only(scraped(gateway)).what
+    elsewhere = target("engine", host="10.0.0.8")
+    ray_of_ours = {"discoveredLabels": {"__address__": "10.0.0.7:8080"}, "health": "down"}
+    assert "no engine and no gateway" in only(scraped(elsewhere, ray_of_ours)).what
+
+
+def test_a_target_that_cannot_be_scraped() -> None:
+    down = target("engine", health="down", lastError="server returned HTTP status 401")
+    finding = only(scraped(target("gateway"), down))
+    assert (finding.code, finding.why) == ("scrape_fails", "server returned HTTP status 401")
+    assert finding.what == "Prometheus cannot scrape engine a1"
+    assert codes(scraped(target("gateway"), target("engine", health="unknown"))) == []
+
+
+def test_a_model_that_may_sleep_need_not_be_scraped() -> None:
+    tree = made.settings(min_replicas=0, max_replicas=2)
+    found = dataclasses.replace(scraped(target("gateway")), settings=tree)
+    assert "not_scraped" not in codes(found)
+
+
 def lease(node: str, renewed: datetime) -> dict[str, Any]:
     return {"metadata": {"name": node}, "spec": {"renewTime": renewed.isoformat()}}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import kube_platform as made
+import pytest
 
 from serving.operations.surge import free_gpus, plan_surge
 
@@ -66,3 +67,100 @@ def test_an_incremental_upgrade_needs_a_share_at_a_time() -> None:
     nodes = [made.node(gpus=2)]
     assert not plan_surge(spec(config), None, nodes=nodes, pods=[]).fits
     assert plan_surge(spec(config, upgradeStrategy=strategy), None, nodes=nodes, pods=[]).fits
+
+
+def placed_on(node: dict[str, Any], **pod_spec: Any) -> bool:
+    """Whether a GPU pod with this in its specification finds room on a node."""
+    config = made.cluster_config()
+    config["workerGroupSpecs"][0]["template"]["spec"] |= pod_spec
+    return plan_surge(spec(config), None, nodes=[node], pods=[]).fits
+
+
+def labelled(**labels: str) -> dict[str, Any]:
+    node = made.node("a")
+    node["metadata"]["labels"] = labels
+    return node
+
+
+@pytest.mark.parametrize(
+    ("toleration", "fits"),
+    [
+        (None, False),
+        ({"operator": "Exists"}, True),
+        ({"key": "gpu", "operator": "Exists"}, True),
+        ({"key": "gpu", "value": "h100"}, True),
+        ({"key": "gpu", "value": "h100", "effect": "NoSchedule"}, True),
+        ({"key": "gpu", "value": "a100"}, False),
+        ({"key": "gpu", "value": "h100", "effect": "NoExecute"}, False),
+        ({"key": "other", "operator": "Exists"}, False),
+    ],
+)
+def test_taints_are_tolerated(toleration: dict[str, str] | None, fits: bool) -> None:
+    node = made.node()
+    node["spec"]["taints"] = [
+        {"key": "gpu", "value": "h100", "effect": "NoSchedule"},
+        {"key": "slow", "effect": "PreferNoSchedule"},
+    ]
+    assert placed_on(node, tolerations=[toleration] if toleration else []) is fits
+
+
+@pytest.mark.parametrize(
+    ("terms", "fits"),
+    [
+        ([{"key": "zone", "operator": "In", "values": ["a", "b"]}], True),
+        ([{"key": "zone", "operator": "NotIn", "values": ["a"]}], False),
+        ([{"key": "gpu-gib", "operator": "Gt", "values": ["40"]}], True),
+        ([{"key": "gpu-gib", "operator": "Lt", "values": ["80"]}], False),
+        ([{"key": "zone", "operator": "Exists"}, {"key": "none", "operator": "Exists"}], False),
+        ([], False),
+    ],
+)
+def test_required_node_affinity_is_kept_to(terms: list[dict[str, Any]], fits: bool) -> None:
+    def affinity(*alternatives: dict[str, Any]) -> dict[str, Any]:
+        required = {"nodeSelectorTerms": list(alternatives)}
+        return {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": required,
+                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}],
+            }
+        }
+
+    node = labelled(zone="a", **{"gpu-gib": "80"})
+    term = {"matchExpressions": terms}
+    assert placed_on(node, affinity=affinity(term)) is fits
+    by_name = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]}
+    assert placed_on(node, affinity=affinity(term, by_name))
+    assert placed_on(node, affinity={"nodeAffinity": {}, "podAntiAffinity": {}})
+
+
+def quota(hard: dict[str, str], used: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    status = {"hard": hard, "used": used or {}}
+    return {"metadata": {"name": "team"}, "spec": {"hard": hard, **spec}, "status": status}
+
+
+def over(*quotas: dict[str, Any]) -> tuple[str, ...]:
+    """What quotas say against a head and two workers of one GPU, 8 CPU and 32Gi each."""
+    config = made.cluster_config(replicas=2)
+    nodes = [made.node(gpus=8)]
+    return plan_surge(spec(config), None, nodes=nodes, pods=[], quotas=quotas).over_quota
+
+
+def test_quotas_of_the_namespace_are_kept_to() -> None:
+    assert over(quota({"requests.nvidia.com/gpu": "4"}, {"requests.nvidia.com/gpu": "2"})) == ()
+    assert over(quota({"requests.nvidia.com/gpu": "4"}, {"requests.nvidia.com/gpu": "3"})) == (
+        "quota team: requests.nvidia.com/gpu needs 2 more, 1 of 4 is left",
+    )
+    assert over(quota({"pods": "3"}), quota({"count/pods": "10"}, {"count/pods": "7"})) == ()
+    (memory,) = over(quota({"requests.memory": "64Gi"}))
+    assert "requests.memory needs 96Gi more, 64Gi of 64Gi" in memory
+    assert len(over(quota({"cpu": "23", "limits.cpu": "20", "requests.storage": "1Gi"}))) == 2
+
+
+def test_quotas_of_other_pods_say_nothing() -> None:
+    hard = {"pods": "0"}
+    assert over(quota(hard, scopes=["NotTerminating"]))
+    assert not over(quota(hard, scopes=["BestEffort"]))
+    high = {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}
+    assert not over(quota(hard, scopeSelector={"matchExpressions": [high]}))
+    none = {"scopeName": "PriorityClass", "operator": "DoesNotExist"}
+    assert over(quota(hard, scopeSelector={"matchExpressions": [none]}))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serving.errors import ConfigError
-from serving.planner.model_config import Experts, read_model_config
+from serving.planner.model_config import Experts, ModelConfig, read_model_config
 
 MISTRAL: dict[str, Any] = {
     "model_type": "mistral", "num_hidden_layers": 4, "num_attention_heads": 8,
@@ -188,3 +191,29 @@ def test_attention_that_is_not_known_is_named(changed: dict[str, Any], param: st
 def test_a_field_that_cannot_be_used_is_named(document: dict[str, Any], param: str) -> None:
     error = refusal(document)
     assert (error.code, error.param) == ("model_config_invalid", param)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+WHOLE = [
+    MISTRAL | {"sliding_window": 64, "layer_types": MIXED, "rope_scaling": {"type": "linear"},
+               "torch_dtype": "bfloat16"},
+    DEEPSEEK | {"quantization_config": {"quant_method": "fp8"}, "n_routed_experts": 8,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 64, "n_shared_experts": 1},
+    MISTRAL | {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2},
+    PARAMS | {"sliding_window": [None, 16], "moe": {"num_experts": 8, "num_experts_per_tok": 2}},
+    {"model_type": "mistral3", "text_config": MISTRAL},
+]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.data())
+def test_nothing_that_json_can_say_is_more_than_an_error(data: st.DataObject) -> None:
+    document = dict(data.draw(st.sampled_from(WHOLE)))
+    name = data.draw(st.sampled_from(sorted(document)))
+    document[name] = data.draw(JUNK)
+    with suppress(ConfigError):
+        assert isinstance(read_model_config(document), ModelConfig)

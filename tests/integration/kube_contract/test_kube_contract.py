@@ -1,23 +1,14 @@
-"""What clients may rely on: the same tests on the test server and on a real one.
-
-`GALERNE_TEST_KUBECONFIG` names the kubeconfig of a cluster (v1.36) where namespaces may be made.
-"""
+"""What clients may rely on: the same tests on the test server and on a real one."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kube_api.server import running_kube_api
+from contract_objects import config_map, pod
 
 from serving.adapters.kube.client import KubeClient
-from serving.adapters.kube.connection import connect
 from serving.adapters.kube.failures import (
     Attempt,
     BudgetForbids,
@@ -26,59 +17,13 @@ from serving.adapters.kube.failures import (
     KindMissing,
     NamespaceMissing,
     ObjectMissing,
-    Refusal,
-    VersionExpired,
-    to_error,
 )
-from serving.adapters.kube.resources import CONFIG_MAPS, NAMESPACES, PODS, SECRETS, Resource
+from serving.adapters.kube.resources import CONFIG_MAPS, PODS, SECRETS, Resource
 from serving.adapters.kube.transport import Body
 from serving.adapters.kube.watching import Change, watch
 from serving.errors import ConfigError
 
-REAL = os.environ.get("GALERNE_TEST_KUBECONFIG")
-ACCOUNTS = Resource("v1", "ServiceAccount", "serviceaccounts")
 BUDGETS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
-
-
-@pytest.fixture(scope="module", params=["test server", *(["real server"] if REAL else [])])
-def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Path]:
-    if request.param == "real server":
-        assert REAL
-        yield Path(REAL)
-        return
-    with running_kube_api() as api:
-        yield api.write_kubeconfig(tmp_path_factory.mktemp("kube") / "config")
-
-
-@pytest.fixture(scope="module")
-def client(kubeconfig: Path) -> Iterator[KubeClient]:
-    connection = connect(environ={"KUBECONFIG": str(kubeconfig)})
-    yield KubeClient(connection)
-    connection.api.rest_client.close()
-
-
-@pytest.fixture
-def namespace(client: KubeClient) -> Iterator[str]:
-    name = f"galerne-test-{secrets.token_hex(4)}"
-    client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    # Pods need it, and a controller that may not be there makes it, or is about to.
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
-    with contextlib.suppress(Conflict):
-        client.create(ACCOUNTS, account, namespace=name)
-    yield name
-    client.delete(NAMESPACES, name)
-
-
-def config_map(name: str, namespace: str, **data: str) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-
-
-def pod(name: str, namespace: str, **labels: str) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": namespace, "labels": labels}
-    # A scheduler that does not exist leaves it pending, on a real server too.
-    spec = {"schedulerName": "nobody", "containers": [{"name": "main", "image": "none:1"}]}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 @pytest.fixture
@@ -258,14 +203,15 @@ def test_a_list_comes_in_pages(client: KubeClient, namespace: str) -> None:
         client.create(SECRETS, config_map(f"s{number}", namespace) | {"kind": "Secret"},
                       namespace=namespace)  # fmt: skip
     attempt = Attempt("list", SECRETS, namespace)
-    query, names = {"limit": "2"}, []
-    while True:
-        page = client.transport.call(attempt, query=query).document
-        names += [each["metadata"]["name"] for each in page["items"]]
-        if not page["metadata"].get("continue"):
-            break
-        query["continue"] = page["metadata"]["continue"]
-    assert names == [f"s{number}" for number in range(5)]
+    page = client.transport.call(attempt, query={"limit": "2"}).document
+    assert len(page["items"]) == 2
+    assert page["metadata"]["continue"]
+    page_size, client.page_size = client.page_size, 2
+    try:
+        listing = client.list(SECRETS, namespace=namespace)
+    finally:
+        client.page_size = page_size
+    assert [each["metadata"]["name"] for each in listing.items] == [f"s{n}" for n in range(5)]
 
 
 def test_status_is_written_on_its_own(client: KubeClient, namespace: str) -> None:
@@ -343,20 +289,6 @@ def test_a_watch_with_a_selector_sees_objects_leave_it(client: KubeClient, names
     assert next(events).change is Change.LISTED
     client.merge(PODS, "a", {"metadata": {"labels": {"app": "y"}}}, namespace=namespace)
     assert next(each for each in events if each.change is Change.GONE)
-
-
-def test_a_watch_from_a_forgotten_version_says_so(client: KubeClient, namespace: str) -> None:
-    attempt = Attempt("watch", CONFIG_MAPS, namespace)
-    query = {"watch": "true", "resourceVersion": "1", "timeoutSeconds": "2"}
-    with pytest.raises(VersionExpired):
-        read_first_event(client, attempt, query)
-
-
-def read_first_event(client: KubeClient, attempt: Attempt, query: dict[str, str]) -> None:
-    """Servers say that a version is forgotten in the answer's code or in its first event."""
-    with client.transport.stream(attempt, query=query, silence_s=10) as lines:
-        status = json.loads(next(lines))["object"]
-    raise to_error(Refusal(status["code"], status), attempt)
 
 
 def test_a_watch_ends_by_itself(client: KubeClient, namespace: str) -> None:

@@ -1,0 +1,110 @@
+"""`galerne load capacity`: the highest rate that still meets an SLO."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from serving.cli import load_options as options
+from serving.cli.console import err, out, say
+from serving.cli.option_groups import grouped
+
+if TYPE_CHECKING:
+    from loadtest.generator.run import Plan
+    from loadtest.verdict.capacity import Capacity
+    from loadtest.verdict.slo import Slo
+    from serving.cli.load_run import Outcome
+
+_TRIES = 3
+"""Of one rate: a moment in which something else held up the generator shall not end the search."""
+
+
+@grouped
+def capacity(
+    sending: options.Sending,
+    asked: options.Asked,
+    slo: Annotated[Path, typer.Option(metavar="FILE", help="SLO as YAML.", show_default=False)],
+    search: options.Search,
+    out_folder: options.OutOption = None,
+    as_json: options.LastLineOption = False,
+) -> None:
+    """Find the highest rate that still meets an SLO.
+
+    The rate is doubled until the SLO is not met, then narrowed down; both ends are repeated, so
+    that neither a lucky run nor an unlucky one decides. The workload says how requests come and
+    what they are; its own rate is scaled. A rate counts sessions, so conversations of several turns
+    send more requests.
+
+    **Examples**
+
+    `galerne load capacity --url http://127.0.0.1:8000 --slo slo.yaml --duration 30`
+
+    `galerne load capacity --url $URL --trace conversation.jsonl --limit 500 --slo slo.yaml --json`
+    """
+    import msgspec
+
+    from loadtest.report.files import write_capacity
+    from loadtest.verdict.capacity import CapacitySearch
+    from loadtest.verdict.slo import read_slo
+    from serving.cli.load_run import EXIT_INVALID, kept, results_folder
+
+    limits = read_slo(slo)
+    asks = CapacitySearch(
+        search.start_rps, search.max_rps, precision_ratio=search.precision, repeats=search.repeats
+    )
+    folder = results_folder(out_folder)
+    plan = options.make_plan(sending, asked)
+    own_rps = plan.workload.mean_rate()
+    for number in itertools.count(1):
+        rate_rps = asks.next_rate()
+        if rate_rps is None:
+            break
+        err.print(f"probe {number}: {rate_rps:.4g}/s")
+        probe = _valid(replace(plan, rate_scale=rate_rps / own_rps), limits)
+        probe.write_figures(folder / f"probe-{number:02d}")
+        if not probe.result.about.is_whole:
+            sys.exit(probe.exit_code)
+        summary = probe.summary
+        say(escape(f"  {summary.verdict}: {'; '.join(summary.reasons)}"))
+        asks.tell(rate_rps, summary.verdict, summary.overall.goodput_rps)
+    found = asks.result()
+    with kept(folder):
+        (folder / "capacity.json").write_bytes(msgspec.json.encode(found))
+        page = write_capacity(folder, found, title=f"Capacity of {plan.target.url}").page
+    _print(found, as_json=as_json)
+    say(f"[dim]report  {page}[/dim]")
+    if found.outcome in ("found", "at least"):
+        return
+    sys.exit(EXIT_INVALID if found.probes[-1].verdict == "invalid" else 1)
+
+
+def _valid(plan: Plan, limits: Slo) -> Outcome:
+    """A run that the generator was not the bottleneck of, unless none of some is."""
+    from serving.cli.load_run import perform
+
+    for _ in range(_TRIES):
+        probe = perform(plan, limits)
+        if probe.summary.verdict != "invalid":
+            break
+    return probe
+
+
+def _print(found: Capacity, *, as_json: bool) -> None:
+    import msgspec
+
+    if as_json:
+        print(msgspec.json.encode(found).decode(), flush=True)
+        return
+    goodput = found.goodput_rps
+    out.print(f"[bold]{found.outcome}[/bold]: {found.reason}", highlight=False)
+    if goodput is not None:
+        out.print(
+            f"goodput {goodput.mean:.4g}/s (95 %: {goodput.low:.4g} to {goodput.high:.4g})",
+            highlight=False,
+        )
