@@ -1,1 +1,1 @@
-"""Experiments in virtual time: what a policy would make of a day of traffic."""
+"""Experiments in virtual time: what a policy or a deployment would make of a day of traffic."""
