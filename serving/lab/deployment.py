@@ -6,7 +6,7 @@ is kept. Start with `rank_deployments`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
@@ -32,7 +32,13 @@ _WORTH_TRYING = 4
 """Deployments of more than so many times the GPUs of the best so far are not looked for."""
 
 
-Constraint = Literal["memory", "TTFT", "ITL", "GPUs"]
+Constraint = Literal["memory", "heads", "TTFT", "ITL", "GPUs"]
+_REASONS: Mapping[str, Constraint] = {
+    "weights_do_not_fit": "memory",
+    "kv_cache_too_small": "memory",
+    "heads_not_divisible": "heads",
+}
+"""Errors of a plan that another shape may mend, by their codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +173,18 @@ def rank_deployments(question: DeploymentQuestion, *, tell: Callable[[str], None
 def try_shape(
     question: DeploymentQuestion, shape: Shape, *, most_gpus: int = _MOST_GPUS
 ) -> Deployment | Rejected:
-    """The fewest replicas of that shape that keep the SLO, or why there are none."""
+    """The fewest replicas of that shape that keep the SLO, or why there are none.
+
+    Raises:
+        ConfigError: no shape would do, because the question lacks or contradicts something.
+    """
     slo = question.slo
     try:
         plan = plan_replica(question.replica, shape)
     except ConfigError as error:
-        return Rejected(shape, "memory", error.message)
+        if (by := _REASONS.get(error.code)) is None:
+            raise
+        return Rejected(shape, by, error.message)
     rules = replica_rules(plan, slo)
     if (hopeless := _when_idle(question, rules)) is not None:
         return Rejected(shape, *hopeless)

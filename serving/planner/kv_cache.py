@@ -263,7 +263,7 @@ def _check_heads(model: ModelConfig, tensor_parallel_size: int) -> None:
         raise ConfigError(
             f"{model.num_heads} heads with {model.num_kv_heads} KV heads cannot be shared out to "
             f"{tensor_parallel_size} GPUs",
-            code="setting_invalid",
+            code="heads_not_divisible",
             param="tensor_parallel_size",
             hint="take a power of two that divides the number of heads",
         )

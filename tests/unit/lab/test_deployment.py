@@ -109,6 +109,20 @@ def test_weights_that_do_not_fit_are_the_reason() -> None:
     assert "weights of 43.9 GiB" in tried.reason
 
 
+def test_gpus_that_cannot_share_the_heads_are_the_reason() -> None:
+    question = ask(steady(1.0), "demo", "L4")
+    tried = try_shape(
+        replace(question, replica=replace(question.replica, max_model_len=4096)), Shape(2, 512, 64)
+    )
+    assert isinstance(tried, Rejected)
+    assert tried.by == "heads"
+
+
+def test_a_question_that_no_shape_answers_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="block size of latent attention"):
+        try_shape(ask(steady(1.0), "deepseek-v3", "B200"), Shape(8, 512, 64))
+
+
 @pytest.mark.parametrize(
     ("slo", "by", "says"),
     [

@@ -58,8 +58,9 @@ def test_a_sequence_that_does_not_fit_is_named() -> None:
 
 
 def test_heads_that_cannot_be_shared_out_are_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be shared out"):
+    with pytest.raises(ConfigError, match="cannot be shared out") as caught:
         plan_replica(ask("demo", "L4", 4096), Shape(2, 2048, 64))
+    assert caught.value.code == "heads_not_divisible"
 
 
 def test_a_measured_engine_is_planned_as_it_was_measured() -> None:
