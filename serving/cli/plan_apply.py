@@ -38,12 +38,18 @@ def plan_settings(model: str, base: Settings | None, chosen: Chosen) -> str:
     """
     tree = base.model_dump(mode="json", exclude_unset=True) if base else _from_scratch(model)
     name = _name(model, list(tree["models"]))
+    shape = chosen.deployment.plan.shape
     entry = tree["models"][name]
     for section, values in _sections(chosen).items():
         entry[section] = {**entry.get(section, {}), **values}
     entry["replicas"] = chosen.deployment.num_replicas
+    # Under overload a request that waits for longer is late whatever becomes of it, and makes those
+    # behind it late too: loadtest/scenarios/README.md has what that costs.
+    entry.setdefault("max_concurrent_requests", shape.max_num_seqs * 9 // 8)
+    if chosen.slo.ttft_s < float("inf"):
+        gateway = tree.setdefault("gateway", {})
+        gateway.setdefault("queue_timeout_s", chosen.slo.ttft_s / 2)
     override_settings(tree, ())
-    shape = chosen.deployment.plan.shape
     head = (
         f"# {chosen.deployment.num_replicas} replicas of {shape.tensor_parallel_size} "
         f"{chosen.question.gpu.name}, one of which may fail\n"
