@@ -116,18 +116,20 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
                 problem = str(error)
     elapsed_s = max(time.perf_counter() - (coordinator.begun or time.perf_counter()), 0.0)
     started_at = datetime.now(UTC) - timedelta(seconds=elapsed_s)
+    is_whole = problem is None and not interrupted.is_set()
+    planned_s = plan.workload.planned_s(plan.rate_scale)
     about = About(
         url=plan.target.url,
         title=plan.title,
         started_at=started_at.isoformat(timespec="milliseconds"),
-        # A run that ended early has no more seconds in which requests were due than it took.
-        duration_s=min(plan.workload.planned_s(plan.rate_scale), elapsed_s),
+        # One that was stopped has no more seconds in which requests were due than it took.
+        duration_s=planned_s if is_whole else min(planned_s, elapsed_s),
         rate_scale=plan.rate_scale,
         seed=plan.workload.seed,
         workload=plan.workload.model_dump(mode="json", exclude_none=True),
         workers=coordinator.figures,
         machine=describe({"galerne": __version__}),
-        is_whole=problem is None and not interrupted.is_set(),
+        is_whole=is_whole,
         problem=problem,
     )
     return Result(about, frame(records))

@@ -59,6 +59,9 @@ def failed_ratio(part: Part) -> float | None:
     return part.failed / judged if judged else None
 
 
+NOT_WHOLE = "the run is not whole: what waited for its answer when it was stopped is not in it"
+
+
 def at_most(what: str, limit: float, measured: float | None) -> Check:
     """A figure that must not be above its limit; what could not be measured does not keep it."""
     return Check(what, limit, measured, met=measured is not None and measured <= limit)
@@ -71,13 +74,21 @@ def at_least(what: str, limit: float, measured: float | None) -> Check:
 
 
 def conclude(
-    overall: Part, found: Sequence[Check], workers: Sequence[WorkerFigures], *, has_slo: bool
+    overall: Part,
+    found: Sequence[Check],
+    workers: Sequence[WorkerFigures],
+    *,
+    has_slo: bool,
+    is_whole: bool = True,
 ) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict of a run and its reasons, worst first.
 
     A run in which the generator was the bottleneck is invalid with or without an SLO, and whether
-    or not it keeps it. One that completed nothing fails without an SLO too.
+    or not it keeps it; so is one that was stopped: what took long is not in it. One that completed
+    nothing fails without an SLO too.
     """
+    if not is_whole:
+        return "invalid", (NOT_WHOLE,)
     if not overall.requests:
         return "fail", ("no request was due",)
     if late := bottlenecks(overall, workers):

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from loadtest.about import About
-from loadtest.verdict.checks import bottlenecks, failed_ratio
+from loadtest.verdict.checks import NOT_WHOLE, bottlenecks, failed_ratio
 from loadtest.verdict.effects import Effect, concluded
 from loadtest.verdict.measures import measured
 from loadtest.verdict.resampling import Floats, Ints, Sample, Seen, clustered, draws
@@ -148,6 +148,8 @@ def _pairs(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
 
 def _problems(sides: _Sides, halves: _Halves) -> Iterator[str]:
     for name, side, half in zip("AB", sides, halves, strict=True):
+        if not side.about.is_whole:
+            yield f"{name}: {NOT_WHOLE}"
         for reason in bottlenecks(half.overall, side.about.workers):
             yield f"{name}: {reason}"
 

@@ -34,6 +34,7 @@ def joined(rounds: Sequence[Side]) -> Side:
     about = first.model_copy(
         update={
             "duration_s": sum(side.about.duration_s for side in rounds),
+            "is_whole": all(side.about.is_whole for side in rounds),
             "workers": tuple(worker for side in rounds for worker in side.about.workers),
         }
     )

@@ -20,6 +20,7 @@ def summarize(
     duration_s: float,
     slo: Slo | None,
     workers: Sequence[WorkerFigures],
+    is_whole: bool = True,
 ) -> Summary:
     """A run in figures, with its verdict.
 
@@ -29,14 +30,18 @@ def summarize(
 
     Args:
         records: as `loadtest.records.frame` makes them.
-        duration_s: how long requests were due; 0 where all were due at once.
+        duration_s: how long requests were due, later turns apart; 0 where all were due at once.
+        is_whole: whether it came to its end. What waited for an answer when it was stopped has no
+            record, and that is what took long: such a run has figures but no verdict.
     """
     found = measured(records, slo)
     span = _span(found, duration_s)
     overall = _part("all", found, span)
     parts = _parts(found, overall, span)
     checked = checks(slo, overall, parts) if slo else ()
-    verdict, reasons = conclude(overall, checked, workers, has_slo=slo is not None)
+    verdict, reasons = conclude(
+        overall, checked, workers, has_slo=slo is not None, is_whole=is_whole
+    )
     return Summary(duration_s, overall, parts, checked, verdict, reasons)
 
 
@@ -51,11 +56,13 @@ class _Span:
 def _span(found: pl.DataFrame, duration_s: float) -> _Span:
     """Requests that were all due at once were due until the last answer ended: no rate is infinite.
     Where nothing took any time both are 0. A request that failed, perhaps of a long timeout, is no
-    answer."""
+    answer. Later turns of a workload that says no end may be due after its last session began."""
     answered = found.filter(outcome="completed")
     last_s = answered.select((pl.col("due_s") + pl.col("latency_s")).max()).item() or 0.0
     ended_s = max(duration_s, last_s)
-    return _Span(duration_s if duration_s > 0 else ended_s, ended_s)
+    last_turn_s = found.filter(pl.col("turn") > 0).select(pl.col("due_s").max()).item() or 0.0
+    due_s = max(duration_s, last_turn_s)
+    return _Span(due_s if due_s > 0 else ended_s, ended_s)
 
 
 def _parts(found: pl.DataFrame, overall: Part, span: _Span) -> tuple[Part, ...]:

@@ -13,7 +13,8 @@ from serving.errors import ConfigError
 SUMMARY_FILE = "summary.json"
 
 Verdict = Literal["pass", "fail", "invalid", "none"]
-"""`invalid`: the generator was the bottleneck, so that the figures say nothing of the server.
+"""`invalid`: the generator was the bottleneck, or the run was stopped, so that the figures say
+nothing of the server.
 `none`: no SLO was given."""
 
 

@@ -169,13 +169,13 @@ class Workload(_Document):
         Raises:
             ConfigError: a trace cannot be read.
         """
-        if self.duration_s is not None:
-            return self.duration_s
+        duration_s = math.inf if self.duration_s is None else self.duration_s
         ends_s = []
         for traffic in self.traffic.values():
-            lasts_s = traffic.arrivals.lasts_s or 0.0
-            ends_s.append(lasts_s / (rate_scale if isinstance(traffic.arrivals, Replay) else 1.0))
-        return max(ends_s)
+            lasts_s = traffic.arrivals.lasts_s
+            speed = rate_scale if isinstance(traffic.arrivals, Replay) else 1.0
+            ends_s.append(math.inf if lasts_s is None else lasts_s / speed)
+        return min(duration_s, max(ends_s))
 
     def mean_rate(self) -> float:
         """Sessions a second, of all traffic.

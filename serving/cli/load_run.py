@@ -130,7 +130,13 @@ def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
     about = result.about
     if slo is not None:
         about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
-    summary = summarize(result.records, duration_s=about.duration_s, slo=slo, workers=about.workers)
+    summary = summarize(
+        result.records,
+        duration_s=about.duration_s,
+        slo=slo,
+        workers=about.workers,
+        is_whole=about.is_whole,
+    )
     return Outcome(Result(about, result.records), summary)
 
 

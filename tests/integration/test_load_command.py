@@ -201,6 +201,7 @@ def test_ctrl_c_keeps_what_there_is(url: str, tmp_path: Path) -> None:
 
     assert process.returncode == 130, complaints
     line = json.loads(said.splitlines()[-1])
+    assert line["verdict"] == "invalid"
     assert line["completed"] > 0
     assert line["failed"] == 0
     assert not About.read(tmp_path / "out").is_whole
@@ -247,6 +248,18 @@ def test_results_are_never_written_over(url: str, tmp_path: Path) -> None:
     assert code == 2
     assert "is not empty" in said
     assert (tmp_path / "report.html").read_text() == "precious"
+
+
+def test_rates_do_not_depend_on_when_the_last_answer_came(url: str) -> None:
+    """The last request is due two seconds before the end, and answered at once."""
+    traffic = {
+        "model": "sim", "arrivals": "constant:0.5", "prompt_tokens": 8, "output_tokens": 1,
+        "stream": False,
+    }  # fmt: skip
+    result = send(url, {"duration_s": 3, "traffic": {"all": traffic}})
+
+    assert result.records["due_s"].to_list() == pytest.approx([0.0, 2.0])
+    assert result.about.duration_s == 3.0
 
 
 def test_a_missing_key_is_named(url: str, tmp_path: Path) -> None:

@@ -356,3 +356,27 @@ def test_records_of_a_file_are_as_good_as_those_of_a_run(tmp_path: Any) -> None:
     assert summarize(read_back, duration_s=1.0, slo=None, workers=[]) == summarize(
         records, duration_s=1.0, slo=None, workers=[]
     )
+
+
+def test_a_run_that_was_stopped_has_no_verdict() -> None:
+    """What waited for an answer has no record, and that is what takes long."""
+    quick = [record(due_s=index * 0.1) for index in range(20)]
+    found = summarize(
+        frame(quick),
+        duration_s=2.0,
+        slo=Slo.model_validate({"goodput_rps": 1}),
+        workers=(),
+        is_whole=False,
+    )
+
+    assert found.verdict == "invalid"
+    assert "not whole" in found.reasons[0]
+    assert found.overall.completed == 20
+
+
+def test_later_turns_count_where_they_are_due() -> None:
+    """Sessions began within 3 s; their turns went on for six."""
+    talk = [record(session=0, turn=turn, due_s=turn * 1.2) for turn in range(6)]
+    found = summarize(frame(talk), duration_s=3.0, slo=None, workers=())
+
+    assert found.overall.offered_rps == pytest.approx(1.0)

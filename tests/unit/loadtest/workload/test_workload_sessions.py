@@ -167,6 +167,9 @@ def test_a_replay_has_the_traces_times_and_shared_blocks(trace: dict[str, Any]) 
     assert len({*first, *second, *third}) == 5
     assert replay.num_dropped() == {"day": 1}
     assert replay.planned_s() == 4.0
+    # Nothing comes after its end, however long the workload may last.
+    longer = to_workload({"duration_s": 60, "traffic": {"day": trace}})
+    assert longer.planned_s() == 4.0
 
 
 def test_a_replay_is_played_faster_and_cut(trace: dict[str, Any]) -> None:
