@@ -42,6 +42,7 @@ class WorkloadOptions:
     limit: int | None = None
     dialect: Dialect = "chat"
     stream: bool = True
+    ignore_eos: bool = True
 
 
 def from_options(options: WorkloadOptions) -> Workload:
@@ -89,6 +90,7 @@ def _document(options: WorkloadOptions) -> dict[str, Any]:
         "model": options.model,
         "dialect": options.dialect,
         "stream": options.stream,
+        "ignore_eos": options.ignore_eos,
         "arrivals": arrivals,
         "prompt_tokens": options.prompt_tokens,
         "output_tokens": options.output_tokens,

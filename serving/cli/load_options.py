@@ -33,7 +33,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "output_tokens": "128",
 }
 _GIVEN = ("trace", "speed", "limit", "arrivals", "duration_s", "prompt_tokens", "output_tokens",
-          "dialect", "stream", "seed")  # fmt: skip
+          "dialect", "stream", "ignore_eos", "seed")  # fmt: skip
 """What goes to the workload as it is."""
 
 UrlOption = Annotated[
@@ -106,6 +106,14 @@ DialectOption = Annotated[
 StreamOption = Annotated[
     bool | None, typer.Option("--stream/--no-stream", help="Ask for streams.", show_default="yes")
 ]
+IgnoreEosOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--ignore-eos/--no-ignore-eos",
+        help="Answers go on to their full length. A field of vLLM's that other servers may refuse.",
+        show_default="yes",
+    ),
+]
 SeedOption = Annotated[
     int | None, typer.Option(min=0, help="Of all that is random.", show_default="0")
 ]
@@ -172,6 +180,7 @@ class Asked:
     output_tokens: OutputOption = None
     dialect: DialectOption = None
     stream: StreamOption = None
+    ignore_eos: IgnoreEosOption = None
     seed: SeedOption = None
 
     def to_workload(self, only_model: Callable[[], str]) -> Workload:
