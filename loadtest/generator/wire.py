@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
+
+
+NumTokens = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+"""A count in a usage; beyond the largest context there is, it counts nothing."""
 
 
 class Usage(NamedTuple):
@@ -110,7 +114,7 @@ def reader(shape: type[_T]) -> Callable[[bytes], _T]:
     def read(data: bytes) -> _T:
         try:
             return decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UnreadableError from error
 
     return read
