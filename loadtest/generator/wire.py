@@ -8,7 +8,6 @@ from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-
 NumTokens = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
 """A count in a usage; beyond the largest context there is, it counts nothing."""
 

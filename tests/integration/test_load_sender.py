@@ -14,7 +14,7 @@ import pytest
 
 from loadtest.generator.connection import Connections
 from loadtest.generator.dialects import WIRES
-from loadtest.generator.sender import Limits, Sender
+from loadtest.generator.sender import Limits, PromptText, Sender
 from loadtest.generator.target import Composer, Target
 from loadtest.generator.wire import Part, Wire, Wording
 from loadtest.records import Record
@@ -41,6 +41,10 @@ def session(index: int = 0, at_s: float = 0.0, **fields: object) -> Session:
     return Session(index, at_s, "t", (Turn(9, 3, (index,)),), **fields)  # type: ignore[arg-type]
 
 
+def text(turn: Turn) -> bytes:
+    return b"hello"
+
+
 async def send(
     url: str,
     sessions: Iterable[Session],
@@ -48,6 +52,7 @@ async def send(
     is_stream: bool = True,
     limits: Limits | None = None,
     wire: Wire = WIRES["chat"],
+    prompt: PromptText = text,
 ) -> list[Record]:
     """The records of these sessions, as they ended."""
     wording = Wording("m", is_stream, True, 0.0)
@@ -55,7 +60,7 @@ async def send(
         iter(sessions),
         {"t": Composer.make(Target.parse(url), wire, wording, "secret")},
         Connections(url),
-        prompt=lambda turn: b"hello",
+        prompt=prompt,
         limits=limits or Limits(timeout_s=5.0),
     )
     await asyncio.wait_for(sender.run(time.perf_counter()), 20)
@@ -430,6 +435,25 @@ async def test_an_interrupted_run_keeps_what_has_ended() -> None:
         await asyncio.wait_for(running, 5)
 
     assert [record.session for record in sender.take_records()] == [0]
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [
+        [session(0), session(1, 0.1), session(2, 0.2)],
+        [Session(0, 0.0, "t", (Turn(9, 3, (0,)), Turn(5, 3, (2,))))],
+    ],
+    ids=["while it plans", "while it hears an answer"],
+)
+async def test_a_fault_of_the_loop_ends_the_run_at_once(sessions: list[Session]) -> None:
+    def fail_for_one(turn: Turn) -> bytes:
+        if turn.blocks == (2,):
+            raise LookupError("no such block")
+        return b"hello"
+
+    async with scripted_server(stream) as server:
+        with pytest.raises(LookupError, match="no such block"):
+            await send(server.url, sessions, prompt=fail_for_one)
 
 
 async def test_the_key_is_shown_as_a_bearer_token() -> None:
