@@ -84,5 +84,5 @@ def _messages_whole(data: bytes) -> Part:
 
 MESSAGES = Wire(
     "/v1/messages", "max_tokens", vllm_fields, conversation(b"messages"),
-    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"},
+    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"}, "x-api-key",
 )  # fmt: skip

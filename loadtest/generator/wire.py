@@ -72,7 +72,8 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """One API. `fields` are those of every request; `limit` names the field for `max_tokens`."""
+    """One API. `fields` are those of every request; `limit` names the field for `max_tokens`;
+    `key_header` is where its servers look for the API key, if not only in Authorization."""
 
     path: str
     limit: str
@@ -81,6 +82,7 @@ class Wire:
     read_event: Callable[[bytes], Part]
     read_whole: Callable[[bytes], Part]
     headers: Mapping[str, str] = field(default_factory=dict)
+    key_header: str | None = None
 
     def head(self, wording: Wording) -> bytes:
         """The beginning of the JSON body of every request, up to the prompt."""

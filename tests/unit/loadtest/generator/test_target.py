@@ -33,6 +33,17 @@ def test_paths_stand_encoded_in_the_request(url: str, line: bytes) -> None:
     assert head(url)[0] == line
 
 
+def test_the_key_stands_where_servers_of_the_api_look_for_it() -> None:
+    url = "http://a.example"
+
+    assert b"authorization: Bearer abc" in head(url, key="abc")
+    assert b"x-api-key: abc" not in head(url, key="abc")
+    assert {b"authorization: Bearer abc", b"x-api-key: abc"} <= {
+        *head(url, dialect="messages", key="abc")
+    }
+    assert not any(b"key" in line or b"auth" in line for line in head(url, dialect="messages"))
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
