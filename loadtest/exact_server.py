@@ -84,11 +84,15 @@ def number_of(body: bytes) -> int:
     return int(body.rpartition(b"answer ")[2].partition(b'"')[0])
 
 
+def _tell(loop: asyncio.AbstractEventLoop, error: Exception) -> None:
+    loop.call_exception_handler({"message": "an answer has failed", "exception": error})
+
+
 @asynccontextmanager
 async def exact_server(answers: Sequence[Delays]) -> AsyncIterator[ExactServer]:
     """A running one."""
     loop = asyncio.get_running_loop()
-    agenda, exact = Agenda(), ExactServer(answers)
+    agenda, exact = Agenda(lambda error: _tell(loop, error)), ExactServer(answers)
     server = await loop.create_server(lambda: _Answer(agenda, exact), "127.0.0.1", 0, backlog=4096)
     host, port = server.sockets[0].getsockname()[:2]
     exact.url = f"http://{host}:{port}"

@@ -35,10 +35,12 @@ class _ItimerSpec(ctypes.Structure):
 class Agenda:
     """Calls that are due at times of `time.perf_counter`, in order, on the running event loop.
 
-    A call that takes long makes later ones late; nothing is ever dropped or early.
+    A call that takes long makes later ones late; nothing is ever dropped or early. A call that
+    raises goes to `on_error`, and later ones are made all the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        self._on_error = on_error
         self._calls: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self._armed_for = float("inf")
@@ -72,7 +74,10 @@ class Agenda:
         for _ in range(_CALLS_AT_ONCE):
             if not self._calls or self._calls[0][0] > time.perf_counter():
                 break
-            heappop(self._calls)[2]()
+            try:
+                heappop(self._calls)[2]()
+            except Exception as error:
+                self._on_error(error)
         self._armed_for = float("inf")
         if self._calls:
             self._arm(self._calls[0][0])

@@ -8,6 +8,7 @@ import msgspec
 
 from loadtest.generator.wire import (
     DONE,
+    NumTokens,
     Part,
     Usage,
     Wire,
@@ -20,9 +21,9 @@ from loadtest.generator.wire import (
 
 
 class _MessagesUsage(msgspec.Struct):
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: NumTokens | None = None
+    cache_read_input_tokens: NumTokens | None = None
+    output_tokens: NumTokens | None = None
 
     def usage(self) -> Usage:
         return Usage(self.input_tokens, self.cache_read_input_tokens, self.output_tokens)
@@ -83,5 +84,5 @@ def _messages_whole(data: bytes) -> Part:
 
 MESSAGES = Wire(
     "/v1/messages", "max_tokens", vllm_fields, conversation(b"messages"),
-    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"},
+    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"}, "x-api-key",
 )  # fmt: skip

@@ -15,7 +15,14 @@ import httptools
 OUT_OF_SOCKETS = "generator_out_of_sockets"
 """Why a request was lost that the generator could not even send."""
 
+GENERATOR_FAILED = "generator_failed"
+"""Why a request was lost that the generator itself has a bug with."""
+
 _OUT_OF_SOCKETS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS)
+
+_MAX_HEADERS = 256
+_MAX_HEAD_BYTES = 64 * 1024
+"""Also of what follows a body's last chunk."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -54,6 +61,8 @@ class Connection(asyncio.Protocol):
         self._now = 0.0
         self._headers: Headers = []
         self._has_head = False
+        self._ends_with_connection = False
+        self._bytes_without_body = 0
         self.is_kept = False
         self.has_heard = False
 
@@ -63,7 +72,8 @@ class Connection(asyncio.Protocol):
             self._connections.keep(self)
             return
         self._listener = listener
-        self.has_heard = self._has_head = False
+        self.has_heard = self._has_head = self._ends_with_connection = False
+        self._bytes_without_body = 0
         if self._transport is None:
             self._lose("connection_lost")
         else:
@@ -85,42 +95,65 @@ class Connection(asyncio.Protocol):
             self.close()  # nobody asked for this
             return
         self.has_heard = True
+        self._bytes_without_body += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._lose("not_http")
-            self.close()
+        except httptools.HttpParserCallbackError:
+            self._refuse(GENERATOR_FAILED)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._refuse("not_http")
+        if self._bytes_without_body > _MAX_HEAD_BYTES:
+            self._refuse("not_http")
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._connections.forget(self)
+        if self._ends_with_connection and exc is None and self._listener is not None:
+            try:
+                self._listener.heard_end(time.perf_counter())
+            except Exception:
+                self._lose(GENERATOR_FAILED)
+            self._listener = None
         self._lose("truncated" if self._has_head else "connection_lost")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._has_head:  # what follows a chunked body says nothing here
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers, []
+        if len(headers) > _MAX_HEADERS:
+            self._refuse("not_http")
+            return
         status = self._parser.get_status_code()
         self._has_head = status >= 200
+        # Source: RFC 9112, section 6.3, rule 8.
+        self._ends_with_connection = self._has_head and not any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in headers
+        )
         if self._has_head and self._listener is not None:
             self._listener.heard_head(status, headers)
 
     def on_body(self, body: bytes) -> None:
+        self._bytes_without_body = 0
         if self._listener is not None:
             self._listener.heard_body(body, self._now)
 
     def on_message_complete(self) -> None:
-        if not self._has_head:
-            return  # an interim answer, 1xx
-        listener, self._listener = self._listener, None
+        listener = self._listener
+        if not self._has_head or listener is None:
+            return  # an interim answer, 1xx, or one that nobody waits for any more
+        listener.heard_end(self._now)
+        self._listener = None
         if self._parser.should_keep_alive():
             self.is_kept = True
             self._connections.keep(self)
         else:
             self.close()
-        if listener is not None:
-            listener.heard_end(self._now)
+
+    def _refuse(self, reason: str) -> None:
+        self._lose(reason)
+        self.close()
 
     def _lose(self, reason: str) -> None:
         listener, self._listener = self._listener, None

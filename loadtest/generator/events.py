@@ -20,10 +20,11 @@ class EventSplitter:
     [[], [b'{}'], [b'a\\nb']]
     """
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_held", "_rest")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._held = b""  # a carriage return whose line feed may come with the next part
+        self._rest = bytearray()
 
     def feed(self, part: bytes) -> list[bytes]:
         """The data of the events that end within this part.
@@ -31,13 +32,28 @@ class EventSplitter:
         Raises:
             EventTooLongError: what has come since the last event is too long.
         """
-        received = self._rest + part
-        if b"\r" in received:
-            received = received.replace(b"\r\n", b"\n")
-        *events, self._rest = received.split(b"\n\n")
-        if len(self._rest) > MAX_EVENT_BYTES:
+        if self._held or b"\r" in part:
+            part = self._with_line_feeds(part)
+        rest = self._rest
+        if rest:
+            num_searched = len(rest) - 1
+            rest += part
+            if rest.find(b"\n\n", num_searched) < 0:
+                part = b""
+            else:
+                part = bytes(rest)
+                rest.clear()
+        *events, tail = part.split(b"\n\n")
+        if tail:
+            rest += tail
+        if len(rest) > MAX_EVENT_BYTES:
             raise EventTooLongError
         return [data for event in events if (data := _data(event)) is not None]
+
+    def _with_line_feeds(self, part: bytes) -> bytes:
+        part = self._held + part
+        self._held = b"\r" if part.endswith(b"\r") else b""
+        return part.removesuffix(b"\r").replace(b"\r\n", b"\n")
 
 
 def _data(event: bytes) -> bytes | None:

@@ -10,6 +10,7 @@ import msgspec
 from loadtest.generator.wire import (
     DONE,
     Message,
+    NumTokens,
     Part,
     UnreadableError,
     Usage,
@@ -33,12 +34,12 @@ def _text(messages: Sequence[Message]) -> bytes:
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: NumTokens | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: NumTokens | None = None
+    completion_tokens: NumTokens | None = None
     prompt_tokens_details: _Details | None = None
 
     def usage(self) -> Usage:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from loadtest.generator.wire import (
+    NumTokens,
     Part,
     UnreadableError,
     Usage,
@@ -20,12 +21,12 @@ from loadtest.generator.wire import (
 
 
 class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: NumTokens | None = None
 
 
 class _ResponsesUsage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: NumTokens | None = None
+    output_tokens: NumTokens | None = None
     input_tokens_details: _InputDetails | None = None
 
     def usage(self) -> Usage:

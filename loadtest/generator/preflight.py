@@ -6,11 +6,25 @@ import ssl
 from collections.abc import Collection
 
 import aiohttp
+import msgspec
 
 from loadtest.generator.target import Target
+from loadtest.generator.wire import UnreadableError, reader
 from serving.errors import ConfigError
 
 _TIMEOUT_S = 20.0
+_MAX_ADDRESS_CHARS = 200
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+_read_models = reader(_Models)
 
 
 async def only_model(target: Target, key: str | None) -> str:
@@ -64,7 +78,9 @@ async def _served(
 ) -> frozenset[str]:
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     try:
-        async with session.get(f"{target.url}/v1/models", headers=headers) as answer:
+        async with session.get(
+            f"{target.url}/v1/models", headers=headers, allow_redirects=False
+        ) as answer:
             if answer.status in (401, 403):
                 raise ConfigError(
                     f"{target.url} refuses the API key (status {answer.status})",
@@ -72,15 +88,19 @@ async def _served(
                     param="--key",
                     hint="make one with `galerne keys create --name load`",
                 )
+            if 300 <= answer.status < 400:
+                # The load test itself would not follow it.
+                address = answer.headers.get("location", "")[:_MAX_ADDRESS_CHARS]
+                raise _unreachable(target, f"status {answer.status}, it is at {address!r} now")
             answer.raise_for_status()
-            return frozenset(model["id"] for model in (await answer.json())["data"])
+            return frozenset(model.id for model in _read_models(await answer.read()).data)
     except ssl.SSLError as error:
         raise _unreachable(target, "its certificate is not trusted; see --ca-file") from error
     except TimeoutError as error:
         raise _unreachable(target, f"no answer within {_TIMEOUT_S:.0f} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise _unreachable(target, _cause(error)) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except UnreadableError as error:
         raise _unreachable(target, "/v1/models does not answer with a list of models") from error
 
 

@@ -228,7 +228,8 @@ class _Child:
 @contextmanager
 def _children(count: int, url: str, environment: Mapping[str, str]) -> Iterator[list[_Child]]:
     """Worker processes; on exit they have ended."""
-    command = [sys.executable, "-m", "loadtest.generator.worker", url]
+    # -P: what lies in the working directory is none of its modules.
+    command = [sys.executable, "-P", "-m", "loadtest.generator.worker", url]
     with ExitStack() as stack:
         children: list[_Child] = []
         for _ in range(count):

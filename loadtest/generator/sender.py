@@ -72,7 +72,7 @@ class Sender:
         self._connections = connections
         self._prompt = prompt
         self._limits = limits
-        self._agenda = Agenda()
+        self._agenda = Agenda(self._fail)
         self._begun = 0.0
         self._in_flight: dict[Exchange, None] = {}
         self._num_open = 1  # sessions that are not over, and one for those that are to come
@@ -94,6 +94,8 @@ class Sender:
     async def run(self, begun: float) -> None:
         """Send everything; returns when all answers have ended.
 
+        What goes wrong in here, rather than at the server, ends the run and is raised as it is.
+
         Args:
             begun: when the run begins, by `time.perf_counter`.
         """
@@ -112,6 +114,10 @@ class Sender:
         """Send no more and leave what runs, which then has no record."""
         if not self._done.done():
             self._done.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._done.done():
+            self._done.set_exception(error)
 
     def _plan_next(self) -> None:
         """Write the next session's first request, so that only sending is left when it is due."""
@@ -154,6 +160,12 @@ class Sender:
             self._agenda.at(exchange.sent + cancel_after_s, partial(exchange.give_up, None))
 
     def _ended(self, talk: _Talk, exchange: Exchange) -> None:
+        try:
+            self._go_on(talk, exchange)
+        except Exception as error:
+            self._fail(error)  # whoever calls this counts it as one lost answer
+
+    def _go_on(self, talk: _Talk, exchange: Exchange) -> None:
         del self._in_flight[exchange]
         record = exchange.record
         if record is None or self._done.done():

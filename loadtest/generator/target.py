@@ -6,11 +6,28 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from loadtest.generator.wire import Message, Wire, Wording
 from serving import __version__
 from serving.errors import ConfigError
+
+_NO_PART_OF_AN_ADDRESS = {
+    "@": "user or password; an API key goes into GALERNE_API_KEY",
+    "?": "query",
+    "#": "fragment",
+}
+_PATH_MARKS = "/%:!$&'()*+,;=~"
+"""What stands in a path as it is. Source: RFC 3986, section 3.3; `%`, for it may be encoded."""
+
+
+def _bad_url(message: str) -> ConfigError:
+    return ConfigError(
+        message,
+        code="bad_url",
+        param="--url",
+        hint="write it as http://HOST:PORT or https://HOST",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +43,25 @@ class Target:
         """The endpoint that somebody names, with or without `/v1`.
 
         Raises:
-            ConfigError: it is no address of an HTTP server.
+            ConfigError: it is no address of an HTTP server, or says more than an address. What
+                may hold a secret is not repeated.
 
         >>> Target.parse("https://llm.example.org/v1/").url
         'https://llm.example.org'
         """
-        stripped = url.rstrip("/").removesuffix("/v1").rstrip("/")
+        for mark, name in _NO_PART_OF_AN_ADDRESS.items():
+            if mark in url:
+                raise _bad_url(f"the endpoint's address must have no {name}")
         try:
-            parts = urlsplit(stripped)
+            parts = urlsplit(url)
+            host, _ = parts.netloc, parts.port
             is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
-            _ = parts.port
         except ValueError:
-            is_address = False
-        if not is_address:
-            raise ConfigError(
-                f"{url!r} is no address of an endpoint",
-                code="bad_url",
-                param="--url",
-                hint="write it as http://HOST:PORT or https://HOST",
-            )
-        return cls(stripped, ca_file)
+            host, is_address = "", False
+        if not is_address or not all("!" <= character <= "~" for character in host):
+            raise _bad_url(f"{url!r} is no address of an endpoint")
+        path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+        return cls(urlunsplit((parts.scheme, host, quote(path, _PATH_MARKS), "", "")), ca_file)
 
     @property
     def tls(self) -> ssl.SSLContext | None:
@@ -77,12 +93,15 @@ class Composer:
     def make(cls, target: Target, wire: Wire, wording: Wording, key: str | None) -> Composer:
         """One that writes requests to `target`, with this API key."""
         parts = urlsplit(target.url)
+        key_headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        if key is not None and wire.key_header is not None:
+            key_headers[wire.key_header] = key
         headers: Mapping[str, str] = {
-            "host": parts.netloc.rpartition("@")[2],
+            "host": parts.netloc,
             "user-agent": f"galerne-load/{__version__}",
             "content-type": "application/json",
             "accept": "text/event-stream" if wording.is_stream else "application/json",
-            **({} if key is None else {"authorization": f"Bearer {key}"}),
+            **key_headers,
             **wire.headers,
         }
         lines = [

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
+
+NumTokens = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+"""A count in a usage; beyond the largest context there is, it counts nothing."""
 
 
 class Usage(NamedTuple):
@@ -69,7 +72,8 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """One API. `fields` are those of every request; `limit` names the field for `max_tokens`."""
+    """One API. `fields` are those of every request; `limit` names the field for `max_tokens`;
+    `key_header` is where its servers look for the API key, if not only in Authorization."""
 
     path: str
     limit: str
@@ -78,6 +82,7 @@ class Wire:
     read_event: Callable[[bytes], Part]
     read_whole: Callable[[bytes], Part]
     headers: Mapping[str, str] = field(default_factory=dict)
+    key_header: str | None = None
 
     def head(self, wording: Wording) -> bytes:
         """The beginning of the JSON body of every request, up to the prompt."""
@@ -110,7 +115,7 @@ def reader(shape: type[_T]) -> Callable[[bytes], _T]:
     def read(data: bytes) -> _T:
         try:
             return decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UnreadableError from error
 
     return read

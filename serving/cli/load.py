@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from typing import Annotated
@@ -81,10 +80,11 @@ def worker(
 
     `galerne load worker --join http://coordinator:8089`
     """
+    from loadtest.generator.keys import secret_in
     from loadtest.generator.messages import TOKEN_VARIABLE
     from loadtest.generator.worker import run_worker
 
-    if not (token := os.environ.get(TOKEN_VARIABLE)):
+    if (token := secret_in(TOKEN_VARIABLE)) is None:
         raise ConfigError(
             f"{TOKEN_VARIABLE} is not set",
             code="token_missing",

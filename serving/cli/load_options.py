@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ GATE_STATUS = (
     "2 wrong usage."
 )
 DEFAULT_DURATION_S = 60.0
+_MAX_PORT = 65_535
 DEFAULT_FORMAT = "mooncake"
 _DEFAULTS: Mapping[str, Any] = {
     "arrivals": "poisson:1",
@@ -299,18 +299,20 @@ def make_plan(sending: Sending, asked: Asked) -> Plan:
         ConfigError: options that do not go together, or a document that is no workload.
     """
     from loadtest.generator import preflight
+    from loadtest.generator.keys import to_secret
     from loadtest.generator.run import Plan
     from loadtest.generator.target import Target
 
     target = Target.parse(sending.url, sending.ca_file)
+    key = None if sending.key is None else to_secret(sending.key, "--key") or None
 
     def only_model() -> str:
-        return asyncio.run(preflight.only_model(target, sending.key))
+        return asyncio.run(preflight.only_model(target, key))
 
     return Plan(
         target,
         asked.to_workload(only_model),
-        key=sending.key,
+        key=key,
         timeout_s=sending.timeout_s,
         num_workers=sending.workers,
         tokenizer=None if sending.tokenizer is None else sending.tokenizer.absolute(),
@@ -319,15 +321,16 @@ def make_plan(sending: Sending, asked: Asked) -> Plan:
 
 
 def _listen(address: str | None) -> Listen | None:
+    from loadtest.generator.keys import secret_in
     from loadtest.generator.messages import TOKEN_VARIABLE
     from loadtest.generator.run import Listen
 
     if address is None:
         return None
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise _conflict(f"{address!r} is not HOST:PORT", "--listen")
-    if not (token := os.environ.get(TOKEN_VARIABLE)):
+    if not host or not port.isdecimal() or not 1 <= int(port) <= _MAX_PORT:
+        raise _conflict(f"{address!r} is not HOST:PORT, a port from 1 to {_MAX_PORT}", "--listen")
+    if (token := secret_in(TOKEN_VARIABLE)) is None:
         raise ConfigError(
             f"{TOKEN_VARIABLE} is not set",
             code="token_missing",

@@ -7,15 +7,16 @@ import json
 import time
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from loadtest.generator.connection import Connections
 from loadtest.generator.dialects import WIRES
-from loadtest.generator.sender import Limits, Sender
+from loadtest.generator.sender import Limits, PromptText, Sender
 from loadtest.generator.target import Composer, Target
-from loadtest.generator.wire import Wording
+from loadtest.generator.wire import Part, Wire, Wording
 from loadtest.records import Record
 from loadtest.workload.request import Session, Turn
 from tests.scripted_server import Call, Script, scripted_server
@@ -40,16 +41,26 @@ def session(index: int = 0, at_s: float = 0.0, **fields: object) -> Session:
     return Session(index, at_s, "t", (Turn(9, 3, (index,)),), **fields)  # type: ignore[arg-type]
 
 
+def text(turn: Turn) -> bytes:
+    return b"hello"
+
+
 async def send(
-    url: str, sessions: Iterable[Session], *, is_stream: bool = True, limits: Limits | None = None
+    url: str,
+    sessions: Iterable[Session],
+    *,
+    is_stream: bool = True,
+    limits: Limits | None = None,
+    wire: Wire = WIRES["chat"],
+    prompt: PromptText = text,
 ) -> list[Record]:
     """The records of these sessions, as they ended."""
     wording = Wording("m", is_stream, True, 0.0)
     sender = Sender(
         iter(sessions),
-        {"t": Composer.make(Target.parse(url), WIRES["chat"], wording, "secret")},
+        {"t": Composer.make(Target.parse(url), wire, wording, "secret")},
         Connections(url),
-        prompt=lambda turn: b"hello",
+        prompt=prompt,
         limits=limits or Limits(timeout_s=5.0),
     )
     await asyncio.wait_for(sender.run(time.perf_counter()), 20)
@@ -130,6 +141,34 @@ async def interim(call: Call) -> None:
     await stream(call)
 
 
+async def head_without_end(call: Call) -> None:
+    await call.send(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        await call.send(b"x-more: " + b"a" * 1000 + b"\r\n")
+
+
+async def header_without_end(call: Call) -> None:
+    await call.send(b"HTTP/1.1 200 OK\r\nx-more: ")
+    while True:
+        await call.send(b"a" * 1000)
+
+
+async def too_many_headers(call: Call) -> None:
+    await call.answer(200, WHOLE, *(f"x-{i}: a" for i in range(300)))
+
+
+async def trailer_without_end(call: Call) -> None:
+    await call.begin_stream()
+    await call.chunk(TOKEN)
+    await call.send(b"0\r\n")
+    while True:
+        await call.send(b"x-more: " + b"a" * 1000 + b"\r\n")
+
+
+async def other_protocol(call: Call) -> None:
+    await call.send(b"HTTP/1.1 101 Any\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nabc")
+
+
 @pytest.mark.parametrize(
     ("script", "error", "status", "has_token"),
     [
@@ -143,6 +182,11 @@ async def interim(call: Call) -> None:
         (page, "http_502", 502, False),
         (page_with_200, "bad_answer", 200, False),
         (interim, None, 200, True),
+        (head_without_end, "not_http", 0, False),
+        (header_without_end, "not_http", 0, False),
+        (too_many_headers, "not_http", 0, False),
+        (trailer_without_end, "not_http", 200, True),
+        (other_protocol, "not_http", 0, False),
     ],
 )
 async def test_failures_are_counted_under_their_names(
@@ -162,6 +206,68 @@ async def test_an_unreadable_answer_in_one_piece() -> None:
     record = await outcome(page_with_200, is_stream=False)
 
     assert (record.error, record.status) == ("bad_answer", 200)
+
+
+def until_the_end(body: bytes, version: str = "1.0", status: int = 200) -> Script:
+    """An answer that ends with its connection."""
+
+    async def script(call: Call) -> None:
+        await call.send(f"HTTP/{version} {status} Any\r\nconnection: close\r\n\r\n".encode())
+        await call.send(body)
+        call.writer.close()
+
+    return script
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_answer_may_end_with_its_connection(version: str) -> None:
+    record = await outcome(until_the_end(TOKEN + LAST, version))
+    whole = await outcome(until_the_end(WHOLE, version), is_stream=False)
+
+    assert (record.error, record.output_tokens) == (None, 3)
+    assert (whole.error, whole.output_tokens) == (None, 3)
+
+
+async def test_an_answer_that_ends_with_its_connection_must_be_whole() -> None:
+    refused = until_the_end(b'{"error": {"code": "overloaded"}}', status=429)
+
+    assert (await outcome(until_the_end(TOKEN))).error == "truncated"
+    assert (await outcome(until_the_end(WHOLE[:9]), is_stream=False)).error == "bad_answer"
+    assert (await outcome(refused)).error == "overloaded"
+
+
+@pytest.mark.parametrize(
+    ("script", "is_stream"),
+    [
+        (stream, True),
+        (lambda call: call.answer(200, WHOLE), False),
+        (until_the_end(WHOLE), False),
+    ],
+)
+async def test_a_fault_of_the_generator_is_no_fault_of_the_server(
+    script: Script, is_stream: bool
+) -> None:
+    def fail(data: bytes) -> Part:
+        raise RuntimeError(data)
+
+    wire = replace(WIRES["chat"], read_event=fail, read_whole=fail)
+    async with scripted_server(script) as server:
+        (record,) = await send(server.url, [session()], is_stream=is_stream, wire=wire)
+
+    assert (record.error, record.status) == ("generator_failed", 200)
+
+
+async def test_what_follows_a_body_is_no_header_of_the_next_answer() -> None:
+    async def trail(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(LAST)
+        await call.send(b"0\r\nretry-after: 7\r\n\r\n")
+
+    async with scripted_server(trail) as server:
+        records = await send(server.url, [session(i, i * 0.1) for i in range(2)])
+
+        assert server.num_connections == 1
+    assert [(r.error, r.retry_after_s) for r in records] == [(None, None)] * 2
 
 
 async def test_nobody_listens() -> None:
@@ -329,6 +435,25 @@ async def test_an_interrupted_run_keeps_what_has_ended() -> None:
         await asyncio.wait_for(running, 5)
 
     assert [record.session for record in sender.take_records()] == [0]
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [
+        [session(0), session(1, 0.1), session(2, 0.2)],
+        [Session(0, 0.0, "t", (Turn(9, 3, (0,)), Turn(5, 3, (2,))))],
+    ],
+    ids=["while it plans", "while it hears an answer"],
+)
+async def test_a_fault_of_the_loop_ends_the_run_at_once(sessions: list[Session]) -> None:
+    def fail_for_one(turn: Turn) -> bytes:
+        if turn.blocks == (2,):
+            raise LookupError("no such block")
+        return b"hello"
+
+    async with scripted_server(stream) as server:
+        with pytest.raises(LookupError, match="no such block"):
+            await send(server.url, sessions, prompt=fail_for_one)
 
 
 async def test_the_key_is_shown_as_a_bearer_token() -> None:

@@ -28,6 +28,17 @@ def test_the_same_events_however_the_stream_is_cut(cuts: list[int]) -> None:
     assert found == EVENTS
 
 
+def test_many_small_parts_cost_no_more_than_their_bytes() -> None:
+    """If all that has come were copied with each part, this would copy 22 GB."""
+    splitter = EventSplitter()
+
+    for _ in range(MAX_EVENT_BYTES // 40):
+        assert splitter.feed(b"aaaa") == []
+    assert splitter.feed(b"\ndata: b\r") == []
+    assert splitter.feed(b"\n\r") == []
+    assert splitter.feed(b"\n") == [b"b"]
+
+
 def test_an_event_without_an_end_is_given_up() -> None:
     splitter = EventSplitter()
 

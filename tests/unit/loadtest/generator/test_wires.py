@@ -146,6 +146,31 @@ def test_what_is_no_answer_is_named_so(dialect: Dialect, data: bytes) -> None:
         WIRES[dialect].read_whole(data)
 
 
+@pytest.mark.parametrize("count", [-1, 2**31, 2**64, 1e400, "3"])
+def test_impossible_counts_are_no_answer(count: object) -> None:
+    said = json.dumps({"choices": [], "usage": {"prompt_tokens": count}}).encode()
+    ended = {"type": "message_delta", "usage": {"output_tokens": count}}
+    response = {"output": [], "usage": {"input_tokens_details": {"cached_tokens": count}}}
+
+    with pytest.raises(UnreadableError):
+        WIRES["chat"].read_event(said)
+    with pytest.raises(UnreadableError):
+        event("messages", ended)
+    with pytest.raises(UnreadableError):
+        whole("responses", response)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_answer_nested_without_end_is_no_answer(dialect: Dialect) -> None:
+    deep = b'{"error": ' + b"[" * 100_000
+
+    with pytest.raises(UnreadableError):
+        WIRES[dialect].read_event(deep)
+    with pytest.raises(UnreadableError):
+        WIRES[dialect].read_whole(deep)
+    assert WIRES[dialect].refusal(deep, 502) == "http_502"
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_an_answer_without_its_content_is_no_answer(dialect: Dialect) -> None:
     with pytest.raises(UnreadableError):

@@ -1,0 +1,62 @@
+"""What is asked of an endpoint before a load test, against endpoints of all kinds."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from loadtest.generator import preflight
+from loadtest.generator.target import Target
+from serving.errors import ConfigError
+
+
+async def refusal(answer: web.Response) -> ConfigError:
+    """Why an endpoint with this list of models is refused."""
+
+    async def models(_request: web.Request) -> web.Response:
+        return answer
+
+    application = web.Application()
+    application.router.add_get("/v1/models", models)
+    async with TestServer(application) as server:
+        with pytest.raises(ConfigError) as refused:
+            await preflight.check(Target.parse(str(server.make_url("/"))), {("m", None)})
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"data": null}',
+        b'{"data": [1]}',
+        b'{"data": [{"id": 1}]}',
+        b'{"data": [{"id": ["m"]}]}',
+        b'{"data": [{"id": "m"}], "more": ' + b"[" * 100_000,
+        b'{"data": [{"id": "m\xff"}]}',
+    ],
+)
+async def test_what_is_no_list_of_models_is_named_so(body: bytes) -> None:
+    error = await refusal(web.Response(body=body, content_type="application/json"))
+
+    assert error.code == "target_unreachable"
+    assert error.message.endswith("/v1/models does not answer with a list of models")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_an_endpoint_that_has_moved_is_named(status: int) -> None:
+    headers = {"location": "https://new.example/v1/models"}
+
+    error = await refusal(web.Response(status=status, headers=headers))
+
+    assert error.code == "target_unreachable"
+    assert f"status {status}, it is at 'https://new.example/v1/models' now" in error.message
+
+
+async def test_a_model_that_is_not_served_is_named_with_those_that_are() -> None:
+    error = await refusal(web.json_response({"data": [{"id": "a"}, {"id": "b"}]}))
+
+    assert (error.code, error.hint) == ("model_not_found", "it serves a, b")
