@@ -109,3 +109,29 @@ def test_a_worker_tells_a_coordinator_from_other_servers(url: str) -> None:
     assert worker.returncode == 1
     assert "Traceback" not in complaints
     assert "coordinator" in complaints
+
+
+def test_probes_outlive_a_lost_worker(url: str, tmp_path: Path) -> None:
+    slo = tmp_path / "slo.yaml"
+    slo.write_text("request: {latency_ms: 30000}")
+    words = ("capacity", "--url", url, *SHORT, "--slo", slo, "--start", "5", "--out",
+             tmp_path / "out")  # fmt: skip
+    with started(*words) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("probe 2"))
+        os.kill(_child_of(process), signal.SIGKILL)
+        _, complaints = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "a worker ended with -9" in complaints
+    (probe,) = json.loads((tmp_path / "out" / "capacity.json").read_text())["probes"]
+    assert probe["rate_rps"] == 5
+    assert (tmp_path / "out" / "capacity.html").exists()
+
+
+def _child_of(process: subprocess.Popen[str]) -> int:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 20
+    while not (found := children.read_text().split()):
+        assert time.monotonic() < deadline
+    return int(found[0])
