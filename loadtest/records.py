@@ -93,5 +93,12 @@ def read(folder: Path) -> pl.DataFrame:
 
     Raises:
         OSError: there are none.
+        ValueError: the file is damaged, or is of something else.
     """
-    return pl.read_parquet(folder / RECORDS_FILE)
+    try:
+        records = pl.read_parquet(folder / RECORDS_FILE)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{RECORDS_FILE} cannot be read: {error}") from error
+    if records.schema != pl.Schema(SCHEMA):
+        raise ValueError(f"{RECORDS_FILE} holds no records of a load test")
+    return records

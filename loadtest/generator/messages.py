@@ -17,7 +17,8 @@ KEY_VARIABLE = "GALERNE_API_KEY"
 
 class Share(msgspec.Struct):
     """What one worker is to send: every session whose index leaves `worker` when divided by
-    `num_workers`. API keys are not in it; each worker reads them from its own environment."""
+    `num_workers`. `member` names whoever has it: a share passes to another worker if one is lost
+    before the start. API keys are not in it; each worker reads them from its own environment."""
 
     worker: int
     num_workers: int
@@ -28,6 +29,7 @@ class Share(msgspec.Struct):
     salt: int
     timeout_s: float
     tokenizer: str | None
+    member: int = 0
 
 
 class Start(msgspec.Struct):
@@ -49,6 +51,7 @@ class Report(msgspec.Struct):
 
 
 class Orders(msgspec.Struct):
-    """The coordinator's answer to a report."""
+    """The coordinator's answer to a report. `is_over`: no other run follows this one."""
 
     stop: bool
+    is_over: bool = True

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,7 +48,8 @@ class Listen:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A load test. `key` is the API key of every traffic that names no other; `rate_scale`
-    multiplies every rate. Workers are processes of this machine unless `listen` is given."""
+    multiplies every rate. Workers are processes of this machine unless `listen` is given; unless it
+    `is_last`, they join the next run, too."""
 
     target: Target
     workload: Workload
@@ -58,18 +59,21 @@ class Plan:
     num_workers: int = 1
     tokenizer: Path | None = None
     listen: Listen | None = None
+    is_last: bool = True
     title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A run while it goes on. `recent` are the requests that have ended since the last moment."""
+    """A run while it goes on. `recent` are the requests that have ended since the last moment, and
+    `news` what a person should know that has happened since."""
 
     elapsed_s: float
     num_sent: int
     num_in_flight: int
     recent: Sequence[Record]
     num_joined: int
+    news: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,10 @@ class Result:
 Watch = Callable[[Moment], None]
 
 
+class NothingSentError(Exception):
+    """The run was interrupted before it began."""
+
+
 async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
     """Send a workload and gather what became of it.
 
@@ -93,27 +101,27 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
     Raises:
         ConfigError: the endpoint, the workload or the key is at fault; nothing has been sent.
         EngineError: the workers could not begin.
+        NothingSentError: it was interrupted before they did.
     """
     environment = {**os.environ, **({KEY_VARIABLE: plan.key} if plan.key else {})}
-    await preflight.check(
-        plan.target,
-        {(t.model, key_of(t, environment)) for t in plan.workload.traffic.values()},
-    )
+    asked = {(t.model, key_of(t, environment)) for t in plan.workload.traffic.values()}
+    await _unless(interrupted, preflight.check(plan.target, asked))
+    machine = describe({"galerne": __version__})
     records: list[Record] = []
     problem = None
     async with _coordinating(plan, records.extend) as (coordinator, url, token):
-        with ExitStack() as stack:
-            children: list[_Child] = []
-            if plan.listen is None:
-                workers = _children(plan.num_workers, url, {**environment, TOKEN_VARIABLE: token})
-                children = stack.enter_context(workers)
-            try:
+        try:
+            with ExitStack() as stack:
+                children: list[_Child] = []
+                if plan.listen is None:
+                    variables = {**environment, TOKEN_VARIABLE: token}
+                    children = stack.enter_context(_children(plan.num_workers, url, variables))
                 await _watched(coordinator, records, children, watch, interrupted)
-            except WorkerLostError as error:
-                if coordinator.begun is None:
-                    raise EngineError(str(error), code="worker_lost", retryable=True) from error
-                # What has been recorded is worth keeping: hours, perhaps.
-                problem = str(error)
+        except WorkerLostError as error:
+            if coordinator.begun is None:
+                raise EngineError(str(error), code="worker_lost", retryable=True) from error
+            # What has been recorded is worth keeping: hours, perhaps.
+            problem = str(error)
     elapsed_s = max(time.perf_counter() - (coordinator.begun or time.perf_counter()), 0.0)
     started_at = datetime.now(UTC) - timedelta(seconds=elapsed_s)
     is_whole = problem is None and not interrupted.is_set()
@@ -128,11 +136,29 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
         seed=plan.workload.seed,
         workload=plan.workload.model_dump(mode="json", exclude_none=True),
         workers=coordinator.figures,
-        machine=describe({"galerne": __version__}),
+        machine=machine,
         is_whole=is_whole,
         problem=problem,
     )
     return Result(about, frame(records))
+
+
+async def _unless(interrupted: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """The work is done.
+
+    Raises:
+        NothingSentError: it was interrupted first.
+    """
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(interrupted.wait())
+    try:
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise NothingSentError
+        await working
+    finally:
+        for each in (working, waiting):
+            each.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
 
 
 async def _watched(
@@ -142,7 +168,12 @@ async def _watched(
     watch: Watch,
     interrupted: asyncio.Event,
 ) -> None:
-    """The workers have ended."""
+    """The workers have ended.
+
+    Raises:
+        WorkerLostError: one has gone, or could not begin.
+        NothingSentError: the run was interrupted before it began.
+    """
     seen = 0
     while not await coordinator.finished(_POLL_S):
         if interrupted.is_set():
@@ -150,6 +181,10 @@ async def _watched(
         for child in children:
             if (reason := child.failure()) is not None:
                 coordinator.fail(reason)
+        news = coordinator.take_news()
+        if news and children:
+            # Nobody else will come in its place.
+            coordinator.fail(news[0])
         begun = coordinator.begun
         elapsed_s = 0.0 if begun is None else max(time.perf_counter() - begun, 0.0)
         recent, seen = records[seen:], len(records)
@@ -160,10 +195,11 @@ async def _watched(
                 coordinator.num_in_flight,
                 recent,
                 coordinator.num_joined,
+                news,
             )
         )
         if interrupted.is_set() and begun is None:
-            return
+            raise NothingSentError
 
 
 @asynccontextmanager
@@ -172,7 +208,7 @@ async def _coordinating(
 ) -> AsyncIterator[tuple[Coordinator, str, str]]:
     """A coordinator that listens, its address and its token."""
     listen = plan.listen or Listen("127.0.0.1", 0, secrets.token_urlsafe(32))
-    coordinator = Coordinator(_shares(plan), listen.token, on_records)
+    coordinator = Coordinator(_shares(plan), listen.token, on_records, is_last=plan.is_last)
     runner = web.AppRunner(coordinator.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -241,7 +277,13 @@ def _children(count: int, url: str, environment: Mapping[str, str]) -> Iterator[
             )  # fmt: skip
             stack.callback(_end, process)
             children.append(_Child(process, log))
-        yield children
+        try:
+            yield children
+        except BaseException:
+            # What they still have to say is of no use.
+            for child in children:
+                child.process.terminate()
+            raise
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

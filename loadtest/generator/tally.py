@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import quantiles
+
+import numpy as np
 
 from loadtest.records import Record
 from loadtest.verdict.slo import Slo
 
 WINDOW_S = 10.0
 """Rates and quantiles on a screen are of the last seconds, so that a change shows."""
+
+
+_MS_DIGITS = 3
+"""Figures are compared in whole microseconds, as `loadtest.verdict.measures` rounds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,9 @@ class Tally:
         while len(self._sent) > 1 and self._sent[0][0] < elapsed_s - WINDOW_S:
             self._sent.popleft()
         for record in records:
-            self.num_failed += record.error is not None
-            self.num_completed += record.error is None and not record.cancelled
+            is_completed = _is_completed(record)
+            self.num_completed += is_completed
+            self.num_failed += not is_completed and not (record.cancelled and record.error is None)
             self._ends.append((elapsed_s, record))
         while self._ends and self._ends[0][0] <= elapsed_s - WINDOW_S:
             self._ends.popleft()
@@ -52,9 +58,9 @@ class Tally:
     def recent(self, elapsed_s: float) -> Recent:
         """The last seconds as they look now."""
         records = [record for _, record in self._ends]
-        completed = [r for r in records if r.error is None and not r.cancelled]
+        completed = [record for record in records if _is_completed(record)]
         window_s = max(min(elapsed_s, WINDOW_S), 1e-3)
-        ttft_ms = [r.ttft_s * 1000 for r in records if r.ttft_s is not None]
+        ttft_ms = [r.ttft_s * 1000 for r in completed if r.is_stream and r.ttft_s is not None]
         return Recent(
             offered_rps=(self._sent[-1][1] - self._sent[0][1]) / window_s,
             completed_rps=len(completed) / window_s,
@@ -72,19 +78,41 @@ def goodness(slo: Slo | None) -> Callable[[Record], bool]:
 
     def is_good(record: Record) -> bool:
         limits = slo.request_limits(record.traffic)
-        if limits is None:
-            return True
-        gaps_s = array("f", record.itl_s)
-        tokens = record.output_tokens or 0
-        found_s = {
-            "ttft_ms": record.ttft_s,
-            "tpot_ms": sum(gaps_s) / (tokens - 1) if gaps_s and tokens > 1 else None,
-            "itl_ms": max(gaps_s, default=None),
-            "latency_ms": record.latency_s,
-        }
-        return all((found_s[name] or 0.0) * 1000 <= limit for name, limit in limits.limits())
+        return limits is None or all(
+            _keeps(record, name, limit_ms) for name, limit_ms in limits.limits()
+        )
 
     return is_good
+
+
+def _is_completed(record: Record) -> bool:
+    return record.error is None and not record.cancelled and record.latency_s is not None
+
+
+def _keeps(record: Record, name: str, limit_ms: float) -> bool:
+    if not record.is_stream and name != "latency_ms":
+        return True
+    found_s = _seconds(record, name)
+    if found_s is None:
+        # One part has no gap and one token no time per further one; what else is missing is bad.
+        return name == "itl_ms" or (name == "tpot_ms" and record.output_tokens == 1)
+    return bool(np.round(found_s * 1000, _MS_DIGITS) <= limit_ms)
+
+
+def _seconds(record: Record, name: str) -> float | None:
+    """One figure of a completed stream; `None` where there is none."""
+    gaps_s = np.frombuffer(record.itl_s, np.float32)
+    further_tokens = (record.output_tokens or 0) - 1
+    match name:
+        case "ttft_ms":
+            return record.ttft_s
+        case "itl_ms":
+            return float(gaps_s.max()) if gaps_s.size else None
+        case "tpot_ms":
+            if record.ttft_s is None or further_tokens <= 0:
+                return None
+            return float(gaps_s.sum(dtype=np.float64)) / further_tokens
+    return record.latency_s
 
 
 def _percentile(values: Sequence[float], percent: int) -> float | None:

@@ -1,7 +1,8 @@
 """One process that sends: `python -m loadtest.generator.worker http://COORDINATOR`.
 
 It asks the coordinator what to send, sends it when all workers are told to begin, and reports twice
-a second. Without a coordinator there is nobody to send for: it ends.
+a second. Without a coordinator there is nobody to send for: it ends. `galerne load worker` waits a
+minute for one, and joins run after run.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -25,6 +25,7 @@ import uvloop
 from loadtest.generator.connection import Connections
 from loadtest.generator.dialects import WIRES
 from loadtest.generator.keys import key_of
+from loadtest.generator.link import Link, Patience, join, linked
 from loadtest.generator.messages import TOKEN_VARIABLE, Orders, Report, Share, Start
 from loadtest.generator.sender import Limits, Sender
 from loadtest.generator.target import Composer, Target
@@ -36,48 +37,55 @@ from loadtest.workload.spec import Workload
 from serving.errors import EngineError, ServingError
 
 _REPORT_S = 0.5
-_NEVER = aiohttp.ClientTimeout(total=None, sock_connect=10)
+_PATIENCE_S = 60.0
+"""How long a coordinator may be away: started later than its workers, or between two runs."""
+_REPLACED = 410
 _YOUNGEST_GENERATION = 50_000
 """Objects between collections: a collection's pause would be in every figure."""
 
-_T = TypeVar("_T")
 
-
-class _Coordinator:
-    """What the worker knows of it."""
-
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session = session
-        self._url = url
-
-    async def ask(self, path: str, content: object, answer: type[_T]) -> _T:
-        body = msgspec.msgpack.encode(content)
-        async with self._session.post(self._url + path, data=body) as response:
-            response.raise_for_status()
-            return msgspec.msgpack.decode(await response.read(), type=answer)
-
-
-async def work(url: str, token: str) -> None:
-    """Send one share of a workload.
+async def work(link: Link, share: Share) -> bool:
+    """Send one share of a workload; whether another run may follow.
 
     Raises:
         aiohttp.ClientError: the coordinator has gone.
     """
-    headers = {"authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(headers=headers, timeout=_NEVER) as session:
-        coordinator = _Coordinator(session, url)
-        share = await coordinator.ask("/join", platform.node(), Share)
+    async with link.alive(share.member):
         try:
-            sender = _sender(share)
+            make_sender = await asyncio.to_thread(_prepared, share)
         except ServingError as error:
             report = Report(share.worker, [], 0, 0, error=error.message)
-            await coordinator.ask("/report", report, Orders)
-            return
-        start = await coordinator.ask("/ready", share.worker, Start)
-        await _send(sender, coordinator, share.worker, start)
+            return not (await link.ask("/report", report, Orders)).is_over
+        sender = make_sender()
+        try:
+            start = await link.ask("/ready", share.member, Start)
+        except aiohttp.ClientResponseError as error:
+            if error.status == _REPLACED:
+                return True
+            raise
+    return not (await _send(sender, link, share.worker, start)).is_over
 
 
-async def _send(sender: Sender, coordinator: _Coordinator, worker: int, start: Start) -> None:
+async def _work_once(url: str, token: str) -> None:
+    async with linked(url, token) as link:
+        await work(link, await join(link.ask, Patience(limit_s=0)))
+
+
+async def _work_on(url: str, token: str) -> None:
+    """Runs have been worked for until there are no more."""
+    may_follow, has_worked = True, False
+    while may_follow:
+        async with linked(url, token) as link:
+            try:
+                share = await join(link.ask, Patience(_PATIENCE_S))
+            except aiohttp.ClientConnectionError:
+                if has_worked:
+                    return
+                raise
+            may_follow, has_worked = await work(link, share), True
+
+
+async def _send(sender: Sender, link: Link, worker: int, start: Start) -> Orders:
     gc.freeze()
     begun = time.perf_counter() + start.in_s
     cpu_s = time.process_time()
@@ -86,22 +94,23 @@ async def _send(sender: Sender, coordinator: _Coordinator, worker: int, start: S
         while not sending.done():
             await asyncio.wait([sending], timeout=_REPORT_S)
             report = Report(worker, sender.take_records(), sender.num_in_flight, sender.num_sent)
-            if (await coordinator.ask("/report", report, Orders)).stop:
+            if (await link.ask("/report", report, Orders)).stop:
                 sender.stop()
     finally:
         sender.stop()
         await sending
+        gc.unfreeze()
     figures = {
         "host": platform.node(),
         "cpu_ratio": (time.process_time() - cpu_s) / max(time.perf_counter() - begun, 1e-9),
         "loop_lag_p99_ms": float(np.quantile(sender.loop_lags_s, 0.99)) * 1000,
     }
     last = Report(worker, sender.take_records(), 0, sender.num_sent, figures)
-    await coordinator.ask("/report", last, Orders)
+    return await link.ask("/report", last, Orders)
 
 
-def _sender(share: Share) -> Sender:
-    """What sends a share; reads the trace and the tokenizer, so that nothing slow is left."""
+def _prepared(share: Share) -> Callable[[], Sender]:
+    """What makes a share's sender; the tokenizer has been read, so that nothing slow is left."""
     workload = Workload.model_validate(share.workload)
     words = words_of(Path(share.tokenizer)) if share.tokenizer else SIMULATED
     target = Target(share.url, Path(share.ca_file) if share.ca_file else None)
@@ -114,7 +123,8 @@ def _sender(share: Share) -> Sender:
         )
         for name, traffic in workload.traffic.items()
     }
-    return Sender(
+    return partial(
+        Sender,
         _own(workload, share),
         composers,
         Connections(target.url, target.tls),
@@ -133,25 +143,33 @@ def _own(workload: Workload, share: Share) -> Iterator[Session]:
 
 
 def run_worker(url: str, token: str) -> None:
-    """Work for the coordinator at this address until there is no more to send.
+    """Work for the coordinator at this address, run after run, until it has no more.
 
     Raises:
-        EngineError: there is none, or it has gone.
+        EngineError: there is none, it refuses, or it has gone in the middle of a run.
     """
+    _run(_work_on(url, token))
+
+
+def _run(working: Coroutine[None, None, None]) -> None:
     allow_many_connections()
     gc.set_threshold(_YOUNGEST_GENERATION)
     try:
-        uvloop.run(work(url, token))
+        uvloop.run(working)
     except (aiohttp.ClientError, OSError) as error:
         raise EngineError(
             f"the coordinator of this load test cannot be reached: {error}",
             code="coordinator_lost",
             retryable=True,
         ) from error
+    except msgspec.DecodeError as error:
+        raise EngineError(
+            f"what answers is no coordinator of a load test: {error}", code="no_coordinator"
+        ) from error
 
 
 if __name__ == "__main__":
     try:
-        run_worker(sys.argv[1], os.environ[TOKEN_VARIABLE])
+        _run(_work_once(sys.argv[1], os.environ[TOKEN_VARIABLE]))
     except ServingError as failure:
         sys.exit(failure.message)

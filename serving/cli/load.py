@@ -47,16 +47,18 @@ def run(
     """
     # Tables, plots and event loops take a second to import.
     from loadtest.verdict.slo import read_slo
-    from serving.cli.load_run import perform, print_summary, results_folder, with_replicas
+    from serving.cli.load_run import new_results, perform, print_summary, with_replicas
 
     limits = None if slo is None else read_slo(slo)
-    folder = results_folder(reporting.out_folder)
-    plan = replace(options.make_plan(sending, asked), title=reporting.title)
-    outcome = perform(plan, limits)
-    if reporting.prometheus is not None:
-        outcome = with_replicas(outcome, reporting.prometheus)
-    outcome.write(folder)
-    print_summary(outcome, folder, as_json=reporting.as_json)
+    with new_results(reporting.out_folder) as folder:
+        plan = replace(options.make_plan(sending, asked), title=reporting.title)
+        outcome = perform(plan, limits)
+        # A verdict is not lost to a full disk, nor to Ctrl-C while the report is drawn.
+        print_summary(outcome, as_json=reporting.as_json)
+        if reporting.prometheus is not None:
+            outcome = with_replicas(outcome, reporting.prometheus)
+        outcome.write(folder)
+    err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
     sys.exit(outcome.exit_code)
 
 
@@ -74,7 +76,8 @@ def worker(
     """Send a share of a load test that `galerne load run --listen` coordinates.
 
     It shows the coordinator the secret in GALERNE_LOAD_TOKEN, and the endpoint the API key in
-    GALERNE_API_KEY. One per core is right.
+    GALERNE_API_KEY. One per core is right. It waits a minute for a coordinator that is away, and
+    joins every run of `capacity` and `ab`; it ends a minute after the last of those.
 
     **Example**
 

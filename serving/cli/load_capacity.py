@@ -17,7 +17,7 @@ from serving.cli.option_groups import grouped
 
 if TYPE_CHECKING:
     from loadtest.generator.run import Plan
-    from loadtest.verdict.capacity import Capacity
+    from loadtest.verdict.capacity import Capacity, CapacitySearch
     from loadtest.verdict.slo import Slo
     from serving.cli.load_run import Outcome
 
@@ -47,41 +47,59 @@ def capacity(
 
     `galerne load capacity --url $URL --trace conversation.jsonl --limit 500 --slo slo.yaml --json`
     """
-    import msgspec
-
-    from loadtest.report.files import write_capacity
     from loadtest.verdict.capacity import CapacitySearch
     from loadtest.verdict.slo import read_slo
-    from serving.cli.load_run import EXIT_INVALID, kept, results_folder
+    from serving.cli.load_run import EXIT_INVALID, new_results
 
     limits = read_slo(slo)
     asks = CapacitySearch(
         search.start_rps, search.max_rps, precision_ratio=search.precision, repeats=search.repeats
     )
-    folder = results_folder(out_folder)
-    plan = options.make_plan(sending, asked)
+    with new_results(out_folder) as folder:
+        plan = replace(options.make_plan(sending, asked), is_last=False)
+        try:
+            _search(asks, plan, limits, folder)
+        finally:
+            # Whatever ended the search, what is known may have taken hours.
+            found = asks.result()
+            if found.probes:
+                _write(found, folder, title=f"Capacity of {plan.target.url}")
+    _print(found, as_json=as_json)
+    if found.outcome in ("found", "at least"):
+        return
+    sys.exit(EXIT_INVALID if found.probes[-1].verdict == "invalid" else 1)
+
+
+def _search(asks: CapacitySearch, plan: Plan, limits: Slo, folder: Path) -> None:
+    """The search is over; its probes are in the folder."""
+    from serving.cli.load_run import print_problem
+
     own_rps = plan.workload.mean_rate()
     for number in itertools.count(1):
         rate_rps = asks.next_rate()
         if rate_rps is None:
-            break
+            return
         err.print(f"probe {number}: {rate_rps:.4g}/s")
         probe = _valid(replace(plan, rate_scale=rate_rps / own_rps), limits)
+        print_problem(probe)
         probe.write_figures(folder / f"probe-{number:02d}")
         if not probe.result.about.is_whole:
             sys.exit(probe.exit_code)
         summary = probe.summary
         say(escape(f"  {summary.verdict}: {'; '.join(summary.reasons)}"))
         asks.tell(rate_rps, summary.verdict, summary.overall.goodput_rps)
-    found = asks.result()
+
+
+def _write(found: Capacity, folder: Path, *, title: str) -> None:
+    import msgspec
+
+    from loadtest.report.files import write_capacity
+    from serving.cli.load_run import kept
+
     with kept(folder):
         (folder / "capacity.json").write_bytes(msgspec.json.encode(found))
-        page = write_capacity(folder, found, title=f"Capacity of {plan.target.url}").page
-    _print(found, as_json=as_json)
+        page = write_capacity(folder, found, title=title).page
     say(f"[dim]report  {page}[/dim]")
-    if found.outcome in ("found", "at least"):
-        return
-    sys.exit(EXIT_INVALID if found.probes[-1].verdict == "invalid" else 1)
 
 
 def _valid(plan: Plan, limits: Slo) -> Outcome:
@@ -90,7 +108,7 @@ def _valid(plan: Plan, limits: Slo) -> Outcome:
 
     for _ in range(_TRIES):
         probe = perform(plan, limits)
-        if probe.summary.verdict != "invalid":
+        if probe.summary.verdict != "invalid" or not probe.result.about.is_whole:
             break
     return probe
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from serving.cli.option_groups import grouped
 from serving.errors import ConfigError
 
 if TYPE_CHECKING:
+    from loadtest.generator.run import Plan
     from loadtest.verdict.compare import Comparison, Side
     from loadtest.verdict.gate import Gate
     from serving.cli.load_run import Outcome
@@ -39,11 +41,12 @@ def compare(
 
     `galerne load compare main branch --max-regression 1.1 --tolerance ttft_ms.p99=1.3 --json`
     """
-    from serving.cli.load_run import results_folder
+    from serving.cli.load_run import new_results
 
     sides = _read(a), _read(b)
-    folder = None if out_folder is None else results_folder(out_folder)
-    sys.exit(_judge(*sides, judging, folder=folder, as_json=as_json))
+    with nullcontext() if out_folder is None else new_results(out_folder) as folder:
+        code = _judge(*sides, judging, folder=folder, as_json=as_json)
+    sys.exit(code)
 
 
 @grouped
@@ -67,24 +70,35 @@ def ab(
     """
     from loadtest.generator.target import Target
     from loadtest.verdict.rounds import joined
-    from serving.cli.load_run import perform, results_folder
+    from serving.cli.load_run import new_results
 
-    folder = results_folder(out_folder)
-    plan_a = replace(options.make_plan(sending, asked), title="A")
-    plan_b = replace(plan_a, target=Target.parse(other, sending.ca_file), title="B")
-    runs: dict[str, list[Outcome]] = {"A": [], "B": []}
-    for number in range(rounds):
-        # A B, B A, …: what a later run gains or loses evens out.
-        pair = (plan_a, plan_b) if number % 2 == 0 else (plan_b, plan_a)
-        for plan in pair:
-            err.print(f"round {number + 1} of {rounds}: {plan.title} {plan.target.url}")
-            run = perform(plan, None)
-            run.write_figures(folder / f"{plan.title.lower()}-{number + 1}")
-            if not run.result.about.is_whole:
-                sys.exit(run.exit_code)
-            runs[plan.title].append(run)
-    a, b = (joined([_side(run) for run in runs[title]]) for title in ("A", "B"))
-    sys.exit(_judge(a, b, judging, folder=folder, as_json=False))
+    with new_results(out_folder) as folder:
+        plan_a = replace(options.make_plan(sending, asked), title="A")
+        plan_b = replace(plan_a, target=Target.parse(other, sending.ca_file), title="B")
+        runs: dict[str, list[Outcome]] = {"A": [], "B": []}
+        for number in range(rounds):
+            # A B, B A, …: what a later run gains or loses evens out.
+            pair = (plan_a, plan_b) if number % 2 == 0 else (plan_b, plan_a)
+            for plan in pair:
+                err.print(f"round {number + 1} of {rounds}: {plan.title} {plan.target.url}")
+                is_last = number == rounds - 1 and plan is pair[-1]
+                name = f"{plan.title.lower()}-{number + 1}"
+                runs[plan.title].append(_run(replace(plan, is_last=is_last), folder / name))
+        a, b = (joined([_side(run) for run in runs[title]]) for title in ("A", "B"))
+        code = _judge(a, b, judging, folder=folder, as_json=False)
+    sys.exit(code)
+
+
+def _run(plan: Plan, folder: Path) -> Outcome:
+    """A run that came to its end; one that did not ends the command."""
+    from serving.cli.load_run import perform, print_problem
+
+    run = perform(plan, None)
+    print_problem(run)
+    run.write_figures(folder)
+    if not run.result.about.is_whole:
+        sys.exit(run.exit_code)
+    return run
 
 
 def _side(run: Outcome) -> Side:
@@ -94,8 +108,6 @@ def _side(run: Outcome) -> Side:
 
 
 def _read(folder: Path) -> Side:
-    from pydantic import ValidationError
-
     from loadtest import records
     from loadtest.about import About
     from loadtest.verdict.compare import Side
@@ -105,7 +117,7 @@ def _read(folder: Path) -> Side:
         return Side(
             about.model_copy(update={"title": about.title or str(folder)}), records.read(folder)
         )
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{folder} holds no result of a load test",
             code="result_unreadable",

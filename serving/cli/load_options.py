@@ -204,8 +204,8 @@ class Asked:
         given = {name: getattr(self, name) for name in _GIVEN if getattr(self, name) is not None}
         if self.trace is not None:
             given |= {"format": self.trace_format}
-        elif self.speed is not None or self.limit is not None:
-            raise _conflict("--speed and --limit are for a --trace", "--trace")
+        elif (self.speed, self.limit, self.trace_format) != (None, None, DEFAULT_FORMAT):
+            raise _conflict("--format, --speed and --limit are for a --trace", "--trace")
         else:
             given = {**_DEFAULTS, **given}
             if not given["arrivals"].startswith("step:"):

@@ -7,15 +7,16 @@ import json
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import polars as pl
 import uvloop
 from rich.table import Table
 
-from loadtest.generator.run import Moment, Plan, Result, Watch, load
+from loadtest.generator.run import Moment, NothingSentError, Plan, Result, Watch, load
 from loadtest.generator.tally import Tally, goodness
 from loadtest.records import write
 from loadtest.report.files import write_report
@@ -25,7 +26,7 @@ from loadtest.verdict.summarize import summarize
 from loadtest.verdict.summary import SUMMARY_FILE, Distribution, Summary, last_line, to_json
 from serving.adapters.prometheus_query import query_series
 from serving.cli.console import EXIT_FAILURE, err, out, report
-from serving.errors import ClusterError, ConfigError
+from serving.errors import ClusterError, ConfigError, EngineError
 
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
@@ -53,7 +54,7 @@ class Outcome:
         """Keep everything in a folder, and draw the report.
 
         Raises:
-            ConfigError: it cannot be written.
+            EngineError: it cannot be written.
         """
         self.write_figures(folder)
         about, records = self.result.about, self.result.records
@@ -64,7 +65,7 @@ class Outcome:
         """Keep everything but the report, which takes seconds to draw.
 
         Raises:
-            ConfigError: it cannot be written.
+            EngineError: it cannot be written.
         """
         with kept(folder):
             folder.mkdir(exist_ok=True)
@@ -78,12 +79,12 @@ def kept(folder: Path) -> Iterator[None]:
     """Around writing results: a full disk and the like are told as what they are.
 
     Raises:
-        ConfigError: something cannot be written.
+        EngineError: something cannot be written. It is no wrong usage: requests have been sent.
     """
     try:
         yield
-    except OSError as error:
-        raise _not_written(folder, error) from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise EngineError(_not_written(folder, error), code="not_written") from error
 
 
 def results_folder(path: Path | None) -> Path:
@@ -105,8 +106,25 @@ def results_folder(path: Path | None) -> Path:
         (folder / ".probe").touch()
         (folder / ".probe").unlink()
     except OSError as error:
-        raise _not_written(folder, error) from error
+        raise ConfigError(_not_written(folder, error), code="not_written", param="--out") from error
     return folder
+
+
+@contextmanager
+def new_results(path: Path | None) -> Iterator[Path]:
+    """`results_folder`; on exit, one that was made here and has got nothing is removed.
+
+    Raises:
+        ConfigError: it cannot be written, or holds something else.
+    """
+    was_there = path is not None and path.exists()
+    folder = results_folder(path)
+    try:
+        yield folder
+    finally:
+        if not was_there:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
@@ -117,6 +135,7 @@ def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
 
     Raises:
         ServingError: see `loadtest.generator.run.load`.
+        KeyboardInterrupt: interrupted twice, or before anything was sent.
     """
     with watching(plan, slo) as show:
 
@@ -125,8 +144,11 @@ def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
             if also is not None:
                 also(moment)
 
-        with _signals_kept():
-            result = uvloop.run(_interruptible(plan, watch))
+        try:
+            with _signals_kept():
+                result = uvloop.run(_interruptible(plan, watch))
+        except (NothingSentError, asyncio.CancelledError):
+            raise KeyboardInterrupt from None
     about = result.about
     if slo is not None:
         about = about.model_copy(update={"slo": slo.model_dump(mode="json", exclude_unset=True)})
@@ -177,10 +199,12 @@ def watching(plan: Plan, slo: Slo | None) -> Iterator[Watch]:
 
         def watch(moment: Moment) -> None:
             nonlocal num_joined
+            for line in moment.news:
+                err.print(line, markup=False, soft_wrap=True)
+            if plan.listen is not None and moment.num_joined != num_joined:
+                num_joined = moment.num_joined
+                err.print(f"{num_joined} of {plan.num_workers} workers have joined")
             if moment.num_joined < plan.num_workers:
-                if plan.listen is not None and moment.num_joined != num_joined:
-                    num_joined = moment.num_joined
-                    err.print(f"{num_joined} of {plan.num_workers} workers have joined")
                 return
             tally.add(moment.recent, moment.elapsed_s, num_sent=moment.num_sent)
             recent = tally.recent(moment.elapsed_s)
@@ -202,7 +226,7 @@ def watching(plan: Plan, slo: Slo | None) -> Iterator[Watch]:
         yield watch
 
 
-def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
+def print_summary(outcome: Outcome, *, as_json: bool) -> None:
     """Show what came out, for a person or as one line of JSON."""
     if as_json:
         print(json.dumps(last_line(outcome.summary)), flush=True)
@@ -213,10 +237,14 @@ def print_summary(outcome: Outcome, folder: Path, *, as_json: bool) -> None:
     err.print(f"verdict [{colour[verdict]}]{verdict}[/]", highlight=False)
     for reason in outcome.summary.reasons:
         err.print(f"  {reason}", markup=False, soft_wrap=True)
+    print_problem(outcome)
+
+
+def print_problem(outcome: Outcome) -> None:
+    """Say what ended a run early, if nobody did."""
     if outcome.result.about.problem is not None:
         err.print("[bold red]error[/bold red] the run is not whole: ", end="")
         err.print(outcome.result.about.problem, markup=False, soft_wrap=True)
-    err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
 
 
 @contextmanager
@@ -231,12 +259,19 @@ def _signals_kept() -> Iterator[None]:
 
 
 async def _interruptible(plan: Plan, watch: Watch) -> Result:
-    """The run; Ctrl-C once has it end and keep what there is."""
+    """The run; Ctrl-C once has it end and keep what there is, twice ends it at once."""
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
+    running = asyncio.ensure_future(load(plan, watch, interrupted))
+
+    def interrupt() -> None:
+        if interrupted.is_set():
+            running.cancel()
+        interrupted.set()
+
     for number in _STOPPING:
-        loop.add_signal_handler(number, interrupted.set)
-    return await load(plan, watch, interrupted)
+        loop.add_signal_handler(number, interrupt)
+    return await running
 
 
 def _table(summary: Summary) -> Table:
@@ -267,7 +302,5 @@ def _cells(found: Distribution) -> list[str]:
     return [f"{value:.1f}" for value in (found.p50, found.p90, found.p99, found.max)]
 
 
-def _not_written(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot write results to {folder}: {error.strerror}", code="not_written", param="--out"
-    )
+def _not_written(folder: Path, error: Exception) -> str:
+    return f"cannot write results to {folder}: {getattr(error, 'strerror', None) or error}"

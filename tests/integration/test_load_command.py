@@ -225,6 +225,7 @@ def mistaken(*words: str) -> tuple[int, str]:
         (("--arrivals", "poison:3"), "'poison:3' is no arrival process"),
         (("--prompt-tokens", "uniform:100:x"), "(--prompt-tokens)"),
         (("--speed", "2"), "--speed and --limit are for a --trace"),
+        (("--format", "nonsense"), "--format, --speed and --limit are for a --trace"),
         (("--trace", "x", "--arrivals", "poisson:1"), "either arrivals or a trace (--arrivals)"),
         (("--slo", "/no/such/slo"), "cannot read /no/such/slo"),
         (("--workload", "x.yaml", "--duration", "3"), "leave out the other options"),

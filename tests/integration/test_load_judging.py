@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -19,7 +20,10 @@ from loadtest.engines import MODEL, Timing, simulator, simulator_settings
 from loadtest.peers.single import serve
 from loadtest.processes import free_port
 from loadtest.records import Record, frame
+from serving.cli.console import report
+from serving.cli.load_run import kept
 from serving.cli.main import app
+from serving.errors import EngineError
 
 NUM_SEQS = 4
 # A slow beginning makes moments of this machine small beside what is measured.
@@ -136,6 +140,36 @@ def test_failures_fail_the_gate(tmp_path: Path) -> None:
 
     assert done.exit_code == 1
     assert "failed_ratio" in done.output
+
+
+@pytest.mark.parametrize("name", ["records.parquet", "run.json"])
+@pytest.mark.parametrize("content", [b"", b"PAR1 and more", b"\xff\xfe{}"])
+def test_damaged_results_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    same = write_run(tmp_path / "same", title="same", factor=1.0)
+    damaged = write_run(tmp_path / "damaged", title="damaged", factor=1.0)
+    (damaged / name).write_bytes(content)
+    done = load("compare", same, damaged)
+
+    assert f"{damaged} holds no result of a load test" in str(done.exception)
+
+
+def test_records_of_something_else_are_named(tmp_path: Path) -> None:
+    same = write_run(tmp_path / "same", title="same", factor=1.0)
+    foreign = write_run(tmp_path / "foreign", title="foreign", factor=1.0)
+    pl.DataFrame({"a": [1]}).write_parquet(foreign / records.RECORDS_FILE)
+    done = load("compare", same, foreign)
+
+    assert f"{foreign} holds no result of a load test" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), pl.exceptions.ComputeError("No space left")]
+)
+def test_results_that_cannot_be_written_are_no_wrong_usage(error: Exception) -> None:
+    complaint = "cannot write results to out: No space left"
+    with pytest.raises(EngineError, match=complaint) as caught, kept(Path("out")):
+        raise error
+    assert report(caught.value) == 1
 
 
 @pytest.mark.parametrize(
