@@ -116,14 +116,18 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
                 if plan.listen is None:
                     variables = {**environment, TOKEN_VARIABLE: token}
                     children = stack.enter_context(_children(plan.num_workers, url, variables))
-                await _watched(coordinator, records, children, watch, interrupted)
+                try:
+                    await _watched(coordinator, records, children, watch, interrupted)
+                finally:
+                    ended = time.perf_counter()  # ending the workers takes a while, too
         except WorkerLostError as error:
             if coordinator.begun is None:
                 raise EngineError(str(error), code="worker_lost", retryable=True) from error
             # What has been recorded is worth keeping: hours, perhaps.
             problem = str(error)
-    elapsed_s = max(time.perf_counter() - (coordinator.begun or time.perf_counter()), 0.0)
-    started_at = datetime.now(UTC) - timedelta(seconds=elapsed_s)
+    begun = ended if coordinator.begun is None else coordinator.begun
+    elapsed_s = max(ended - begun, 0.0)
+    started_at = datetime.now(UTC) - timedelta(seconds=time.perf_counter() - begun)
     is_whole = problem is None and not interrupted.is_set()
     planned_s = plan.workload.planned_s(plan.rate_scale)
     about = About(
