@@ -25,7 +25,6 @@ class Recent:
     """The last `WINDOW_S`; times are `None` where nothing was measured."""
 
     offered_rps: float
-    completed_rps: float
     goodput_rps: float
     ttft_p50_ms: float | None
     ttft_p99_ms: float | None
@@ -63,7 +62,6 @@ class Tally:
         ttft_ms = [r.ttft_s * 1000 for r in completed if r.is_stream and r.ttft_s is not None]
         return Recent(
             offered_rps=(self._sent[-1][1] - self._sent[0][1]) / window_s,
-            completed_rps=len(completed) / window_s,
             goodput_rps=sum(map(self.is_good, completed)) / window_s,
             ttft_p50_ms=_percentile(ttft_ms, 50),
             ttft_p99_ms=_percentile(ttft_ms, 99),

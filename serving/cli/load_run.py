@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import uvloop
+from rich.markup import escape
 from rich.table import Table
 
 from loadtest.generator.run import Moment, NothingSentError, Plan, Result, Watch, load
@@ -25,7 +26,7 @@ from loadtest.verdict.slo import Slo
 from loadtest.verdict.summarize import summarize
 from loadtest.verdict.summary import SUMMARY_FILE, Distribution, Summary, last_line, to_json
 from serving.adapters.prometheus_query import query_series
-from serving.cli.console import EXIT_FAILURE, err, out, report
+from serving.cli.console import EXIT_FAILURE, err, out, report, say
 from serving.errors import ClusterError, ConfigError, EngineError
 
 EXIT_INVALID = 4
@@ -137,6 +138,9 @@ def perform(plan: Plan, slo: Slo | None, also: Watch | None = None) -> Outcome:
         ServingError: see `loadtest.generator.run.load`.
         KeyboardInterrupt: interrupted twice, or before anything was sent.
     """
+    for name, count in plan.workload.num_dropped().items():
+        if count:
+            say(f"{count:,} requests of length 0 are left out of the trace of {escape(name)}")
     with watching(plan, slo) as show:
 
         def watch(moment: Moment) -> None:

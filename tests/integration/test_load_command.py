@@ -275,3 +275,13 @@ def test_a_missing_key_is_named(url: str, tmp_path: Path) -> None:
 
     assert code == 2
     assert "NO_SUCH_KEY is not set" in said
+
+
+def test_what_a_trace_leaves_out_is_told(url: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    lines = [{"at_s": 0.1 * i, "prompt_tokens": 8, "output_tokens": i % 2} for i in range(4)]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run(url, tmp_path / "out", "--trace", trace, "--format", "galerne")
+
+    assert last_line(done)["requests"] == 2
+    assert "2 requests of length 0 are left out of the trace of load" in done.stderr
