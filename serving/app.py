@@ -133,7 +133,7 @@ def build_model(
     )
     engine = serve.deployment(EngineReplica).options(
         name=engine_name(name),
-        max_ongoing_requests=model.max_concurrent_requests,
+        max_ongoing_requests=model.request_limit,
         request_router_config=router_config(),
         logging_config={"enable_access_log": False},
         max_surge_percent=100,

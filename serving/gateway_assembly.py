@@ -100,7 +100,7 @@ async def assemble_gateway(spec: GatewaySpec) -> Gateway:
     fleet = Fleet(
         {
             ModelId(name): PoolSettings(
-                model.max_concurrent_requests,
+                model.request_limit,
                 _policy(model.routing),
                 model.routing.warm_up_s,
                 states[ModelId(name)],
@@ -240,6 +240,7 @@ def _queue_limits(settings: GatewaySettings, model: ModelSettings) -> QueueLimit
         no_replica_wait_s=(
             scaling.wake_wait_s if scaling and sleeps else settings.no_replica_wait_s
         ),
+        fresh_s=model.slo.ttft_s / 2,  # the other half is for the prompt
     )
 
 

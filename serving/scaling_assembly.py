@@ -163,7 +163,7 @@ def plan_of(model: ModelSettings) -> ModelPlan:
         max_step=scaling.max_step,
         spares=scaling.spares,
         idle_s=scaling.idle_s,
-        requests_per_replica=model.max_concurrent_requests,
+        requests_per_replica=model.request_limit,
         sequences_per_replica=model.engine.max_num_seqs,
         floors=scaling.floors,
     )

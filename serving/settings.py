@@ -6,6 +6,7 @@ environment and `--set` into this tree once; everything else receives it as an a
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -116,11 +117,13 @@ class GatewaySettings(_Section):
     """Time to open a connection to an engine replica before another one is tried."""
     engine_silence_timeout_s: float = Field(600.0, gt=0)
     """Longest accepted silence of an engine, before the first byte and between bytes."""
-    max_queued_requests: int = Field(256, ge=0)
+    max_queued_requests: int = Field(4096, ge=0)
     """Requests that one gateway lets wait per model while every replica is at its limit; more get
-    429 with `Retry-After`."""
-    queue_timeout_s: float = Field(30.0, ge=0)
-    """How long such a request waits for room before it gets 429 too."""
+    429 with `Retry-After`, those of tenants with the most of them first."""
+    queue_timeout_s: float = Field(120.0, ge=0)
+    """How long such a request waits for room before it gets 429 too. Tenants share what room there
+    is, and requests that have waited for half of `slo.ttft_s` let newer ones go first. Set to that
+    half, none is answered too late, and crowds are refused at once; as shipped, they wait."""
     no_replica_wait_s: float = Field(10.0, ge=0)
     """How long a request waits for a model that has no running replica before it gets 503."""
     max_index_entries: int = Field(2_000_000, ge=1000)
@@ -432,9 +435,10 @@ class ModelSettings(_Section):
     engine: EngineSettings = EngineSettings()
     resources: ResourceSettings = ResourceSettings()
     routing: RoutingSettings = RoutingSettings()
-    max_concurrent_requests: int = Field(1024, ge=1)
-    """Requests one replica accepts at once, waiting ones included; beyond that it refuses and the
-    gateway tries another replica."""
+    max_concurrent_requests: int | None = Field(None, ge=1)
+    """Requests one replica accepts at once, waiting ones included; others wait in gateways for
+    whichever replica has room first. `None`: 9/8 of `engine.max_num_seqs`, so that an engine always
+    has a next request at hand, and few wait where tenants and deadlines do not count."""
     drain_timeout_s: float = Field(600.0, ge=0)
     """How long a replica that was told to stop may finish its streams."""
 
@@ -452,6 +456,15 @@ class ModelSettings(_Section):
                 "`galerne lab capacity` makes it a capacity"
             )
         return self
+
+    @property
+    def request_limit(self) -> int:
+        """`max_concurrent_requests`, or what stands for `None`.
+
+        >>> ModelSettings.model_validate({"weights": {"source": "demo"}}).request_limit
+        288
+        """
+        return self.max_concurrent_requests or math.ceil(self.engine.max_num_seqs * 9 / 8)
 
     @property
     def num_gpus(self) -> int:

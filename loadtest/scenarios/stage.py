@@ -103,11 +103,9 @@ class Simulated:
     """A platform over simulated engines, slow enough that a small machine is never what limits it:
     `num_sequences` at once in each replica, a token each every `step_s`.
 
-    It is sized for its SLO. A replica gets an eighth more requests than it computes at once, so
-    that it never idles, and others wait in the gateway, for half of the time to the first token at
-    most. As shipped, gateways let 1,024 requests into each replica and others wait for 30 s, which
-    suits batches: under overload everything is answered, and nothing in time. `settings` are
-    further ones by path, as of `galerne up --set`.
+    It refuses what would be too late: requests wait in the gateway for half of the time to the
+    first token at most. As shipped they wait for two minutes, behind those that can still be in
+    time. `settings` are further ones by path, as of `galerne up --set`.
     """
 
     num_replicas: int = 2
@@ -140,7 +138,6 @@ class Simulated:
             "simulator.timing.step_s": self.step_s,
             "simulator.kv_blocks": _KV_BLOCKS,
             "engine.max_num_seqs": self.num_sequences,
-            "max_concurrent_requests": self.num_sequences * 9 // 8,
             "slo.ttft_s": self.ttft_limit_ms / 1000,
             "slo.itl_s": 2 * self.step_s,
         }

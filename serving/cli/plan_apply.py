@@ -45,7 +45,6 @@ def plan_settings(model: str, base: Settings | None, chosen: Chosen) -> str:
     entry["replicas"] = chosen.deployment.num_replicas
     # Under overload a request that waits for longer is late whatever becomes of it, and makes those
     # behind it late too: loadtest/scenarios/README.md has what that costs.
-    entry.setdefault("max_concurrent_requests", shape.max_num_seqs * 9 // 8)
     if chosen.slo.ttft_s < float("inf"):
         gateway = tree.setdefault("gateway", {})
         gateway.setdefault("queue_timeout_s", chosen.slo.ttft_s / 2)

@@ -18,6 +18,9 @@ ApiKeyId = NewType("ApiKeyId", str)
 TenantId = NewType("TenantId", str)
 """Whom a request is accounted to; today the name of the API key."""
 
+NOBODY = TenantId("")
+"""Of requests before they are authenticated, and of the platform's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

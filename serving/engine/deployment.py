@@ -125,7 +125,7 @@ class EngineReplica:
         self._guard = EngineGuard(
             self._engine.app,
             token=token,
-            max_in_flight=spec.model.max_concurrent_requests,
+            max_in_flight=spec.model.request_limit,
             version=spec.version,
             state=self._state,
             stream=self._stream.serve,
@@ -183,6 +183,7 @@ class EngineReplica:
             in_flight=self._guard.in_flight,
             draining=self._guard.is_draining,
             adapters=tuple(self._spec.model.adapters),
+            num_gateways=self._stream.num_gateways,
         )
 
     def _changes(self) -> CacheChange:

@@ -68,6 +68,11 @@ class StateStream:
         self._last_report: LoadReport | None = None
         self._last_told_at = 0.0
 
+    @property
+    def num_gateways(self) -> int:
+        """How many listen."""
+        return len(self._subscribers)
+
     async def run(self) -> None:
         """Tell changes until cancelled."""
         loop = asyncio.get_running_loop()

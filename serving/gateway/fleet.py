@@ -11,7 +11,8 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
-from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
+from serving.core.types import NOBODY, ModelId, ReplicaEndpoint, ReplicaId, TenantId
+from serving.errors import Overloaded
 from serving.gateway.replica_pool import PoolSettings, ReplicaPool
 from serving.routing.pipeline import Decision
 from serving.routing.snapshots import RequestProfile
@@ -114,14 +115,21 @@ class Fleet:
         return self._pools[model].decide(request)
 
     def ticket(
-        self, model: ModelId, request: RequestProfile, *, patience_s: float = math.inf
+        self,
+        model: ModelId,
+        request: RequestProfile,
+        *,
+        tenant: TenantId = NOBODY,
+        patience_s: float = math.inf,
     ) -> Ticket:
-        """One request's claim to a replica of the model, in order of arrival.
+        """One request's claim to a replica of the model.
 
         Args:
+            tenant: whose share of the replicas it takes from.
             patience_s: how long its client waits for a byte.
         """
-        return Ticket(self._pools[model], request, next(self._numbers), patience_s)
+        number = next(self._numbers)
+        return Ticket(self._pools[model], request, number, tenant, patience_s)
 
 
 class Ticket:
@@ -131,16 +139,24 @@ class Ticket:
     """
 
     def __init__(
-        self, pool: ReplicaPool, request: RequestProfile, number: int, patience_s: float
+        self,
+        pool: ReplicaPool,
+        request: RequestProfile,
+        number: int,
+        tenant: TenantId,
+        patience_s: float,
     ) -> None:
         self._pool = pool
         self.request = request
+        self.number = number
+        self.tenant = tenant
+        self.arrived_at_s = pool.now()
         # An answer that comes as the client gives up is not read.
         self._patience_s = _USED_PATIENCE * patience_s
         self._wait_until_its_end()
-        self._arrival: asyncio.Future[None] | None = None
-        self._has_begun = False
-        self.number = number
+        self._arrival: asyncio.Future[Overloaded | None] | None = None
+        self.has_begun = False
+        """Whether its client has a part of the answer, from a replica that was lost."""
         self.excluded: set[ReplicaId] = set()
         """Replicas that have failed this request."""
         self.held: ReplicaEndpoint | None = None
@@ -177,12 +193,13 @@ class Ticket:
         """Queue until there is a replica to hold.
 
         Raises:
-            Overloaded: `engine_overloaded` when the queue is full or the wait too long,
-                `model_not_ready` when there is no replica to wait for.
+            Overloaded: `engine_overloaded` when the queue is full, the wait too long, or another
+                tenant with fewer requests needed the place; `model_not_ready` when there is no
+                replica to wait for.
         """
         pool = self._pool
-        is_new = self._arrival is None and not self._has_begun
-        if is_new and len(pool.waiting) >= pool.limits.max_queued:
+        is_new = self._arrival is None and not self.has_begun
+        if is_new and not pool.find_place(self):
             raise pool.overloaded()
         self._arrival = asyncio.get_running_loop().create_future()
         pool.join_queue(self)
@@ -193,19 +210,25 @@ class Ticket:
         )
         try:
             async with asyncio.timeout(timeout_s):
-                await self._arrival
-        except TimeoutError as error:
-            if self.held is None:
-                raise pool.overloaded() if pool.has_replica_for(self) else pool.empty() from error
+                refusal = await self._arrival
+        except TimeoutError:
+            refusal = pool.overloaded() if pool.has_replica_for(self) else pool.empty()
         finally:
             pool.leave_queue(self)
-        assert self.held is not None
+        if self.held is None:
+            assert refusal is not None
+            raise refusal
         return self.held
 
     def arrive(self) -> None:
         """Wake the request: it now holds a replica."""
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
+
+    def refuse(self, why: Overloaded) -> None:
+        """Wake the request: it waits in vain."""
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(why)
 
     @property
     def is_late(self) -> bool:
@@ -226,7 +249,7 @@ class Ticket:
         It may wait for that as long as a new request, and before all newer ones, even where the
         queue is full: its client has a part of the answer.
         """
-        self._has_begun, self.is_counted = True, False  # it is computed once more
+        self.has_begun, self.is_counted = True, False  # it is computed once more
         self._wait_until_its_end()
         self.fail()
         self.give_back(is_full=False)

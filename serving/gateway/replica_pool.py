@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
+from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId, TenantId
 from serving.errors import Overloaded
 from serving.gateway.replica_states import LOST_S, SUSPECT_S, ReplicaState
 from serving.routing.backlog import CompletionRate, retry_after_s
@@ -23,17 +22,20 @@ from serving.routing.snapshots import (
     ReplicaSnapshot,
     RequestProfile,
 )
+from serving.tenancy.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from serving.gateway.fleet import Ticket
+
+Counted = TypeVar("Counted", ReplicaId, TenantId)
 
 _STALE_S = 3.0
 """A report this old says nothing any more: a replica that was full must not stay so for ever."""
 _MAX_LEAVING = 64
 """A gateway that nobody asks for them would remember all that there have ever been."""
 _FULL_PAUSE_S = 0.1
-"""How long a replica that refused for want of room is left alone. Other gateways hold its slots,
-and their releases are not seen here."""
+"""How long a replica is left alone that refused for want of room, since other gateways hold its
+places, or of which this gateway holds more than its share. Replicas report twice in that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,14 @@ class QueueLimits:
     """What waiting may cost.
 
     `max_queued` requests wait per model, each up to `queue_timeout_s` for room on a replica and up
-    to `no_replica_wait_s` while there is no replica at all.
+    to `no_replica_wait_s` while there is no replica at all. One that has waited for `fresh_s` lets
+    newer ones go first: its answer would begin too late anyway.
     """
 
     max_queued: int
     queue_timeout_s: float
     no_replica_wait_s: float
+    fresh_s: float = math.inf
 
 
 class ToldStates(Protocol):
@@ -72,7 +76,7 @@ class PoolSettings:
 
 
 class ReplicaPool:
-    """One model's replicas and the requests that wait for one, first come first served.
+    """One model's replicas and the requests that wait for one, shared fairly between tenants.
 
     `on_sent` is told the tokens of each prompt that goes to a replica, and how many of them are
     expected to be cached there; `on_missing` that a request waits and there is no replica.
@@ -95,7 +99,8 @@ class ReplicaPool:
         self._sent: Counter[ReplicaId] = Counter()  # requests since the replica's last report
         self._sent_tokens: Counter[ReplicaId] = Counter()
         self._known_since: dict[ReplicaId, float] = {}
-        self.waiting: list[Ticket] = []
+        self._places: Counter[TenantId] = Counter()  # on replicas, by whose requests hold them
+        self.waiting: FairQueue[Ticket] = FairQueue(fresh_s=settings.limits.fresh_s)
         self.completions = CompletionRate()
         self._model = model
         self._settings = settings
@@ -173,6 +178,7 @@ class ReplicaPool:
         ticket.held = next(endpoint for endpoint in self.endpoints if endpoint.id == picked)
         ticket.is_answered = False
         self.in_flight[picked] += 1
+        self._places[ticket.tenant] += 1
         self._waiting_tokens[picked] += ticket.request.prompt_tokens
         self._sent[picked] += 1
         self._sent_tokens[picked] += ticket.request.uncached_tokens(picked)
@@ -207,40 +213,61 @@ class ReplicaPool:
             self._breakers.failed(ticket.held.id, self.now())
 
     def release(self, ticket: Ticket) -> None:
-        """The request holds nothing any more; the next one may have its room."""
+        """The request holds nothing any more; the next one may have its room.
+
+        Unless this gateway has more than its share of a replica that is full: then the others,
+        which hear of the room a little later, have it first.
+        """
         if ticket.held is None:
             return
         self.count_as_answered(ticket)
         replica, ticket.held = ticket.held.id, None
+        if self._has_too_much_of(replica):
+            self.pause(replica)
         self._breakers.left(replica)
         _take_off(self.in_flight, replica, 1)
+        _take_off(self._places, ticket.tenant, 1)
         self.serve_waiting()
 
     def pause(self, replica: ReplicaId) -> None:
-        """Leave a replica alone that refused for want of room."""
+        """Leave a replica alone for a moment, in which other gateways may have its room."""
         if replica not in self._pauses:
             loop = asyncio.get_running_loop()
             self._pauses[replica] = loop.call_later(_FULL_PAUSE_S, self._end_pause, replica)
 
+    def find_place(self, newcomer: Ticket) -> bool:
+        """Whether the queue has a place for one more, perhaps since another had to give up its."""
+        if len(self.waiting) < self.limits.max_queued:
+            return True
+        displaced = self.waiting.to_displace(newcomer)
+        if displaced is None:
+            return False
+        self.waiting.discard(displaced)
+        displaced.refuse(self.overloaded())
+        return True
+
     def join_queue(self, ticket: Ticket) -> None:
-        """Queue a request by its number, so that one that came back is before later ones."""
-        insort(self.waiting, ticket, key=lambda waiting: waiting.number)
+        """Queue a request, one that came back where it was before."""
+        self.waiting.add(ticket)
         self.serve_waiting()
         if not self.endpoints:
             self.on_missing()
 
     def leave_queue(self, ticket: Ticket) -> None:
         """Forget a request that waits no longer."""
-        if ticket in self.waiting:
-            self.waiting.remove(ticket)
+        self.waiting.discard(ticket)
 
     def serve_waiting(self) -> None:
-        """Hand free room to the requests that wait, in order."""
-        for ticket in tuple(self.waiting):
+        """Hand free room to the requests that wait, in the queue's order."""
+        now = self.now()
+        passed: list[Ticket] = []
+        while (ticket := self.waiting.next(self._places, now, passed=passed)) is not None:
             if self.assign(ticket):
-                self.waiting.remove(ticket)
+                self.waiting.discard(ticket)
                 ticket.arrive()
-            elif not ticket.excluded:
+            elif ticket.excluded:
+                passed.append(ticket)
+            else:
                 return  # no room for anyone
 
     def num_replicas(self) -> dict[str, int]:
@@ -271,6 +298,15 @@ class ReplicaPool:
             retryable=True,
             retry_after_s=max(1.0, self.limits.no_replica_wait_s),
         )
+
+    def _has_too_much_of(self, replica: ReplicaId) -> bool:
+        """Whether others would have to wait for this gateway's requests to become fewer."""
+        state = self._settings.told.state(replica)
+        if state is None or not self.waiting:
+            return False
+        limit, report = self._settings.replica_limit, state.report
+        is_full = report.in_flight + self._sent[replica] >= limit
+        return is_full and (self.in_flight[replica] - 1) * report.num_gateways >= limit
 
     def _snapshot(self, endpoint: ReplicaEndpoint, now: float) -> ReplicaSnapshot:
         replica = endpoint.id
@@ -327,8 +363,8 @@ def _ignore(*_told: object) -> None:
     pass
 
 
-def _take_off(counter: Counter[ReplicaId], replica: ReplicaId, number: int) -> None:
-    """Without leaving zeros: replicas come and go for as long as the gateway lives."""
-    counter[replica] -= number
-    if not counter[replica]:
-        del counter[replica]
+def _take_off(counter: Counter[Counted], counted: Counted, number: int) -> None:
+    """Without leaving zeros: replicas and tenants come and go for as long as the gateway lives."""
+    counter[counted] -= number
+    if not counter[counted]:
+        del counter[counted]

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from serving.core.types import TenantId
+from serving.core.types import NOBODY, TenantId
 from serving.gateway.exchange import Exchange
 from serving.gateway.metrics import RequestOutcome
 
-NOBODY = TenantId("")
 _CLIENT_CLOSED = 499
 """nginx's status for a client that left before its answer began; only logged, never sent."""
 

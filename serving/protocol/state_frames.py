@@ -17,7 +17,8 @@ class LoadReport(msgspec.Struct, frozen=True):
 
     `running` and `waiting` count requests in the engine, `in_flight` those its listener holds.
     `waiting_tokens` is prompt left to compute, `prefill_tokens_per_s` how fast the engine has
-    computed prompts lately, 0 before the first. `kv_blocks_used` counts blocks of running requests.
+    computed prompts lately, 0 before the first. `kv_blocks_used` counts blocks of running requests,
+    `num_gateways` those who are told this.
     """
 
     running: int
@@ -28,6 +29,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     in_flight: int
     draining: bool
     adapters: tuple[str, ...] = ()
+    num_gateways: int = 1
 
 
 class CacheLayout(msgspec.Struct, frozen=True):

@@ -8,11 +8,12 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
+from serving.core.types import NOBODY, ModelId, ReplicaEndpoint, ReplicaId, TenantId
 from serving.errors import Overloaded
 from serving.gateway.fleet import Fleet, Ticket
 from serving.gateway.replica_pool import PoolSettings, QueueLimits
@@ -26,6 +27,7 @@ patient = settings(deadline=None, max_examples=50, suppress_health_check=[Health
 
 MODEL = ModelId("demo")
 OTHER = ModelId("other")
+LOUD, QUIET = TenantId("loud"), TenantId("quiet")
 ANY = RequestProfile(10, 10)
 A, B, C = (
     ReplicaEndpoint(
@@ -33,6 +35,7 @@ A, B, C = (
     )
     for name in "abc"
 )
+LAYOUT = CacheLayout(block_size=16, total_blocks=100)
 NEVER_S = 3600.0
 NO_LIMIT = 10**6
 
@@ -51,13 +54,19 @@ class Told(dict[ReplicaId, ReplicaState]):
         return self.silent.get(replica, 0.0)
 
 
-def make_fleet(*replicas: ReplicaEndpoint, room: int = NO_LIMIT, **limits: Any) -> Fleet:
+def make_fleet(
+    *replicas: ReplicaEndpoint, room: int = NO_LIMIT, told: Told | None = None, **limits: Any
+) -> Fleet:
     """A fleet of one model whose replicas take `room` requests each; waiting has no end."""
     patience = {"max_queued": 100, "queue_timeout_s": NEVER_S, "no_replica_wait_s": NEVER_S}
     fleet = Fleet(
         {
             model: PoolSettings(
-                room, LeastTokens(), 0.0, Told(), QueueLimits(**{**patience, **limits})
+                room,
+                LeastTokens(),
+                0.0,
+                Told() if told is None else told,
+                QueueLimits(**{**patience, **limits}),
             )
             for model in (MODEL, OTHER)
         },
@@ -68,16 +77,18 @@ def make_fleet(*replicas: ReplicaEndpoint, room: int = NO_LIMIT, **limits: Any) 
     return fleet
 
 
-def take(fleet: Fleet) -> Ticket:
+def take(fleet: Fleet, tenant: TenantId = NOBODY) -> Ticket:
     """A request that holds a replica."""
-    ticket = fleet.ticket(MODEL, ANY)
+    ticket = fleet.ticket(MODEL, ANY, tenant=tenant)
     assert ticket.take() is not None
     return ticket
 
 
-async def queue(fleet: Fleet, *, wait: bool = True) -> tuple[Ticket, asyncio.Task[ReplicaEndpoint]]:
+async def queue(
+    fleet: Fleet, *, wait: bool = True, tenant: TenantId = NOBODY
+) -> tuple[Ticket, asyncio.Task[ReplicaEndpoint]]:
     """A request that waits."""
-    ticket = fleet.ticket(MODEL, ANY)
+    ticket = fleet.ticket(MODEL, ANY, tenant=tenant)
     waiting = asyncio.create_task(ticket.wait())
     await asyncio.sleep(0)
     assert waiting.done() is not wait
@@ -187,6 +198,52 @@ async def test_waiting_requests_are_served_in_order() -> None:
     first[0].__exit__(None, None, None)
     assert await second[1] == A
     assert fleet.num_queued(MODEL) == 0
+
+
+async def test_tenants_take_turns_however_many_requests_wait_for_one() -> None:
+    fleet = make_fleet(A, room=2)
+    running = [take(fleet, LOUD) for _ in range(2)]
+    loud = [await queue(fleet, tenant=LOUD) for _ in range(3)]
+    quiet, arrival = await queue(fleet, tenant=QUIET)
+
+    running[0].__exit__(None, None, None)
+    assert await arrival == A
+    quiet.__exit__(None, None, None)
+    assert await loud[0][1] == A
+    assert not loud[1][1].done()
+
+
+async def test_a_full_queue_makes_room_for_a_tenant_with_fewer_requests() -> None:
+    fleet = make_fleet(A, room=1, max_queued=2)
+    take(fleet, LOUD)
+    kept, displaced = [(await queue(fleet, tenant=LOUD))[1] for _ in range(2)]
+    quiet = (await queue(fleet, tenant=QUIET))[1]
+    with pytest.raises(Overloaded) as caught:
+        await displaced
+    assert (caught.value.code, caught.value.retry_after_s) == ("engine_overloaded", 60.0)
+    assert not kept.done()
+    assert not quiet.done()
+    assert fleet.num_queued(MODEL) == 2
+
+
+async def test_a_request_that_would_be_late_lets_newer_ones_go_first() -> None:
+    clock = [0.0]
+    limits = QueueLimits(9, NEVER_S, NEVER_S, fresh_s=1.0)
+    fleet = Fleet(
+        {MODEL: PoolSettings(1, LeastTokens(), 0.0, Told(), limits)},
+        rng=Random(0),
+        now=lambda: clock[0],
+    )
+    fleet.update(MODEL, [A])
+    running = take(fleet)
+    late = (await queue(fleet))[1]
+    clock[0] = 2.0
+    newer, arrival = await queue(fleet)
+    running.__exit__(None, None, None)
+    assert await arrival == A
+    assert not late.done()
+    newer.__exit__(None, None, None)
+    assert await late == A
 
 
 async def test_a_request_given_up_while_it_waits_leaves_no_trace() -> None:
@@ -374,7 +431,7 @@ def test_a_new_replica_takes_what_no_other_can() -> None:
 
 def told(*, tokens: int = 0, in_flight: int = 0, draining: bool = False, at: float = 0.0) -> Any:
     report = LoadReport(in_flight, 0, tokens, 1000.0, 0, in_flight, draining)
-    return ReplicaState(report, CacheLayout(block_size=16, total_blocks=100), heard_at=at)
+    return ReplicaState(report, LAYOUT, heard_at=at)
 
 
 def test_other_gateways_requests_count() -> None:
@@ -414,6 +471,28 @@ async def test_a_report_lets_the_queue_move() -> None:
     states[A.id] = told()
     fleet.heard(MODEL, A.id)
     assert await waiting == A
+
+
+@pytest.mark.parametrize(("held", "has_too_much"), [(4, True), (2, False)])
+async def test_a_gateway_with_too_much_of_a_full_replica_lets_others_have_its_room(
+    *, held: int, has_too_much: bool
+) -> None:
+    full, has_room = (
+        msgspec.structs.replace(told(in_flight=number).report, num_gateways=2) for number in (4, 3)
+    )
+    states = Told()
+    fleet = make_fleet(A, room=4, told=states)
+    running = [take(fleet) for _ in range(held)]
+    states[A.id] = ReplicaState(full, LAYOUT, heard_at=time.monotonic())
+    fleet.heard(MODEL, A.id)
+    waiting = (await queue(fleet))[1]
+
+    running[0].__exit__(None, None, None)
+    states[A.id] = ReplicaState(has_room, LAYOUT, heard_at=time.monotonic())
+    fleet.heard(MODEL, A.id)
+    await asyncio.sleep(0)
+    assert waiting.done() is not has_too_much
+    assert await waiting == A, "nobody else came"
 
 
 def test_an_old_report_does_not_keep_a_replica_full() -> None:

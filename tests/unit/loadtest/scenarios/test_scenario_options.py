@@ -67,7 +67,6 @@ def test_an_endpoint_without_an_slo_is_held_to_what_is_promised(
 def test_a_simulated_platform_is_sized_and_takes_further_settings() -> None:
     words = Simulated(num_sequences=32, settings=["gateway.replicas=2"]).words()
 
-    assert "models.sim.max_concurrent_requests=36" in words
     assert "gateway.queue_timeout_s=1" in words
     assert words[-2:] == ["--set", "gateway.replicas=2"]
 
