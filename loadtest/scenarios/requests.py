@@ -58,6 +58,17 @@ def goodput_rps(records: pl.DataFrame, slo: Slo, *, begin_s: float, end_s: float
     return int(measured(ended, slo)["is_good"].sum()) / (end_s - begin_s)
 
 
+def ttft_p99_ms(records: pl.DataFrame, *, begin_s: float) -> float | None:
+    """Of the answers to requests that were due from then on; `None` of none.
+
+    >>> records = pl.DataFrame({"due_s": [0.0, 5.0, 6.0], "ttft_s": [9.0, 0.5, None]})
+    >>> ttft_p99_ms(records, begin_s=1.0)
+    500.0
+    """
+    found = records.filter(pl.col("due_s") >= begin_s)["ttft_s"].quantile(0.99, "linear")
+    return None if found is None else 1000 * found
+
+
 def back_after_s(
     records: pl.DataFrame, slo: Slo, *, event_s: float, window_s: float
 ) -> float | None:
