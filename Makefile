@@ -25,7 +25,7 @@ test: $(READY) $(CHART_TOOLS) ## Run every test (ARGS="-k name" picks some)
 	@$(VENV)/bin/galerne model prepare demo
 	@exec $(VENV)/bin/pytest tests $(ARGS)
 
-bench: $(READY) ## Compare with peers (BENCH=relay|throughput|scaleout|fidelity|routing|pick|journal|generator PEERS=a,b)
+bench: $(READY) ## Compare with peers (BENCH=relay|throughput|scaleout|routing|pick|journal|fidelity|chunk|generator|smoke PEERS=a,b)
 	@$(VENV)/bin/galerne model prepare demo
 	@$(VENV)/bin/python -m loadtest.bench $(BENCH) $(if $(PEERS),--peers $(PEERS)) $(if $(TRACE),--trace $(TRACE)) $(ARGS)
 

@@ -18,7 +18,8 @@ OUT_OF_SOCKETS = "generator_out_of_sockets"
 GENERATOR_FAILED = "generator_failed"
 """Why a request was lost that the generator itself has a bug with."""
 
-_OUT_OF_SOCKETS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS)
+SOCKETS_USED_UP = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS)
+"""What the system says to a process that may not have another socket."""
 
 _MAX_HEADERS = 256
 _MAX_HEAD_BYTES = 64 * 1024
@@ -192,11 +193,9 @@ class Connections:
             _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: Connection(self), address.hostname or "", port, ssl=self.tls
             )
-        except ssl.SSLError:
-            listener.lost("tls_failed", time.perf_counter())
-        except OSError as error:
-            is_ours = error.errno in _OUT_OF_SOCKETS
-            listener.lost(OUT_OF_SOCKETS if is_ours else "unreachable", time.perf_counter())
+        except Exception as error:
+            # Nobody waits for this task: what is not told to the listener is told to no one.
+            listener.lost(_why_unopened(error), time.perf_counter())
         else:
             connection.ask(request, listener)
 
@@ -214,3 +213,22 @@ class Connections:
             connection.close()
         for task in tuple(self._opening):
             task.cancel()
+
+
+def _why_unopened(error: Exception) -> str:
+    """The code of a failure to open a connection.
+
+    >>> _why_unopened(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+    'unreachable'
+    >>> _why_unopened(OSError(errno.EMFILE, "too many open files"))
+    'generator_out_of_sockets'
+    """
+    match error:
+        case ssl.SSLError():  # before ValueError: a certificate's error is both
+            return "tls_failed"
+        case OSError():
+            return OUT_OF_SOCKETS if error.errno in SOCKETS_USED_UP else "unreachable"
+        case ValueError():  # UnicodeError: its labels are no IDNA
+            return "bad_host_name"
+        case _:
+            return GENERATOR_FAILED

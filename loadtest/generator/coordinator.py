@@ -38,6 +38,11 @@ class _Member:
     heard: float
     is_ready: bool = False
 
+    @property
+    def name(self) -> str:
+        """What to call it before a person."""
+        return f"worker {self.share.worker} on {self.host}"
+
 
 class Coordinator:
     """Gives out shares and takes in reports; `on_records` gets records as they come.
@@ -127,10 +132,7 @@ class Coordinator:
 
     def _lose(self, number: int) -> None:
         member = self._members[number]
-        silence = (
-            f"worker {member.share.worker} on {member.host} has said nothing for "
-            f"{_MAX_SILENCE_S:.0f} s"
-        )
+        silence = f"{member.name} has said nothing for {_MAX_SILENCE_S:.0f} s"
         if self.begun is not None:
             raise WorkerLostError(silence)
         del self._members[number]
@@ -196,12 +198,13 @@ class Coordinator:
 
     async def _report(self, request: web.Request) -> web.Response:
         report = msgspec.msgpack.decode(await request.read(), type=Report)
+        members = self._members.values()
+        member = next((m for m in members if m.share.worker == report.worker), None)
         if report.error is not None:
-            self.fail(report.error)
+            self.fail(report.error if member is None else f"{member.name}: {report.error}")
             return _packed(Orders(stop=True, is_over=True))
-        for member in self._members.values():
-            if member.share.worker == report.worker:
-                member.heard = self._clock()
+        if member is not None:
+            member.heard = self._clock()
         self._in_flight[report.worker] = report.num_in_flight
         self._sent[report.worker] = report.num_sent
         self._on_records(report.records)

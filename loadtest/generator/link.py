@@ -39,9 +39,16 @@ class Link:
             msgspec.DecodeError: it is something else that answers.
         """
         body = msgspec.msgpack.encode(content)
-        async with self._session.post(self._url + path, data=body) as response:
-            response.raise_for_status()
-            return msgspec.msgpack.decode(await response.read(), type=answer)
+        try:
+            async with self._session.post(self._url + path, data=body) as response:
+                response.raise_for_status()
+                said = await response.read()
+        except UnicodeError as error:  # its host is no name; aiohttp lets this one through
+            raise aiohttp.InvalidURL(self._url) from error
+        try:
+            return msgspec.msgpack.decode(said, type=answer)
+        except UnicodeDecodeError as error:
+            raise msgspec.DecodeError(str(error)) from error
 
     @asynccontextmanager
     async def alive(self, member: int) -> AsyncIterator[None]:

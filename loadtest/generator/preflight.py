@@ -14,6 +14,8 @@ from serving.errors import ConfigError
 
 _TIMEOUT_S = 20.0
 _MAX_ADDRESS_CHARS = 200
+_MAX_LIST_BYTES = 8 * 1024 * 1024
+"""Tens of thousands of models; an endless answer would fill the memory within the time there is."""
 
 
 class _Model(msgspec.Struct):
@@ -93,7 +95,7 @@ async def _served(
                 address = answer.headers.get("location", "")[:_MAX_ADDRESS_CHARS]
                 raise _unreachable(target, f"status {answer.status}, it is at {address!r} now")
             answer.raise_for_status()
-            return frozenset(model.id for model in _read_models(await answer.read()).data)
+            return frozenset(model.id for model in _read_models(await _whole(answer, target)).data)
     except ssl.SSLError as error:
         raise _unreachable(target, "its certificate is not trusted; see --ca-file") from error
     except TimeoutError as error:
@@ -102,6 +104,21 @@ async def _served(
         raise _unreachable(target, _cause(error)) from error
     except UnreadableError as error:
         raise _unreachable(target, "/v1/models does not answer with a list of models") from error
+
+
+async def _whole(answer: aiohttp.ClientResponse, target: Target) -> bytes:
+    """The body of an answer.
+
+    Raises:
+        ConfigError: it is longer than any list of models.
+    """
+    body = bytearray()
+    async for part in answer.content.iter_any():
+        body += part
+        if len(body) > _MAX_LIST_BYTES:
+            size = f"{_MAX_LIST_BYTES // 2**20} MiB"
+            raise _unreachable(target, f"/v1/models answers with more than {size}")
+    return bytes(body)
 
 
 def _cause(error: Exception) -> str:

@@ -10,14 +10,11 @@ from statistics import quantiles
 import numpy as np
 
 from loadtest.records import Record
+from loadtest.verdict.measures import MS_DIGITS
 from loadtest.verdict.slo import Slo
 
 WINDOW_S = 10.0
 """Rates and quantiles on a screen are of the last seconds, so that a change shows."""
-
-
-_MS_DIGITS = 3
-"""Figures are compared in whole microseconds, as `loadtest.verdict.measures` rounds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ def _keeps(record: Record, name: str, limit_ms: float) -> bool:
     if found_s is None:
         # One part has no gap and one token no time per further one; what else is missing is bad.
         return name == "itl_ms" or (name == "tpot_ms" and record.output_tokens == 1)
-    return bool(np.round(found_s * 1000, _MS_DIGITS) <= limit_ms)
+    return bool(np.round(found_s * 1000, MS_DIGITS) <= limit_ms)
 
 
 def _seconds(record: Record, name: str) -> float | None:

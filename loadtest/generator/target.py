@@ -56,6 +56,7 @@ class Target:
             parts = urlsplit(url)
             host, _ = parts.netloc, parts.port
             is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+            (parts.hostname or "").encode("idna")  # as whoever looks the name up will do
         except ValueError:
             host, is_address = "", False
         if not is_address or not all("!" <= character <= "~" for character in host):

@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,11 +31,12 @@ from loadtest.generator.messages import TOKEN_VARIABLE, Orders, Report, Share, S
 from loadtest.generator.sender import Limits, Sender
 from loadtest.generator.target import Composer, Target
 from loadtest.generator.wire import Wording
+from loadtest.generator.worker_failure import to_failure
 from loadtest.machine import allow_many_connections
 from loadtest.workload.prompts import SIMULATED, Prompts, words_of
 from loadtest.workload.request import Session, Turn
 from loadtest.workload.spec import Workload
-from serving.errors import EngineError, ServingError
+from serving.errors import ServingError
 
 _REPORT_S = 0.5
 _PATIENCE_S = 60.0
@@ -49,14 +51,23 @@ async def work(link: Link, share: Share) -> bool:
 
     Raises:
         aiohttp.ClientError: the coordinator has gone.
+        ServingError: the share cannot be sent from here, which the coordinator has been told.
     """
+    try:
+        return await _work(link, share)
+    except aiohttp.ClientError:
+        raise
+    except (OSError, ServingError) as error:
+        failure = to_failure(error)
+        report = Report(share.worker, [], 0, 0, error=failure.message)
+        with suppress(aiohttp.ClientError):  # it has gone as well: what came first is told
+            await link.ask("/report", report, Orders)
+        raise failure from error
+
+
+async def _work(link: Link, share: Share) -> bool:
     async with link.alive(share.member):
-        try:
-            make_sender = await asyncio.to_thread(_prepared, share)
-        except ServingError as error:
-            report = Report(share.worker, [], 0, 0, error=error.message)
-            return not (await link.ask("/report", report, Orders)).is_over
-        sender = make_sender()
+        sender = (await asyncio.to_thread(_prepared, share))()
         try:
             start = await link.ask("/ready", share.member, Start)
         except aiohttp.ClientResponseError as error:
@@ -146,7 +157,9 @@ def run_worker(url: str, token: str) -> None:
     """Work for the coordinator at this address, run after run, until it has no more.
 
     Raises:
-        EngineError: there is none, it refuses, or it has gone in the middle of a run.
+        EngineError: there is none, it refuses, or it has gone in the middle of a run; or this
+            process cannot send, for want of file descriptors for one.
+        ConfigError: what it needs for its share, a trace or a key, is not here.
     """
     _run(_work_on(url, token))
 
@@ -156,16 +169,8 @@ def _run(working: Coroutine[None, None, None]) -> None:
     gc.set_threshold(_YOUNGEST_GENERATION)
     try:
         uvloop.run(working)
-    except (aiohttp.ClientError, OSError) as error:
-        raise EngineError(
-            f"the coordinator of this load test cannot be reached: {error}",
-            code="coordinator_lost",
-            retryable=True,
-        ) from error
-    except msgspec.DecodeError as error:
-        raise EngineError(
-            f"what answers is no coordinator of a load test: {error}", code="no_coordinator"
-        ) from error
+    except (aiohttp.ClientError, msgspec.DecodeError, OSError) as error:
+        raise to_failure(error) from error
 
 
 if __name__ == "__main__":

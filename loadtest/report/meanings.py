@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _MEANINGS = {
     "unreachable": "No connection could be opened: nothing listens there, or it is too busy.",
+    "bad_host_name": "The endpoint's host is no name that can be looked up.",
     "tls_failed": "The server's certificate or its TLS was not accepted.",
     "connection_lost": "The connection ended before an answer began.",
     "truncated": "The answer began and then stopped short.",

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from loadtest.verdict.slo import RequestLimits, Slo
 from loadtest.verdict.summary import Distribution
 
-_US_DIGITS = 3
+MS_DIGITS = 3
+"""Of figures in ms: whole microseconds."""
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -61,7 +62,7 @@ def _figures() -> dict[str, pl.Expr]:
 
 
 def _ms(seconds: pl.Expr) -> pl.Expr:
-    return (seconds.cast(pl.Float64) * 1000).round(_US_DIGITS)
+    return (seconds.cast(pl.Float64) * 1000).round(MS_DIGITS)
 
 
 def _is_good(slo: Slo | None) -> pl.Expr:
@@ -114,5 +115,5 @@ def distribution(values_ms: NDArray[Any]) -> Distribution | None:
     if not values_ms.size:
         return None
     mean = values_ms.mean(dtype=np.float64)
-    rounded = np.round([mean, *np.quantile(values_ms, _QUANTILES)], _US_DIGITS)
+    rounded = np.round([mean, *np.quantile(values_ms, _QUANTILES)], MS_DIGITS)
     return Distribution(values_ms.size, *rounded.tolist())

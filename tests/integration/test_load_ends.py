@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -10,19 +11,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from loadtest.engines import Timing, engine
+from loadtest.generator.link import Patience, join, linked
+from loadtest.generator.messages import Orders, Report, Start
 from loadtest.processes import free_port
 
 GALERNE = (sys.executable, "-m", "serving", "load")
 SHORT = ("--model", "sim", "--arrivals", "constant:10", "--duration", "1", "--prompt-tokens", "20",
          "--output-tokens", "5")  # fmt: skip
-ENV = {**os.environ, "COLUMNS": "200", "GALERNE_LOAD_TOKEN": secrets.token_hex(16)}
+TOKEN = secrets.token_hex(16)
+ENV = {**os.environ, "COLUMNS": "200", "GALERNE_LOAD_TOKEN": TOKEN}
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +65,29 @@ def test_ctrl_c_is_heard_while_the_endpoint_says_nothing(tmp_path: Path) -> None
 
 
 def test_a_second_ctrl_c_ends_at_once(url: str, tmp_path: Path) -> None:
-    words = ("run", "--url", url, *SHORT, "--out", tmp_path / "out", "--workers", "2")
-    with started(*words, "--duration", "600") as process:
-        assert process.stderr is not None
-        next(line for line in process.stderr if "completed" in line)
-        for _ in range(2):
-            process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate(timeout=20)
+    address = f"127.0.0.1:{free_port()}"
+    words = ("run", "--url", url, *SHORT, "--out", tmp_path / "out", "--listen", address)
+    with started(*words) as process:
+        interrupt = partial(process.send_signal, signal.SIGINT)
+        asyncio.run(told_to_stop(f"http://{address}", interrupt))
+        interrupt()
+        _, complaints = process.communicate(timeout=10)
 
     assert process.returncode == 130, complaints
     assert "Traceback" not in complaints
+    assert not (tmp_path / "out").exists()
+
+
+async def told_to_stop(coordinator: str, interrupt: Callable[[], None]) -> None:
+    """A worker of a run that has begun hears of its interruption; it never says that it has ended,
+    so that the run cannot end by itself."""
+    async with linked(coordinator, TOKEN) as link:
+        share = await join(link.ask, Patience(30))
+        await link.ask("/ready", share.member, Start)
+        interrupt()
+        report = Report(share.worker, [], 0, 0)
+        while not (await link.ask("/report", report, Orders)).stop:
+            pass
 
 
 def test_a_verdict_outlives_results_that_cannot_be_written(url: str, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -10,12 +13,14 @@ from loadtest.generator import preflight
 from loadtest.generator.target import Target
 from serving.errors import ConfigError
 
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-async def refusal(answer: web.Response) -> ConfigError:
+
+async def refusal(answer: web.Response | Answer) -> ConfigError:
     """Why an endpoint with this list of models is refused."""
 
-    async def models(_request: web.Request) -> web.Response:
-        return answer
+    async def models(request: web.Request) -> web.StreamResponse:
+        return answer if isinstance(answer, web.Response) else await answer(request)
 
     application = web.Application()
     application.router.add_get("/v1/models", models)
@@ -44,6 +49,21 @@ async def test_what_is_no_list_of_models_is_named_so(body: bytes) -> None:
 
     assert error.code == "target_unreachable"
     assert error.message.endswith("/v1/models does not answer with a list of models")
+
+
+async def test_an_answer_without_an_end_is_not_read_to_it() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await answer.write(b" " * 2**16)
+        return answer
+
+    error = await refusal(endless)
+
+    assert error.code == "target_unreachable"
+    assert error.message.endswith("/v1/models answers with more than 8 MiB")
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
