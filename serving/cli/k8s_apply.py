@@ -21,7 +21,8 @@ from serving.adapters.kube.resources import SECRETS, Resource
 from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, out, print_json
 from serving.cli.k8s_bounds import pass_bounds_on
-from serving.cli.k8s_options import JsonOption, Place, on_platform
+from serving.cli.k8s_options import JsonOption, PlatformOptions
+from serving.cli.option_groups import grouped
 from serving.errors import ClusterError, ConfigError
 from serving.operations.cluster_change import Change, Effect, change_of
 from serving.operations.manifests import difference, in_order, needed_secrets
@@ -62,20 +63,22 @@ class Item:
         return "keep" if self.change.effect is Effect.NOTHING else "change"
 
 
-@on_platform()
+@grouped
 def apply(
-    place: Place,
     files: FilesArgument,
     as_json: JsonOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, change nothing.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Show what changes.")] = False,
     force: ForceOption = False,
+    *,
+    platform: PlatformOptions,
 ) -> None:
     """Apply objects on the server's side, as field manager `galerne`.
 
     Everything is checked first: what is missing, fields of others, fields that nobody knows. Says
     of a RayService whether the change is made in place or builds a second cluster.
     """
+    place = platform.open()
     items = plan(place.client, read_manifests(files), place.namespace, force=force)
     if not as_json:
         describe(items, diff=diff)

@@ -11,23 +11,26 @@ from rich.markup import escape
 from serving.adapters.kube.platform_reader import read_survey
 from serving.adapters.prometheus_query import active_targets
 from serving.cli.console import err, out, print_json
-from serving.cli.k8s_options import JsonOption, Place, on_platform
+from serving.cli.k8s_options import JsonOption, PlatformOptions
+from serving.cli.option_groups import grouped
 from serving.operations.findings import diagnose
 from serving.operations.survey import Severity
 
 
-@on_platform()
+@grouped
 def doctor(
-    place: Place,
     as_json: JsonOption = False,
     prometheus: Annotated[
         str, typer.Option(help="A Prometheus that shall scrape the platform: then it is asked too.")
     ] = "",
+    *,
+    platform: PlatformOptions,
 ) -> None:
     """Look for what keeps the platform from running, and say how to mend it. Changes nothing.
 
     Exit status 1 if something does, 0 with warnings only.
     """
+    place = platform.open()
     survey = read_survey(place.client, place.namespace, place.name)
     if prometheus:
         survey = dataclasses.replace(survey, targets=active_targets(prometheus))

@@ -11,7 +11,8 @@ from serving.adapters.kube.client import Object
 from serving.adapters.kube.failures import BudgetForbids
 from serving.adapters.kube.resources import NODES, PODS
 from serving.cli.console import err, print_json, progress
-from serving.cli.k8s_options import LONG_TIMEOUT_S, JsonOption, Place, on_platform
+from serving.cli.k8s_options import JsonOption, PatientOptions, Place
+from serving.cli.option_groups import grouped
 from serving.errors import ClusterError, TimedOut
 from serving.operations.draining import (
     Progress,
@@ -25,17 +26,19 @@ from serving.operations.snapshot import name_of
 _POLL_S = 2.0
 
 
-@on_platform(timeout_s=LONG_TIMEOUT_S)
+@grouped
 def drain(
-    place: Place,
     node: Annotated[str, typer.Argument(help="The node's name.")],
     as_json: JsonOption = False,
+    *,
+    platform: PatientOptions,
 ) -> None:
     """Cordon a node, ask the platform's pods on it to go as their disruption budgets allow, and
     wait until they are gone: each finishes its requests first.
 
     Pods of others stay, unlike with `kubectl drain`. `kubectl uncordon` takes the node back.
     """
+    place = platform.open()
     if place.snapshot().service is None:
         raise ClusterError(
             f"there is no RayService {place.name!r} in namespace {place.namespace!r}; nothing was "

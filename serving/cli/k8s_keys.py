@@ -11,8 +11,9 @@ from serving.adapters.key_records import utc_now
 from serving.adapters.kube.key_secret import KeySecret
 from serving.adapters.kube.resources import PODS
 from serving.cli.console import err
-from serving.cli.k8s_options import EXIT_STATUS, JsonOption, Place, on_platform
+from serving.cli.k8s_options import EXIT_STATUS, JsonOption, Place, PlatformOptions
 from serving.cli.keys import create_key, revoke_key, show_keys
+from serving.cli.option_groups import grouped
 from serving.errors import ClusterError, ConfigError
 from serving.operations.snapshot import TYPE_LABEL, labels_of, name_of, secret_name
 
@@ -27,9 +28,8 @@ app = typer.Typer(
 
 
 @app.command()
-@on_platform()
+@grouped
 def create(
-    place: Place,
     user: Annotated[str, typer.Argument(help="Who will use the key; usage is counted by it.")],
     expires_in: Annotated[
         str | None, typer.Option(help="Life of the key: `90d`, `12h` or `30m`. Without it, no end.")
@@ -38,30 +38,36 @@ def create(
         bool, typer.Option("--operator", help="The key may ask how its requests are routed.")
     ] = False,
     as_json: JsonOption = False,
+    *,
+    platform: PlatformOptions,
 ) -> None:
     """Create an API key and print it once. Only a salted hash is stored."""
+    place = platform.open()
     create_key(_store(place), user, expires_in=expires_in, operator=operator, as_json=as_json)
     _hurry(place)
 
 
 @app.command("list")
-@on_platform()
-def list_keys(place: Place, as_json: JsonOption = False) -> None:
+@grouped
+def list_keys(as_json: JsonOption = False, *, platform: PlatformOptions) -> None:
     """List all API keys, revoked and expired ones included. Never shows a key itself."""
+    place = platform.open()
     store = _store(place)
     show_keys(store, as_json=as_json, creating="galerne k8s keys create USER")
 
 
 @app.command()
-@on_platform()
+@grouped
 def revoke(
-    place: Place,
     id_or_name: Annotated[
         str, typer.Argument(help="Id of one key, or a name: then every key of that name.")
     ],
     as_json: JsonOption = False,
+    *,
+    platform: PlatformOptions,
 ) -> None:
     """Revoke an API key for good. Revoking it again changes nothing."""
+    place = platform.open()
     revoke_key(_store(place), id_or_name, as_json=as_json)
     _hurry(place)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import update_wrapper
-from inspect import Parameter, Signature, signature
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -39,11 +37,8 @@ TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=0.1, help="Seconds until it gives up.")
 ]
 
-DEFAULT_NAME = "galerne"
 SHORT_TIMEOUT_S = 30.0
 """For commands that only ask."""
-LONG_TIMEOUT_S = 1800.0
-"""For commands that wait for models to load: machines, images and weights take many minutes."""
 
 _POLL_S = 2.0
 
@@ -83,49 +78,32 @@ class Place:
             pacing.sleep(_POLL_S)
 
 
-def on_platform(
-    *, timeout_s: float = SHORT_TIMEOUT_S
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command of a function whose first parameter is a `Place`: in its stead the command has the
-    options that lead there, after those of its own.
+@dataclass(frozen=True, slots=True)
+class PlatformOptions:
+    """Which platform a command is about. `ctx.obj` may hold a test's own pacing."""
 
-    Args:
-        timeout_s: the default of `--timeout`.
-    """
+    ctx: typer.Context
+    namespace: NamespaceOption = None
+    context: ContextOption = None
+    name: NameOption = "galerne"
+    timeout: TimeoutOption = SHORT_TIMEOUT_S
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def run(
-            *,
-            ctx: typer.Context,
-            namespace: NamespaceOption = None,
-            context: ContextOption = None,
-            name: NameOption = DEFAULT_NAME,
-            timeout: TimeoutOption = timeout_s,
-            **own: Any,
-        ) -> None:
-            command(_open_place(ctx, namespace, context, name, timeout), **own)
+    def open(self) -> Place:
+        """The platform.
 
-        shared = list(signature(run, eval_str=True).parameters.values())[:-1]
-        own = list(signature(command, eval_str=True).parameters.values())[1:]
-        # What Typer reads options from.
-        options = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (*own, *shared)]
-        update_wrapper(run, command)
-        run.__signature__ = Signature(options)  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in options}
-        return run
-
-    return decorate
+        Raises:
+            ConfigError: see `connect`.
+        """
+        connection = connect(context=self.context, environ=os.environ, timeout_s=self.timeout)
+        pacing = self.ctx.obj if isinstance(self.ctx.obj, Pacing) else None
+        client = KubeClient(connection, timeout_s=min(self.timeout, SHORT_TIMEOUT_S), pacing=pacing)
+        namespace = self.namespace or connection.namespace
+        return Place(client, namespace, self.name, self.timeout)
 
 
-def _open_place(
-    ctx: typer.Context, namespace: str | None, context: str | None, name: str, timeout_s: float
-) -> Place:
-    """The platform that the options name. Tests give their own pacing in `ctx.obj`.
+@dataclass(frozen=True, slots=True)
+class PatientOptions(PlatformOptions):
+    """The same for a command that waits for models to load: machines, images and weights take many
+    minutes."""
 
-    Raises:
-        ConfigError: see `connect`.
-    """
-    connection = connect(context=context, environ=os.environ, timeout_s=timeout_s)
-    pacing = ctx.obj if isinstance(ctx.obj, Pacing) else None
-    client = KubeClient(connection, timeout_s=min(timeout_s, SHORT_TIMEOUT_S), pacing=pacing)
-    return Place(client, namespace or connection.namespace, name, timeout_s)
+    timeout: TimeoutOption = 1800.0

@@ -13,7 +13,8 @@ from serving.adapters.kube.platform_reader import read_settings
 from serving.adapters.kube.resources import CONFIG_MAPS, RAY_CLUSTERS, RAY_SERVICES
 from serving.adapters.settings_loader import override_settings
 from serving.cli.console import err, print_json
-from serving.cli.k8s_options import JsonOption, Place, on_platform
+from serving.cli.k8s_options import JsonOption, Place, PlatformOptions
+from serving.cli.option_groups import grouped
 from serving.errors import ClusterError, ConfigError
 from serving.operations.scale_plan import (
     GroupChange,
@@ -27,9 +28,8 @@ from serving.operations.scale_plan import (
 from serving.operations.snapshot import settings_name
 
 
-@on_platform()
+@grouped
 def scale(
-    place: Place,
     model: Annotated[str, typer.Argument(help="The model's name in the settings.")],
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Replicas of a model that load does not scale.")
@@ -37,6 +37,8 @@ def scale(
     least: Annotated[int | None, typer.Option("--min", min=0, help="Fewest replicas.")] = None,
     most: Annotated[int | None, typer.Option("--max", min=1, help="Most replicas.")] = None,
     as_json: JsonOption = False,
+    *,
+    platform: PlatformOptions,
 ) -> None:
     """Change how many replicas a model has, in all places that have a say: settings, Serve's
     configuration, and the bounds of its worker group in RayService and RayCluster.
@@ -47,6 +49,7 @@ def scale(
     Change the chart's values too, or the next `helm upgrade` takes it back, or stops at fields that
     are now this command's (`--force-conflicts`).
     """
+    place = platform.open()
     wish = Wish(model, replicas=replicas, least=least, most=most)
     before = read_settings(place.client, place.namespace, place.name)
     after = with_overrides(before, model, overrides_of(wish, before))

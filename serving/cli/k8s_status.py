@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.cli.console import err, out, print_json, progress
-from serving.cli.k8s_options import LONG_TIMEOUT_S, JsonOption, Place, on_platform
+from serving.cli.k8s_options import JsonOption, PatientOptions, Place, PlatformOptions
+from serving.cli.option_groups import grouped
 from serving.errors import ClusterError, TimedOut
 from serving.operations.overview import compose_overview
 from serving.operations.readiness import Phase, assess
@@ -21,18 +22,20 @@ from serving.operations.upgrade_plan import Decision, Step, Wait, decide
 _STYLES = {Phase.READY: "green", Phase.PROGRESSING: "yellow"}
 
 
-@on_platform()
+@grouped
 def status(
-    place: Place,
     as_json: JsonOption = False,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Again after each change, until it is ready.")
     ] = False,
+    *,
+    platform: PlatformOptions,
 ) -> None:
     """Show the platform: clusters, pods, Serve's applications, and what it waits for.
 
     Exit status 0 only if it is ready, 1 if it is not; with `--watch`, 3 if it was not in time.
     """
+    place = platform.open()
     if watch:
         _watch(place, as_json=as_json)
         return
@@ -42,9 +45,10 @@ def status(
         raise typer.Exit(1)
 
 
-@on_platform(timeout_s=LONG_TIMEOUT_S)
-def wait(place: Place, as_json: JsonOption = False) -> None:
+@grouped
+def wait(as_json: JsonOption = False, *, platform: PatientOptions) -> None:
     """Wait until the platform is ready, and say what it waits for."""
+    place = platform.open()
     with progress("waiting") as tell:
         snapshot = wait_until_ready(place, tell)
     if as_json:

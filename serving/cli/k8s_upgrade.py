@@ -15,9 +15,10 @@ from serving.adapters.manifest_files import read_manifests
 from serving.cli.console import err, print_json, progress
 from serving.cli.k8s_apply import FilesArgument, ForceOption, Item, apply_all, describe, plan
 from serving.cli.k8s_history import in_force, keep, kept, restore
-from serving.cli.k8s_options import LONG_TIMEOUT_S, JsonOption, Place, on_platform
+from serving.cli.k8s_options import JsonOption, PatientOptions, Place
 from serving.cli.k8s_slo import SloWatch
 from serving.cli.k8s_status import decisions, wait_until_ready
+from serving.cli.option_groups import grouped
 from serving.errors import ClusterError, ConfigError, ServingError
 from serving.operations.cluster_change import Effect
 from serving.operations.readiness import Phase, assess
@@ -26,9 +27,8 @@ from serving.operations.surge import plan_surge
 from serving.operations.upgrade_plan import Step, Version
 
 
-@on_platform(timeout_s=LONG_TIMEOUT_S)
+@grouped
 def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
-    place: Place,
     files: FilesArgument,
     as_json: JsonOption = False,
     force: ForceOption = False,
@@ -51,12 +51,15 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
             "--skip-surge-check", help="Do not ask for room: the node autoscaler adds nodes."
         ),
     ] = False,
+    *,
+    platform: PatientOptions,
 ) -> None:
     """Apply a new version, wait until it is ready, and go back to the old one if it is not in
     `--timeout`, if golden prompts fail, or if its SLO is broken.
 
     First asks whether a second cluster fits, where the change builds one.
     """
+    place = platform.open()
     prompts = _golden(golden, endpoint)
     slo_watch = SloWatch(prometheus, watch_slo) if prometheus else None
     if slo_watch is not None:
@@ -92,12 +95,13 @@ def upgrade(  # noqa: PLR0913 (one parameter per command-line option)
         err.print("[green]upgraded[/green]")
 
 
-@on_platform(timeout_s=LONG_TIMEOUT_S)
-def rollback(place: Place, as_json: JsonOption = False) -> None:
+@grouped
+def rollback(as_json: JsonOption = False, *, platform: PatientOptions) -> None:
     """Go back to what the last `galerne k8s upgrade` replaced, and wait until it is ready.
 
     What is replaced now is kept if it was ready: `rollback` again goes forward.
     """
+    place = platform.open()
     version, before = kept(place), place.snapshot()
     if version is None:
         raise ConfigError(

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from serving.cli import load_options as options
 from serving.cli.console import err
 from serving.cli.load_capacity import capacity
 from serving.cli.load_compare import ab, compare
+from serving.cli.load_result_options import EXIT_STATUS, GATE_STATUS, Reporting, SloOption
+from serving.cli.load_sending_options import Sending, make_plan
+from serving.cli.load_workload_options import Asked
 from serving.cli.option_groups import grouped
 from serving.errors import ConfigError
 
@@ -23,13 +25,13 @@ def _group() -> None:
     """Load tests that end in a verdict."""
 
 
-@app.command(epilog=options.EXIT_STATUS)
+@app.command(epilog=EXIT_STATUS)
 @grouped
 def run(
-    sending: options.Sending,
-    asked: options.Asked,
-    reporting: options.Reporting,
-    slo: options.SloOption = None,
+    sending: Sending,
+    asked: Asked,
+    reporting: Reporting,
+    slo: SloOption = None,
 ) -> None:
     """Send requests when they are due, whatever the answers do, and judge what comes back.
 
@@ -51,7 +53,7 @@ def run(
 
     limits = None if slo is None else read_slo(slo)
     with new_results(reporting.out_folder) as folder:
-        plan = replace(options.make_plan(sending, asked), title=reporting.title)
+        plan = replace(make_plan(sending, asked), title=reporting.title)
         outcome = perform(plan, limits)
         # A verdict is not lost to a full disk, nor to Ctrl-C while the report is drawn.
         print_summary(outcome, as_json=reporting.as_json)
@@ -62,9 +64,9 @@ def run(
     sys.exit(outcome.exit_code)
 
 
-app.command(epilog=options.EXIT_STATUS)(capacity)
-app.command(epilog=options.GATE_STATUS)(compare)
-app.command(epilog=options.GATE_STATUS)(ab)
+app.command(epilog=EXIT_STATUS)(capacity)
+app.command(epilog=GATE_STATUS)(compare)
+app.command(epilog=GATE_STATUS)(ab)
 
 
 @app.command()

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from serving.cli import load_options as options
 from serving.cli.console import err, out, say
+from serving.cli.load_result_options import LastLineOption, OutOption, Search
+from serving.cli.load_sending_options import Sending, make_plan
+from serving.cli.load_workload_options import Asked
 from serving.cli.option_groups import grouped
 
 if TYPE_CHECKING:
@@ -27,12 +29,12 @@ _TRIES = 3
 
 @grouped
 def capacity(
-    sending: options.Sending,
-    asked: options.Asked,
+    sending: Sending,
+    asked: Asked,
     slo: Annotated[Path, typer.Option(metavar="FILE", help="SLO as YAML.", show_default=False)],
-    search: options.Search,
-    out_folder: options.OutOption = None,
-    as_json: options.LastLineOption = False,
+    search: Search,
+    out_folder: OutOption = None,
+    as_json: LastLineOption = False,
 ) -> None:
     """Find the highest rate that still meets an SLO.
 
@@ -56,7 +58,7 @@ def capacity(
         search.start_rps, search.max_rps, precision_ratio=search.precision, repeats=search.repeats
     )
     with new_results(out_folder) as folder:
-        plan = replace(options.make_plan(sending, asked), is_last=False)
+        plan = replace(make_plan(sending, asked), is_last=False)
         try:
             _search(asks, plan, limits, folder)
         finally:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.cli import load_options as options
 from serving.cli.console import EXIT_FAILURE, err, out
+from serving.cli.load_result_options import Judging, LastLineOption, OutOption
+from serving.cli.load_sending_options import Sending, make_plan
+from serving.cli.load_workload_options import Asked
 from serving.cli.option_groups import grouped
 from serving.errors import ConfigError
 
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another.", show_default=False)],
-    judging: options.Judging = options.Judging(),  # noqa: B008 - frozen
-    out_folder: options.OutOption = None,
-    as_json: options.LastLineOption = False,
+    judging: Judging = Judging(),  # noqa: B008 - frozen
+    out_folder: OutOption = None,
+    as_json: LastLineOption = False,
 ) -> None:
     """Compare two results, and fail if B is worse than A for certain.
 
@@ -51,16 +53,16 @@ def compare(
 
 @grouped
 def ab(
-    sending: options.Sending,
+    sending: Sending,
     other: Annotated[
         str, typer.Option("--other", metavar="URL", help="Endpoint B.", show_default=False)
     ],
-    asked: options.Asked,
-    judging: options.Judging = options.Judging(),  # noqa: B008 - frozen
+    asked: Asked,
+    judging: Judging = Judging(),  # noqa: B008 - frozen
     rounds: Annotated[
         int, typer.Option(min=1, max=50, help="Runs of each; alternate, so that a drift hits both.")
     ] = 2,
-    out_folder: options.OutOption = None,
+    out_folder: OutOption = None,
 ) -> None:
     """Send the same load to two endpoints in turn, and fail if B is worse than A for certain.
 
@@ -73,7 +75,7 @@ def ab(
     from serving.cli.load_run import new_results
 
     with new_results(out_folder) as folder:
-        plan_a = replace(options.make_plan(sending, asked), title="A")
+        plan_a = replace(make_plan(sending, asked), title="A")
         plan_b = replace(plan_a, target=Target.parse(other, sending.ca_file), title="B")
         runs: dict[str, list[Outcome]] = {"A": [], "B": []}
         for number in range(rounds):
@@ -125,9 +127,7 @@ def _read(folder: Path) -> Side:
         ) from error
 
 
-def _judge(
-    a: Side, b: Side, judging: options.Judging, *, folder: Path | None, as_json: bool
-) -> int:
+def _judge(a: Side, b: Side, judging: Judging, *, folder: Path | None, as_json: bool) -> int:
     """Show the comparison; the exit code it deserves."""
     import msgspec
 

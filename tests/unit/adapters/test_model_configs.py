@@ -10,6 +10,7 @@ import pytest
 
 from serving.adapters.model_configs import bundled_models, load_model_config, read_folder
 from serving.errors import ConfigError
+from serving.planner.quantization import BITS_16, FP8
 
 HF = {
     "model_type": "llama", "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64,
@@ -44,6 +45,11 @@ def test_bundled_shapes(name: str, shape: tuple[int, int, int, set[int | None]])
     model = load_model_config(name)
     found = (model.num_layers, model.num_kv_heads, model.head_size, set(model.windows))
     assert found == shape
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_bundled_weights_are_of_16_bits_but_deepseeks(name: str) -> None:
+    assert load_model_config(name).weights == (FP8 if name == "deepseek-v3" else BITS_16)
 
 
 def test_a_file_or_its_folder(tmp_path: Path) -> None:

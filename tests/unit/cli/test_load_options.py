@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serving.cli.load_options import Asked, Sending, make_plan
+from serving.cli.load_sending_options import Sending, make_plan
+from serving.cli.load_workload_options import Asked
 from serving.errors import ConfigError
 
 URL = "http://127.0.0.1:1"

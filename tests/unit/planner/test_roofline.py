@@ -134,6 +134,15 @@ def test_fp8_halves_what_is_read_and_only_helps_computing_where_the_gpu_can() ->
         assert (ratio < 0.8) is is_faster
 
 
+def test_deepseek_takes_a_byte_for_a_parameter_and_two_for_one_of_its_embeddings() -> None:
+    model = load_model_config("deepseek-v3")
+    layout = kv_layout(model, KvOptions(tensor_parallel_size=8, block_size=64), device=GPU)
+    found = Roofline(model, find_gpu("H200"), layout, 8)
+
+    embeddings = 2 * 129_280 * 7_168
+    assert found.weight_bytes == pytest.approx((671e9 + embeddings) / 8, rel=0.001)
+
+
 def test_windows_bound_what_a_prompts_attention_costs() -> None:
     windowed = MODELS["Mistral 7B"]
     full = replace(windowed, windows=(None,) * windowed.num_layers)
