@@ -101,7 +101,7 @@ class _Server(uvicorn.Server):
         for connection in tuple(connections):
             connection.shutdown()
         deadline = time.monotonic() + _LAST_BYTES_S
-        while connections and time.monotonic() < deadline:
+        while connections and time.monotonic() < deadline:  # noqa: ASYNC110 (uvicorn tells nobody)
             await asyncio.sleep(_LAST_BYTES_S / 20)
         for connection in tuple(connections):
             connection.transport.abort()
