@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from serving.engine.arguments import engine_arguments
-from serving.engine.vllm_shim import import_vllm, parse_options
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
 from serving.settings import ModelSettings
@@ -89,6 +88,8 @@ def _setting_at_fault(model_id: str, model: ModelSettings, message: str) -> str 
 
 def _refusal(arguments: list[str]) -> dict[str, str] | None:
     """What vLLM says against the options, if anything."""
+    from serving.engine.vllm_shim import import_vllm, parse_options  # which the starter needs not
+
     try:
         import_vllm()
         parse_options(arguments)
