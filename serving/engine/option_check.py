@@ -11,11 +11,10 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from serving.engine.arguments import engine_arguments
-from serving.engine.vllm_shim import import_vllm, parse_options
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
 from serving.settings import ModelSettings
@@ -25,15 +24,39 @@ _WEIGHTS = Path("weights")
 _KV_EVENTS = "ipc:///events"
 """In the place of the model folder and a socket, at which the check does not look."""
 
+Ask = Callable[[Mapping[str, Sequence[str]]], Mapping[str, Mapping[str, str]]]
+"""Given lists of options by model, what is wrong with some of them."""
 
-def check_options(models: Mapping[str, ModelSettings]) -> None:
+
+def ask_vllm(lists: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """What a process of its own finds wrong with each list of options, as a ConfigError's fields.
+
+    One that fails itself finds nothing: the replicas will.
+    """
+    check = subprocess.run(  # noqa: S603 (our own module)
+        [sys.executable, "-m", __name__],
+        input=json.dumps(lists),  # options may be secrets, which a command line would show
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found: dict[str, dict[str, str]] = json.loads(check.stdout) if check.returncode == 0 else {}
+    return found
+
+
+def check_options(models: Mapping[str, ModelSettings], ask: Ask = ask_vllm) -> None:
     """Return if vLLM, as it is installed here, takes the options of these models.
 
-    A check that fails itself says nothing: the replicas will.
-
     Raises:
-        ConfigError: vLLM is unusable or refuses an option, which `param` names where it can.
+        ConfigError: the first of `refusals`.
     """
+    for error in refusals(models, ask):
+        raise error
+
+
+def refusals(models: Mapping[str, ModelSettings], ask: Ask = ask_vllm) -> list[ConfigError]:
+    """What vLLM says against the options of these models: that it is unusable, or for each model
+    the first option that it refuses, which `param` names where it can."""
     lists = {
         model_id: engine_arguments(
             model_id,
@@ -44,17 +67,10 @@ def check_options(models: Mapping[str, ModelSettings]) -> None:
         )
         for model_id, model in models.items()
     }
-    check = subprocess.run(  # noqa: S603 (our own module)
-        [sys.executable, "-m", __name__],
-        input=json.dumps(lists),  # options may be secrets, which a command line would show
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    refusals = json.loads(check.stdout) if check.returncode == 0 else {}
-    for model_id, refusal in refusals.items():
-        param = _setting_at_fault(model_id, models[model_id], refusal["message"])
-        raise ConfigError(**refusal, param=param)
+    return [
+        ConfigError(**why, param=_setting_at_fault(model_id, models[model_id], why["message"]))
+        for model_id, why in ask(lists).items()
+    ]
 
 
 def _setting_at_fault(model_id: str, model: ModelSettings, message: str) -> str | None:
@@ -72,6 +88,8 @@ def _setting_at_fault(model_id: str, model: ModelSettings, message: str) -> str 
 
 def _refusal(arguments: list[str]) -> dict[str, str] | None:
     """What vLLM says against the options, if anything."""
+    from serving.engine.vllm_shim import import_vllm, parse_options  # which the starter needs not
+
     try:
         import_vllm()
         parse_options(arguments)

@@ -12,11 +12,24 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark this folder's tests; run them after all others, and last those that kill processes."""
+    """Mark this folder's tests; run them after all others."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-    items.sort(key=lambda item: (HERE in item.path.parents, item.path.name == "test_lifecycle.py"))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """First what needs no platform of this folder's, then what starts its own, then what shares the
+    one with real engines, so that it burdens no other, and last what kills its processes.
+
+    Two Ray clusters at once also cost the second one 3 s: Ray's agent waits for a taken port.
+    """
+    if HERE not in item.path.parents:
+        return 0
+    if "platform" not in getattr(item, "fixturenames", ()):
+        return 1
+    return 3 if item.path.name == "test_lifecycle.py" else 2
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ CUT_S = 15.0
 
 
 @pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
+def fleet(tmp_path: Path) -> Iterator[Platform]:
     running = Platform.start(tmp_path / "state", "sim", SETTINGS)
     try:
         yield running
@@ -99,10 +99,10 @@ def is_whole(text: str) -> bool:
     return text.rstrip().endswith("data: [DONE]")
 
 
-def test_down_finishes_what_runs_and_refuses_what_comes(platform: Platform) -> None:
-    with streaming(platform, 6) as stream, ThreadPoolExecutor() as pool:
-        stopped = pool.submit(platform.run, "down", timeout_s=100)
-        with platform.client() as client:
+def test_down_finishes_what_runs_and_refuses_what_comes(fleet: Platform) -> None:
+    with streaming(fleet, 6) as stream, ThreadPoolExecutor() as pool:
+        stopped = pool.submit(fleet.run, "down", timeout_s=100)
+        with fleet.client() as client:
             message = {"role": "user", "content": "More?"}
             body = {"model": MODEL, "messages": [message], "max_tokens": 1}
             refused = wait_until(
@@ -116,10 +116,10 @@ def test_down_finishes_what_runs_and_refuses_what_comes(platform: Platform) -> N
     assert "finishing 1 request" in stopped.result().stderr
 
 
-def test_down_at_once_cuts_what_runs(platform: Platform) -> None:
-    with streaming(platform, 60) as stream:
+def test_down_at_once_cuts_what_runs(fleet: Platform) -> None:
+    with streaming(fleet, 60) as stream:
         begun = time.monotonic()
-        stopped = platform.run("down", "--drain-timeout", "0")
+        stopped = fleet.run("down", "--drain-timeout", "0")
         took_s = time.monotonic() - begun
         assert not is_whole(stream.result(timeout=5))
     print(f"stopped after {took_s:.1f} s")
@@ -127,10 +127,10 @@ def test_down_at_once_cuts_what_runs(platform: Platform) -> None:
     assert took_s < CUT_S
 
 
-def test_down_waits_no_longer_than_it_is_told(platform: Platform) -> None:
-    with streaming(platform, 60) as stream:
+def test_down_waits_no_longer_than_it_is_told(fleet: Platform) -> None:
+    with streaming(fleet, 60) as stream:
         begun = time.monotonic()
-        assert platform.run("down", "--drain-timeout", "3").returncode == 0
+        assert fleet.run("down", "--drain-timeout", "3").returncode == 0
         took_s = time.monotonic() - begun
         assert not is_whole(stream.result(timeout=5))
     assert 3 < took_s < 3 + CUT_S
@@ -160,15 +160,6 @@ def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert "SIGTERM received" not in said, "Ray's handler is not in front"
 
 
-def test_an_idle_platform_is_down_quickly(platform: Platform) -> None:
-    platform.note_processes()
-    begun = time.monotonic()
-    assert platform.run("down").returncode == 0
-    took_s = time.monotonic() - begun
-    print(f"idle: down after {took_s:.1f} s")
-    assert took_s < CUT_S
-
-
 def kill_supervisor(platform: Platform) -> None:
     platform.note_processes()
     supervisor = json.loads((platform.state_dir / "run.json").read_text())["pid"]
@@ -176,23 +167,29 @@ def kill_supervisor(platform: Platform) -> None:
     wait_until(lambda: not psutil.pid_exists(supervisor), timeout_s=10)
 
 
-def test_down_ends_what_a_killed_supervisor_has_left(platform: Platform) -> None:
-    kill_supervisor(platform)
-    stopped = platform.run("down")
+def test_down_ends_what_a_killed_supervisor_has_left(fleet: Platform) -> None:
+    kill_supervisor(fleet)
+    stopped = fleet.run("down")
     assert stopped.returncode == 0
     assert "not running" in stopped.stderr
     assert "that a killed run had left" in stopped.stderr
-    _, left = psutil.wait_procs(platform.processes, timeout=5)
+    _, left = psutil.wait_procs(fleet.processes, timeout=5)
     assert not left
 
 
-def test_up_ends_what_a_killed_supervisor_has_left(platform: Platform) -> None:
-    kill_supervisor(platform)
-    of_killed = set(platform.processes)
-    port = str(platform.address[1])
-    up = platform.run("up", "--preset", "sim", "--port", port, "--detach", timeout_s=240)
+def test_up_ends_what_a_killed_supervisor_has_left(fleet: Platform) -> None:
+    """And is down quickly again, since nothing runs."""
+    kill_supervisor(fleet)
+    of_killed = set(fleet.processes)
+    port = str(fleet.address[1])
+    up = fleet.run("up", "--preset", "sim", "--port", port, "--detach", timeout_s=240)
     assert up.returncode == 0, up.stderr
     _, left = psutil.wait_procs(of_killed, timeout=5)
     assert not left
-    with platform.client() as client:
+    with fleet.client() as client:
         assert client.get("/v1/models").status_code == 200
+    begun = time.monotonic()
+    assert fleet.run("down").returncode == 0
+    took_s = time.monotonic() - begun
+    print(f"idle: down after {took_s:.1f} s")
+    assert took_s < CUT_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -91,7 +92,9 @@ def test_commands_without_a_platform(tmp_path: Path) -> None:
 
 
 def test_status_has_the_promised_keys(platform: Platform) -> None:
-    status = platform.status()
+    asked = platform.run("status", "--json")
+    assert asked.returncode == 0, asked.stderr
+    status = json.loads(asked.stdout)
     assert status["endpoint"] == platform.endpoint
     assert [model["id"] for model in status["models"]] == [MODEL, EMBEDDER]
     model = status["models"][0]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.engine.arguments import OWNED_OPTIONS, engine_arguments
-from serving.engine.option_check import check_options
+from serving.engine.option_check import refusals
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
 from serving.settings import ModelSettings
@@ -122,20 +122,33 @@ def with_extra(extra: dict[str, Any]) -> ModelSettings:
     )
 
 
-@pytest.mark.parametrize(
-    ("extra", "said"),
-    [
-        ({"foo_bar": 1}, "unrecognized arguments: --foo-bar"),
-        ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
-    ],
-)
-def test_the_option_that_vllm_refuses_is_named_before_anything_starts(
-    extra: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        check_options({"good": with_extra({"seed": 1}), "bad": with_extra(extra)})
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown": ({"foo_bar": 1}, "unrecognized arguments: --foo-bar"),
+    "wrong": ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
+}
+"""Options, and what vLLM says of them."""
 
-    assert said in caught.value.message
-    assert "usage:" not in caught.value.message
-    assert caught.value.code == "engine_options"
-    assert caught.value.param == f"models.bad.engine.extra_args.{next(iter(extra))}"
+
+@pytest.fixture(scope="module")
+def refused() -> dict[str, ConfigError]:
+    """By the model; one that nothing is wrong with is asked about, too."""
+    bad = {name: with_extra(extra) for name, (extra, _) in REFUSED.items()}
+    errors = refusals({"good": with_extra({"seed": 1}), **bad})
+    return {str(error.param).split(".")[1]: error for error in errors}
+
+
+def test_only_options_that_vllm_refuses_are_told(refused: dict[str, ConfigError]) -> None:
+    assert list(refused) == list(REFUSED)
+
+
+@pytest.mark.parametrize("model", REFUSED)
+def test_the_option_that_vllm_refuses_is_named_before_anything_starts(
+    refused: dict[str, ConfigError], model: str
+) -> None:
+    extra, said = REFUSED[model]
+    error = refused[model]
+
+    assert said in error.message
+    assert "usage:" not in error.message
+    assert error.code == "engine_options"
+    assert error.param == f"models.{model}.engine.extra_args.{next(iter(extra))}"

@@ -48,7 +48,7 @@ from serving.protocol.usage import TokenCounts
 MESSAGES = "/v1/messages"
 ABORT_WITHIN_S = 1.0
 LEAK_ROUNDS = 2
-QUEUE_TIMEOUT_S = 2.0
+QUEUE_TIMEOUT_S = 1.0
 REQUESTS_PER_ROUND = 200
 
 
@@ -624,14 +624,14 @@ async def test_a_stream_that_falls_silent_ends_with_an_error_event(stack: Stack)
 async def test_a_slow_but_steady_engine_is_no_silent_one(stack: Stack) -> None:
     async def answer(request: EngineRequest) -> None:
         await request.start(200, EVENT_STREAM)
-        for _ in range(8):
+        for _ in range(10):
             await asyncio.sleep(0.25)
             await request.write(b"data: 1\n\n")
         await request.finish()
 
     stack.engine.script = answer
     async with stack.post() as response:
-        assert await response.read() == b"data: 1\n\n" * 8
+        assert await response.read() == b"data: 1\n\n" * 10
 
 
 # --- a client that leaves, or stalls -----------------------------------------------------------

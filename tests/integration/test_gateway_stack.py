@@ -69,7 +69,7 @@ LIMITS = LimitSettings(
     min_upload_bytes_per_s=1024 * 1024,
     stalled_read_timeout_s=0.6,
 )
-GATEWAY = GatewaySettings(no_replica_wait_s=0.2, engine_silence_timeout_s=4.0, limits=LIMITS)
+GATEWAY = GatewaySettings(no_replica_wait_s=0.2, engine_silence_timeout_s=1.9, limits=LIMITS)
 
 
 @dataclass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from typer.testing import CliRunner
 
 from serving import __version__
@@ -20,3 +23,21 @@ def test_the_help_still_tells_what_it_is() -> None:
     assert result.exit_code == 0
     assert "Self-hosted inference" in result.stdout
     assert "--version" in result.stdout
+
+
+def test_a_mistyped_command_is_told_the_nearest() -> None:
+    result = CliRunner().invoke(app, ["statu"])
+
+    assert result.exit_code == 2
+    assert "Did you mean 'status'?" in result.output
+
+
+def test_a_command_takes_no_time_for_the_libraries_of_others() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from serving.cli.main import app\n"
+        "assert CliRunner().invoke(app, ['keys', 'create', '--help']).exit_code == 0\n"
+        "assert not {'aiohttp', 'numpy', 'ray'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
