@@ -38,7 +38,7 @@ from serving.settings import Settings
 MODEL = "sim"
 DEPLOYMENT = engine_name(MODEL)
 STEP_S = 0.1
-STREAM_S = 12.0
+STREAM_S = 9.0
 """Several times the idle timeout: a node that drains has time to look idle."""
 NUM_TOKENS = int(STREAM_S / STEP_S)
 _LINK_TIMEOUT_S = 60.0

@@ -174,23 +174,6 @@ def test_new_replicas_that_never_become_ready_leave_the_old_ones_serving(fleet: 
     assert mended.returncode == 0, mended.stderr
 
 
-def test_new_replicas_that_die_are_named_in_the_status(fleet: Platform) -> None:
-    few = f"models.{MODEL}.simulator.kv_blocks=20"
-    failed = fleet.run("apply", "--set", few, timeout_s=120)
-    assert failed.returncode == 2
-    model = fleet.model_status(MODEL)
-    assert (model["status"], "KV blocks, and there are 20" in model["message"]) == (
-        "DEPLOY_FAILED", True
-    )  # fmt: skip
-    assert "KV blocks, and there are 20" in fleet.run("status").stdout
-    with fleet.client() as client:
-        assert ask(client).status_code == 200
-    enough = f"models.{MODEL}.simulator.kv_blocks=28000"
-    mended = fleet.run("apply", "--set", enough, timeout_s=120)
-    assert mended.returncode == 0, mended.stderr
-    assert fleet.model_status(MODEL)["message"] == ""
-
-
 # --- a replica that stands still -----------------------------------------------------------------
 
 

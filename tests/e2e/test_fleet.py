@@ -266,7 +266,8 @@ async def test_a_stream_beyond_the_drain_limit_is_told(fleet: Platform) -> None:
 
 
 async def test_settings_that_do_not_come_up_cost_no_request(fleet: Platform) -> None:
-    """The old replicas go on serving, the reason is told, and good settings mend it."""
+    """The old replicas go on serving, the reason is told, also by the status, and good settings
+    mend it."""
     before = {replica["pid"] for replica in fleet.engines(MODEL)}
     async with load_on(fleet) as load, steady(load, per_second=2):
         change = f"models.{MODEL}.simulator.kv_blocks=20"
@@ -274,7 +275,13 @@ async def test_settings_that_do_not_come_up_cost_no_request(fleet: Platform) -> 
         assert failed.returncode == 2, failed.stderr
         assert "KV blocks, and there are 20" in failed.stderr
         assert before <= {replica["pid"] for replica in fleet.engines(MODEL)}
+        model = fleet.model_status(MODEL)
+        assert model["status"] == "DEPLOY_FAILED"
+        assert "KV blocks, and there are 20" in model["message"]
+        shown = await asyncio.to_thread(fleet.run, "status")
+        assert "KV blocks, and there are 20" in shown.stdout
         await asyncio.to_thread(apply, fleet, f"models.{MODEL}.simulator.kv_blocks=28000")
+        assert fleet.model_status(MODEL)["message"] == ""
     assert not load.outcomes.broken
     assert set(load.outcomes.statuses) == {200}
 

@@ -108,7 +108,8 @@ class Vllm:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._built: dict[tuple[str, int | None], tuple[Any, dict[str, Any]]] = {}
+        self._models: dict[str, dict[str, Any]] = {}
+        self._asked: dict[tuple[str, int | None], tuple[Any, dict[str, Any]]] = {}
 
     def figures(self, case: Case) -> list[float]:
         from vllm.v1.core.kv_cache_utils import (
@@ -127,34 +128,35 @@ class Vllm:
         return [sizes.pop(), cache.num_blocks, num_tokens, concurrency]
 
     def _layers(self, model: str, block_size: int | None) -> tuple[Any, dict[str, Any]]:
-        if (model, block_size) not in self._built:
-            self._built[model, block_size] = self._build(model, block_size)
-        return self._built[model, block_size]
+        """The configuration with these blocks, and what the model's layers ask for under it."""
+        if (model, block_size) not in self._asked:
+            config = self._config(model, block_size)
+            if model not in self._models:
+                self._models[model] = self._build(config)
+            found = {
+                name: layer.get_kv_cache_spec(config) for name, layer in self._models[model].items()
+            }
+            self._asked[model, block_size] = config, found
+        return self._asked[model, block_size]
 
-    def _build(self, model: str, block_size: int | None) -> tuple[Any, dict[str, Any]]:
+    def _build(self, config: Any) -> dict[str, Any]:
+        """The attention layers of a model, which takes most of the time."""
         import torch
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
         from vllm.model_executor.model_loader.utils import initialize_model
         from vllm.utils.torch_utils import set_default_torch_dtype
-        from vllm.v1.kv_cache_layout import KVCacheLayout
 
-        config = self._config(model, block_size)
-        config.cache_config.kv_cache_layout = KVCacheLayout.LBHNC.name
         with set_current_vllm_config(config):
             self._join_group()
             with set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):
                 initialize_model(vllm_config=config, model_config=config.model_config)
         layers = config.compilation_config.static_forward_context
-        found = {
-            name: layer.get_kv_cache_spec(config)
-            for name, layer in layers.items()
-            if isinstance(layer, AttentionLayerBase)
-        }
-        return config, found
+        return {n: each for n, each in layers.items() if isinstance(each, AttentionLayerBase)}
 
     def _config(self, model: str, block_size: int | None) -> Any:
         from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+        from vllm.v1.kv_cache_layout import KVCacheLayout
 
         folder = self._folder / model
         folder.mkdir(exist_ok=True)
@@ -165,7 +167,7 @@ class Vllm:
         kinds = set(getattr(built.hf_text_config, "layer_types", None) or ())
         is_mixed = len(kinds) > 1
         options = {} if block_size is None else {"block_size": block_size}
-        return VllmConfig(
+        config = VllmConfig(
             model_config=built,
             scheduler_config=SchedulerConfig(max_model_len=4096, is_encoder_decoder=False),
             cache_config=CacheConfig(
@@ -173,6 +175,8 @@ class Vllm:
             ),
             device_config=DeviceConfig("cpu"),
         )
+        config.cache_config.kv_cache_layout = KVCacheLayout.LBHNC.name
+        return config
 
     def _join_group(self) -> None:
         from torch import distributed

@@ -18,13 +18,13 @@ from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, T
 from serving.simulator.generation import Prompt, Sampling
 from serving.simulator.launch import SimulatedEngine, build_engine
 
-SPAN_S = 60
-BURSTS = ((6.0, 16.0), (34.0, 42.0), (54.0, 57.0))
+SPAN_S = 30
+BURSTS = ((3.0, 8.0), (17.0, 21.0), (27.0, 28.5))
 CALM_PER_S, BURST_PER_S = 5.0, 12.0
 
 FIRST = 2
-COLD_START_S = 8.0
-TARGETS = {12: 4, 30: 2, 44: 3}
+COLD_START_S = 4.0
+TARGETS = {6: 4, 15: 2, 22: 3}
 """Replicas wanted from each second on: two start, two drain, one starts."""
 
 # Steps of 30 to 100 ms and limits that few requests are near, so that a process which wakes 20 ms
@@ -195,7 +195,7 @@ async def served(demand: Demand) -> Result:
 
 
 async def test_goodput_and_cost_are_what_the_laboratory_foretells() -> None:
-    demand = bursts(seed=2)
+    demand = bursts(seed=5)
     told, real = foretold(demand), await served(demand)
     print(f"\n{demand.at_s.size} requests\nlaboratory:   {told}\nby the clock: {real}")
     assert 0.6 < told.goodput_ratio < 0.9

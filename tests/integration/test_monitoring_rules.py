@@ -13,6 +13,7 @@ import yaml
 from monitoring_queries import MONITORING, alerts
 from prometheus_tools import find_tool
 
+RULE_TESTS = ("rules_test.yaml", "rules_slow_test.yaml")
 RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 
 
@@ -28,10 +29,10 @@ def promtool(*arguments: str) -> str:
 
 def checks_of(alert: str) -> list[list[dict[str, Any]]]:
     """For each series in which an alert is looked at, the looks in the order of time."""
-    groups = yaml.safe_load((MONITORING / "rules_test.yaml").read_text())["tests"]
     found = [
         [check for check in group.get("alert_rule_test", ()) if check["alertname"] == alert]
-        for group in groups
+        for name in RULE_TESTS
+        for group in yaml.safe_load((MONITORING / name).read_text())["tests"]
     ]
     return [sorted(checks, key=lambda each: seconds(each["eval_time"])) for checks in found]
 
@@ -52,8 +53,9 @@ def test_promtool_finds_no_fault_in_the_rules() -> None:
     assert "SUCCESS" in promtool("check", "rules", "--lint=all", "--lint-fatal", "rules.yaml")
 
 
-def test_alerts_fire_and_clear_when_they_should() -> None:
-    promtool("test", "rules", "rules_test.yaml")
+@pytest.mark.parametrize("name", RULE_TESTS)
+def test_alerts_fire_and_clear_when_they_should(name: str) -> None:
+    promtool("test", "rules", name)
 
 
 @pytest.mark.parametrize("alert", alerts())

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from loadtest.report import style
 
 TIMES_MS = st.floats(0.01, 1e8)
+few = settings(deadline=None, max_examples=30)  # a plot takes 20 ms
 
 
 def axes() -> Axes:
@@ -25,6 +26,7 @@ def visible_ticks(axis_of: Axes, which: str) -> list[str]:
     return [axis.get_major_formatter()(place) for place in places]
 
 
+@few
 @given(st.lists(TIMES_MS, min_size=1, max_size=50))
 def test_times_are_within_an_axis_that_can_be_read(times_ms: list[float]) -> None:
     drawn = axes()
@@ -48,6 +50,7 @@ def test_an_axis_is_logarithmic_where_times_differ_much(times_ms: list[float], s
     assert drawn.get_yscale() == scale
 
 
+@few
 @given(st.floats(1e-3, 1e7))
 def test_time_since_the_beginning_has_few_ticks(last_s: float) -> None:
     drawn = axes()
@@ -59,6 +62,7 @@ def test_time_since_the_beginning_has_few_ticks(last_s: float) -> None:
 
 
 @pytest.mark.parametrize("scaled", [style.count_axis, style.log_count_axis])
+@few
 @given(greatest=st.integers(1, 10**9))
 def test_counts_are_whole_numbers(scaled: Callable[[Axes], None], greatest: int) -> None:
     drawn = axes()
