@@ -158,7 +158,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
 
 
 def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:
-    from serving.lab.deployment import DeploymentQuestion, prompt_context_tokens, shorter_than
+    from serving.lab.deployment import DeploymentQuestion, shorter_than
 
     model = load_model_config(asked.model)
     max_model_len = longest(model, asked.max_model_len)
@@ -173,7 +173,6 @@ def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:
         model=model,
         gpu=find_gpu(asked.gpu),
         max_model_len=max_model_len,
-        prompt_context_tokens=prompt_context_tokens(taken),
         kv_dtype=asked.kv_dtype,
         block_size=asked.block_size,
         measured=_measured(asked.calibration, asked.gpu),

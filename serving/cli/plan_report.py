@@ -151,7 +151,10 @@ def _row(report: Report, deployment: Deployment) -> dict[str, Any]:
         "ttft_s": {"p50": round(seen.ttft_p50_s, 4), "p99": round(seen.ttft_p99_s, 4)},
         "itl_s": {"p50": round(seen.itl_p50_s, 5), "p99": round(seen.itl_p99_s, 5)},
         "goodput_rps_per_replica": round(seen.goodput_rps / seen.num_replicas, 3),
-        "timing": plan.timing.model_dump(mode="json"),
+        "timing": {
+            **plan.timing.linear.model_dump(mode="json"),
+            "prompt_attention_s": plan.timing.prompt_attention_s,
+        },
     }
     if report.price is not None:
         row["cost_per_hour"] = report.cost_per_hour(deployment)

@@ -17,7 +17,7 @@ from serving.errors import ConfigError
 from serving.lab.demand import Demand
 from serving.lab.fleet import Slo
 from serving.lab.observation import Observation, observe_trace, replica_rules
-from serving.lab.replay import Rules
+from serving.lab.replay import Floats, Rules, seen_by_prompts
 from serving.planner.replica_plan import ReplicaPlan, ReplicaQuestion, Shape, plan_replica
 
 TENSOR_PARALLEL_SIZES = (1, 2, 4, 8)
@@ -69,17 +69,6 @@ def shorter_than(demand: Demand, max_model_len: int) -> Demand:
         demand.output_tokens[fits],
         demand.num_dropped + int((~fits).sum()),
     )
-
-
-def prompt_context_tokens(demand: Demand) -> float:
-    """How many tokens those of the prompts attend to, on average.
-
-    >>> lengths = np.array([10, 10])
-    >>> prompt_context_tokens(Demand(np.array([0.0, 1.0]), lengths, lengths))
-    5.0
-    """
-    prompt = demand.prompt_tokens.astype(float)
-    return float((prompt * prompt).sum() / 2 / prompt.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,18 +248,24 @@ def _least(demand: Demand, rules: Rules) -> int:
     """So many replicas are busy with the tokens alone, on average."""
     attended = np.minimum(demand.prompt_tokens, rules.window_tokens).astype(float)
     attended += rules.full_ratio * (demand.prompt_tokens - attended)
-    work_s = demand.prompt_tokens * rules.prefill_s_per_token + demand.output_tokens * (
+    work_s = _prefill_s(demand, rules) + demand.output_tokens * (
         rules.decode_s_per_sequence + attended * rules.attention_s_per_token
     )
     return max(int(work_s.sum() / demand.span_s), 1)
+
+
+def _prefill_s(demand: Demand, rules: Rules) -> Floats:
+    """[num_requests]: what reading each prompt adds to the steps that do it."""
+    tokens = demand.prompt_tokens
+    attention_s: Floats = seen_by_prompts(rules, tokens) * rules.prompt_attention_s
+    return tokens * rules.prefill_s_per_token + attention_s
 
 
 def _when_idle(question: DeploymentQuestion, rules: Rules) -> tuple[Constraint, str] | None:
     """What misses the SLO even where each request has a replica of its own."""
     demand, slo = question.demand, question.slo
     num_steps = np.ceil(demand.prompt_tokens / rules.max_batched_tokens)
-    ttft_s = rules.overhead_s + num_steps * rules.step_s
-    ttft_s += demand.prompt_tokens * rules.prefill_s_per_token
+    ttft_s = rules.overhead_s + num_steps * rules.step_s + _prefill_s(demand, rules)
     if (at_best := float(np.quantile(ttft_s, slo.ratio))) > slo.ttft_s:
         return "TTFT", f"TTFT p{slo.ratio * 100:g} is {at_best:.2f} s even on an idle replica"
     if (at_best := rules.step_s + rules.decode_s_per_sequence) > slo.itl_s:

@@ -76,11 +76,15 @@ def rules_of(model: ModelSettings, slo: Slo) -> Rules:
     return make_rules(simulator.timing, room, slo)
 
 
-def make_rules(timing: TimingSettings, room: Room, slo: Slo) -> Rules:
-    """How replicas behave that take so long and have so much room."""
+def make_rules(
+    timing: TimingSettings, room: Room, slo: Slo, *, prompt_attention_s: float = 0.0
+) -> Rules:
+    """How replicas behave that take so long and have so much room. `prompt_attention_s` is as
+    `Rules` has it; simulated engines know nothing of it."""
     return Rules(
         step_s=timing.step_s,
         prefill_s_per_token=1 / timing.prefill_tokens_per_s,
+        prompt_attention_s=prompt_attention_s,
         decode_s_per_sequence=timing.decode_s_per_sequence,
         attention_s_per_token=timing.attention_s_per_token,
         overhead_s=timing.overhead_s,

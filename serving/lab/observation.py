@@ -69,7 +69,8 @@ def replica_rules(plan: ReplicaPlan, slo: Slo) -> Rules:
             held_window_tokens=windowed[0].blocks_per_sequence(plan.lengths) * block_size,
             full_ratio=num_full / len(groups),
         )
-    return make_rules(plan.timing, room, slo)
+    timing = plan.timing
+    return make_rules(timing.linear, room, slo, prompt_attention_s=timing.prompt_attention_s)
 
 
 def observe_trace(demand: Demand, rules: Rules, slo: Slo, *, num_replicas: int) -> Observation:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.errors import ConfigError
+from serving.planner.step_timing import StepTiming
 from serving.settings import TimingSettings
 
 
@@ -31,41 +32,40 @@ class MeasuredTiming(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A measurement, and what the roofline says of the engine that was measured."""
+    """A measurement, and what the roofline says of the engine that was measured, its prompts as
+    long as those that were sent."""
 
     measured: TimingSettings
     foretold: TimingSettings
 
-    def apply(self, timing: TimingSettings) -> TimingSettings:
+    def apply(self, timing: StepTiming) -> StepTiming:
         """The roofline's timing of another shape, corrected.
 
-        >>> half = TimingSettings(step_s=0.004, prefill_tokens_per_s=10_000)
+        >>> half = StepTiming(TimingSettings(step_s=0.004, prefill_tokens_per_s=10_000))
         >>> foretold = TimingSettings(step_s=0.008, prefill_tokens_per_s=5_000)
         >>> measured = TimingSettings(step_s=0.010, prefill_tokens_per_s=4_000)
-        >>> corrected = Correction(measured, foretold).apply(half)
+        >>> corrected = Correction(measured, foretold).apply(half).linear
         >>> corrected.step_s, corrected.prefill_tokens_per_s
         (0.005, 8000.0)
         """
-        measured, foretold = self.measured, self.foretold
-        return TimingSettings(
-            step_s=_scaled(timing.step_s, measured.step_s, foretold.step_s),
-            prefill_tokens_per_s=_scaled(
-                timing.prefill_tokens_per_s,
-                measured.prefill_tokens_per_s,
-                foretold.prefill_tokens_per_s,
-            ),
+        measured, foretold, linear = self.measured, self.foretold, timing.linear
+        prefill = measured.prefill_tokens_per_s / foretold.prefill_tokens_per_s
+        corrected = TimingSettings(
+            step_s=_scaled(linear.step_s, measured.step_s, foretold.step_s),
+            prefill_tokens_per_s=linear.prefill_tokens_per_s * prefill,
             decode_s_per_sequence=_scaled(
-                timing.decode_s_per_sequence,
+                linear.decode_s_per_sequence,
                 measured.decode_s_per_sequence,
                 foretold.decode_s_per_sequence,
             ),
             attention_s_per_token=_scaled(
-                timing.attention_s_per_token,
+                linear.attention_s_per_token,
                 measured.attention_s_per_token,
                 foretold.attention_s_per_token,
             ),
             overhead_s=measured.overhead_s,
         )
+        return StepTiming(corrected, timing.prompt_attention_s / prefill)
 
 
 def read_measured_timing(document: Mapping[str, Any]) -> MeasuredTiming:

@@ -21,7 +21,6 @@ from serving.lab.deployment import (
     Rejected,
     _fewest,
     by_replicas,
-    prompt_context_tokens,
     rank_deployments,
     shorter_than,
     try_shape,
@@ -50,9 +49,7 @@ def steady(per_s: float, prompt: int = 1000, output: int = 200) -> Demand:
 def ask(
     demand: Demand, model: str = "mistral-7b-v0.1", gpu: str = "H100-80G", slo: Slo = SLO
 ) -> DeploymentQuestion:
-    replica = ReplicaQuestion(
-        load_model_config(model), find_gpu(gpu), 16_384, prompt_context_tokens(demand)
-    )
+    replica = ReplicaQuestion(load_model_config(model), find_gpu(gpu), 16_384)
     return DeploymentQuestion(replica, demand, slo)
 
 
@@ -134,6 +131,25 @@ def test_what_no_number_of_replicas_can_keep_is_told_at_once(slo: Slo, by: str, 
     tried = try_shape(ask(steady(5.0), slo=slo), Shape(1, 2048, 64))
     assert isinstance(tried, Rejected)
     assert (tried.by, says in tried.reason) == (by, True)
+
+
+def test_a_long_prompt_takes_what_its_own_length_costs_however_short_the_others_are() -> None:
+    """Mistral Nemo 12B on two H100: half of a prompt of 126,195 tokens is attention."""
+    lengths = np.array([500] * 99 + [126_195])
+    shape = Shape(2, 2048, 64)
+
+    def asked(demand: Demand, ttft_s: float) -> DeploymentQuestion:
+        found = ask(demand, "mistral-nemo-12b", slo=Slo(ttft_s, itl_s=1.0, ratio=1.0))
+        return replace(found, replica=replace(found.replica, max_model_len=130_000))
+
+    mixed = Demand(np.arange(100) * 1.0, lengths, np.full(100, 2))
+    alone = Demand(np.zeros(1), lengths[-1:], np.full(1, 2))
+    found = [try_shape(asked(demand, 10.0), shape) for demand in (mixed, alone)]
+    slowest = [one.seen.ttft_p99_s for one in found if isinstance(one, Deployment)]
+    assert slowest == pytest.approx([7.0, 7.0], rel=0.05)
+    tried = try_shape(asked(mixed, 6.0), shape)
+    assert isinstance(tried, Rejected)
+    assert "even on an idle replica" in tried.reason
 
 
 def test_chunks_that_hold_streams_up_too_long_are_rejected_for_it() -> None:

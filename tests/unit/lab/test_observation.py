@@ -29,9 +29,9 @@ def demand_of(*rows: tuple[float, int, int]) -> Demand:
     return Demand(np.array(at_s), np.array(prompt), np.array(output))
 
 
-def rules(**room: float) -> Rules:
+def rules(prompt_attention_s: float = 0.0, **room: float) -> Rules:
     kept = {"max_batched_tokens": 1000, "max_sequences": 8, "kv_tokens": 100_000, **room}
-    return make_rules(TIMING, Room(**kept), SLO)  # type: ignore[arg-type]
+    return make_rules(TIMING, Room(**kept), SLO, prompt_attention_s=prompt_attention_s)  # type: ignore[arg-type]
 
 
 def observed(demand: Demand, number: int = 1, **room: float) -> Observation:
@@ -39,9 +39,7 @@ def observed(demand: Demand, number: int = 1, **room: float) -> Observation:
 
 
 def planned(name: str, max_model_len: int, shape: Shape) -> ReplicaPlan:
-    question = ReplicaQuestion(
-        load_model_config(name), find_gpu("H100-80G"), max_model_len, prompt_context_tokens=500.0
-    )
+    question = ReplicaQuestion(load_model_config(name), find_gpu("H100-80G"), max_model_len)
     return plan_replica(question, shape)
 
 
@@ -52,6 +50,29 @@ def test_one_request_is_as_fast_as_the_timing_says() -> None:
     assert seen.itl_p99_s == seen.itl_p50_s
     assert seen.peak_running == 1
     assert seen.keeps(SLO)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "window", "seen"),
+    [
+        (2500, {}, 2500**2 / 2),
+        (2500, {"window_tokens": 400}, 400**2 / 2 + 2100 * 400),
+        (300, {"window_tokens": 400}, 300**2 / 2),
+        (
+            2500,
+            {"window_tokens": 400, "full_ratio": 0.25},
+            0.25 * 2500**2 / 2 + 0.75 * (400**2 / 2 + 2100 * 400),
+        ),
+    ],
+    ids=["full attention", "beyond the window", "within the window", "a mixture"],
+)
+def test_a_prompts_attention_grows_with_what_each_of_its_tokens_sees(
+    prompt: int, window: dict[str, float], seen: float
+) -> None:
+    demand = demand_of((0.0, prompt, 1))
+    without = observed(demand, **window)
+    found = observe_trace(demand, rules(prompt_attention_s=1e-7, **window), SLO, num_replicas=1)
+    assert found.ttft_p50_s - without.ttft_p50_s == pytest.approx(seen * 1e-7)
 
 
 def test_a_stream_that_a_long_prompt_holds_up_has_one_long_gap() -> None:

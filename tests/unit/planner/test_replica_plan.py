@@ -26,7 +26,7 @@ def ask(
     model: str, gpu: str, max_model_len: int, measured: MeasuredTiming | None = None
 ) -> ReplicaQuestion:
     config = load_model_config(model)
-    return ReplicaQuestion(config, find_gpu(gpu), max_model_len, 2048.0, measured=measured)
+    return ReplicaQuestion(config, find_gpu(gpu), max_model_len, measured=measured)
 
 
 def test_a_7b_model_leaves_most_of_an_h100_to_the_kv_cache() -> None:
@@ -66,7 +66,8 @@ def test_heads_that_cannot_be_shared_out_are_refused() -> None:
 def test_a_measured_engine_is_planned_as_it_was_measured() -> None:
     question = ask("mistral-7b-v0.1", "H100-80G", 32_768, MEASURED)
     timing = plan_replica(question, Shape(1, 2048, 256)).timing
-    assert timing == MEASURED.timing.model_copy(
+    # Prompts of the lengths that calibration sends, up to three chunks.
+    assert timing.with_prompts_of(2048) == MEASURED.timing.model_copy(
         update={
             "prefill_tokens_per_s": pytest.approx(20_000),
             "decode_s_per_sequence": pytest.approx(1e-4),
@@ -82,8 +83,11 @@ def test_other_shapes_change_by_the_rooflines_ratios() -> None:
     for shape in (Shape(2, 2048, 256), Shape(1, 512, 256)):
         found, expected = plan_replica(measured, shape).timing, plan_replica(assumed, shape).timing
         base = plan_replica(assumed, Shape(1, 2048, 256)).timing
-        assert found.step_s / 0.012 == pytest.approx(expected.step_s / base.step_s)
-        assert found.overhead_s == 0.007
+        step_ratio = expected.linear.step_s / base.linear.step_s
+        assert found.linear.step_s / 0.012 == pytest.approx(step_ratio)
+        assert found.linear.overhead_s == 0.007
+        slower = base.with_prompts_of(2048).prefill_tokens_per_s / 20_000
+        assert found.prompt_attention_s == pytest.approx(expected.prompt_attention_s * slower)
 
 
 @pytest.mark.parametrize(

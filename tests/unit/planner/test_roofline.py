@@ -37,7 +37,7 @@ def roofline(model: ModelConfig, gpu: str, size: int = 1) -> Roofline:
 
 
 def first_token_s(found: Roofline, num_tokens: int) -> float:
-    timing = found.timing(LIMITS, prompt_context_tokens=num_tokens / 2)
+    timing = found.timing(LIMITS).with_prompts_of(num_tokens / 2)
     return timing.step_s + num_tokens / timing.prefill_tokens_per_s
 
 
@@ -79,9 +79,7 @@ def test_the_first_token_comes_about_when_it_was_measured(
 
 def test_one_stream_is_about_as_fast_as_was_measured() -> None:
     """170 tokens a second. Source: baseten.com, "Benchmarking fast Mistral 7B inference"."""
-    timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(
-        StepLimits(2048, 1), prompt_context_tokens=100.0
-    )
+    timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(StepLimits(2048, 1)).linear
     assert 1 / (timing.step_s + timing.decode_s_per_sequence) == pytest.approx(170, rel=0.15)
 
 
@@ -104,8 +102,8 @@ def test_the_linear_model_lies_on_the_roofline_or_above(
     """Above it between an idle step and a full one, and on it at both, unless the full one hardly
     outlasts the reading of the weights."""
     found = roofline(MODELS[name], gpu, size)
-    timing = found.timing(StepLimits(chunk, 64), prompt_context_tokens=100.0)
-    flops = found.prompt_flops(100.0)
+    timing = found.timing(StepLimits(chunk, 64)).linear
+    flops = found.prompt_flops
 
     def linear_s(num_tokens: int) -> float:
         return timing.step_s + num_tokens / timing.prefill_tokens_per_s
@@ -134,19 +132,19 @@ def test_fp8_halves_what_is_read_and_only_helps_computing_where_the_gpu_can() ->
         assert (ratio < 0.8) is is_faster
 
 
-def test_windows_bound_what_a_prompts_attention_costs() -> None:
-    windowed = MODELS["Mistral 7B"]
-    full = replace(windowed, windows=(None,) * windowed.num_layers)
-    rates = [
-        roofline(model, "H100-80G").timing(LIMITS, prompt_context_tokens=16_000.0)
-        for model in (windowed, full)
-    ]
-    assert rates[0].prefill_tokens_per_s > 1.2 * rates[1].prefill_tokens_per_s
+def test_attention_computes_in_16_bits_on_all_gpus_whatever_the_weights() -> None:
+    """Mistral 7B has 32 layers of 32 heads of 128."""
+    model = MODELS["Mistral 7B"]
+    expected = 4 * 32 * 32 * 128 / (0.6 * 989.4e12)
+    for weights in (model.weights, FP8):
+        for size in (1, 2):
+            found = roofline(replace(model, weights=weights), "H100-80G", size).timing(LIMITS)
+            assert found.prompt_attention_s == pytest.approx(expected / size, rel=0.01)
 
 
 def test_the_kv_cache_is_read_at_the_memorys_speed() -> None:
     """128 KiB of keys and values for each token of Mistral 7B."""
-    timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(LIMITS, prompt_context_tokens=0.0)
+    timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(LIMITS).linear
     assert timing.attention_s_per_token == pytest.approx(131_072 / (0.75 * 3.35e12))
     assert timing.decode_s_per_sequence > SEQUENCE_OVERHEAD_S
 
