@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,6 +141,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
             param="--model" if model is None else "--gpu" if gpu is None else "--trace",
             hint="galerne plan --help",
         )
+    _check_finite({"--price": price, "--ttft-s": ttft_s, "--itl-s": itl_s})
     check_new(apply, option="--apply")
     limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
     settings = read_settings(None, config=config, overrides=None) if config else None
@@ -155,6 +158,12 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         chosen = Chosen(best, question.replica, question.slo)
         write_new(apply, plan_settings(model, settings, chosen), option="--apply")
         err.print(f"wrote {apply}: galerne up --config {apply}", soft_wrap=True)
+
+
+def _check_finite(options: Mapping[str, float | None]) -> None:
+    for name, value in options.items():
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{value} is no such number", code="option_invalid", param=name)
 
 
 def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:

@@ -51,7 +51,8 @@ class Report:
 
 
 def to_document(report: Report, *, top: int) -> dict[str, Any]:
-    """Everything, with so many deployments; times in seconds, memory in bytes of each GPU."""
+    """Everything, with so many deployments; times in seconds, memory in bytes of each GPU. Limits
+    that there are not are infinite."""
     question, demand = report.question, report.question.demand
     slo = question.slo
     return {
@@ -60,7 +61,7 @@ def to_document(report: Report, *, top: int) -> dict[str, Any]:
         "requests": int(demand.at_s.size),
         "requests_left_out": demand.num_dropped,
         "requests_per_s": round(demand.at_s.size / demand.span_s, 3),
-        "slo": {"ttft_s": _finite(slo.ttft_s), "itl_s": _finite(slo.itl_s), "ratio": slo.ratio},
+        "slo": {"ttft_s": slo.ttft_s, "itl_s": slo.itl_s, "ratio": slo.ratio},
         "timing": "calibration" if question.replica.measured else "roofline",
         "deployments": [_row(report, one) for one in report.ranking.deployments[:top]],
         "rejected": [
@@ -180,7 +181,3 @@ def _cells(report: Report, deployment: Deployment) -> list[str]:
     if (hourly := report.cost_per_hour(deployment)) is not None:
         cells += [f"{hourly:.2f}", f"{report.cost_per_million_tokens(deployment):.3f}"]
     return cells
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None

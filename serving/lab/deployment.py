@@ -94,7 +94,7 @@ class Deployment:
 
     def strain(self, slo: Slo) -> float:
         """How much of the SLO the tighter of both latencies takes, 1 for all of it."""
-        return max(self.seen.ttft_p99_s / slo.ttft_s, self.seen.itl_p99_s / slo.itl_s)
+        return max(self.seen.ttft_p99_s / slo.longest_ttft_s, self.seen.itl_p99_s / slo.itl_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +266,7 @@ def _when_idle(question: DeploymentQuestion, rules: Rules) -> tuple[Constraint, 
     demand, slo = question.demand, question.slo
     num_steps = np.ceil(demand.prompt_tokens / rules.max_batched_tokens)
     ttft_s = rules.overhead_s + num_steps * rules.step_s + _prefill_s(demand, rules)
-    if (at_best := float(np.quantile(ttft_s, slo.ratio))) > slo.ttft_s:
+    if (at_best := float(np.quantile(ttft_s, slo.ratio))) > slo.longest_ttft_s:
         return "TTFT", f"TTFT p{slo.ratio * 100:g} is {at_best:.2f} s even on an idle replica"
     if (at_best := rules.step_s + rules.decode_s_per_sequence) > slo.itl_s:
         return "ITL", f"ITL is {at_best * 1000:.0f} ms even on an idle replica"

@@ -30,16 +30,29 @@ from serving.simulator.launch import scheduler_config
 UNBOUNDED = 1 << 40
 """Tokens of a window where there is none."""
 
+_BACKLOG_S = 60.0
+"""A queue that takes longer to drain counts as one that does not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """`ttft_s` and `itl_s` are the longest good TTFT and time between two tokens; `ratio` of them
-    are to be good, in every window of `window_s`."""
+    """`ttft_s` and `itl_s` are the longest good TTFT and time between two tokens, infinite for no
+    limit; `ratio` of them are to be good, in every window of `window_s`."""
 
     ttft_s: float = 2.0
     itl_s: float = 0.08
     ratio: float = 0.99
     window_s: float = 10.0
+
+    @property
+    def longest_ttft_s(self) -> float:
+        """`ttft_s`, or what takes its place where that is no limit: whoever asks for nothing but
+        quick tokens still wants to be answered.
+
+        >>> Slo(ttft_s=math.inf).longest_ttft_s
+        60.0
+        """
+        return _BACKLOG_S if math.isinf(self.ttft_s) else self.ttft_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,23 @@ def test_limits_of_an_slo_file(
     assert (found.ttft_s, found.itl_s, found.ratio) == expected
 
 
+def test_without_a_limit_of_ttft_every_request_is_still_answered(
+    trace: Path, tmp_path: Path
+) -> None:
+    slo = tmp_path / "slo.yaml"
+    slo.write_text("request: {itl_ms: 100}\nattainment_ratio: 0.9\n")
+    found = plan(trace, "--slo", slo, "--json")
+    assert document(found)["slo"] == {"ttft_s": None, "itl_s": 0.1, "ratio": 0.9}
+    assert "Infinity" not in found.stdout
+    assert all(row["ttft_s"]["p50"] < 60 for row in document(found)["deployments"])
+
+
+@pytest.mark.parametrize("option", ["--price", "--ttft-s", "--itl-s"])
+def test_numbers_that_are_not_finite_are_refused(trace: Path, option: str) -> None:
+    error = refused(plan(trace, option, "inf"))
+    assert (error.code, error.param) == ("option_invalid", option)
+
+
 def test_options_beat_the_slo_file(tmp_path: Path) -> None:
     path = tmp_path / "slo.yaml"
     path.write_text("request: {ttft_ms: 1000, itl_ms: 40}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -101,6 +103,26 @@ def test_requests_that_never_begin_are_late_by_infinity() -> None:
     seen = observed(demand_of(*rows), kv_tokens=1, max_sequences=1)
     assert seen.ttft_p99_s == float("inf")
     assert not seen.keeps(SLO)
+
+
+@pytest.mark.parametrize("slo", [Slo(math.inf, 1.0), Slo(math.inf, math.inf)])
+def test_requests_that_never_begin_are_late_whatever_the_limit(slo: Slo) -> None:
+    rows = [(0.0, 50_000, 50_000) for _ in range(3)]
+    seen = observe_trace(demand_of(*rows), rules(kv_tokens=1, max_sequences=1), slo, num_replicas=1)
+    assert seen.late_ratio == pytest.approx(2 / 3)
+    assert not seen.keeps(slo)
+
+
+def test_a_backlog_that_only_grows_keeps_no_slo() -> None:
+    """Each second brings two seconds of work, and ten minutes later all of it is done."""
+    slo = Slo(math.inf, 3.0)
+    demand = demand_of(*((float(second), 18_000, 2) for second in range(300)))
+    patient = rules()._replace(good_itl_s=slo.itl_s)
+    one, three = (observe_trace(demand, patient, slo, num_replicas=number) for number in (1, 3))
+    assert one.long_ratio == 0.0
+    assert 60 < one.ttft_p99_s < math.inf
+    assert not one.keeps(slo)
+    assert three.keeps(slo)
 
 
 def test_answers_of_one_token_have_no_gaps() -> None:
