@@ -184,7 +184,7 @@ def try_shape(
     def observe(number: int) -> Observation:
         return observe_trace(question.demand, rules, slo, num_replicas=number)
 
-    seen = _fewest(observe, slo, least=min(_least(question.demand, rules), most), most=most)
+    seen = _fewest(observe, slo, guess=min(_busy(question.demand, rules), most), most=most)
     if seen.keeps(slo):
         return Deployment(plan, seen)
     is_bound = seen.peak_running >= shape.max_num_seqs
@@ -227,14 +227,24 @@ def _footprint(deployment: Deployment) -> Footprint:
 
 
 def _fewest(
-    observe: Callable[[int], Observation], slo: Slo, *, least: int, most: int
+    observe: Callable[[int], Observation], slo: Slo, *, guess: int, most: int
 ) -> Observation:
-    """With the fewest replicas that keep the SLO; with the most if even those do not."""
-    low, number = least - 1, least
-    while not (seen := observe(number)).keeps(slo):
-        if number >= most:
+    """With the fewest replicas that keep the SLO; with the most if even those do not.
+
+    The guess is from 1 to `most`; the better it is, the fewer observations it takes.
+    """
+    low, seen = 0, observe(guess)
+    while not seen.keeps(slo):
+        if (low := seen.num_replicas) >= most:
             return seen
-        low, number = number, min(2 * number, most)
+        seen = observe(min(2 * low, most))
+    step = 1
+    while low == 0 and seen.num_replicas > 1:
+        tried = observe(max(seen.num_replicas - step, 1))
+        if tried.keeps(slo):
+            seen, step = tried, 2 * step
+        else:
+            low = tried.num_replicas
     while seen.num_replicas - low > 1:
         tried = observe((low + seen.num_replicas) // 2)
         if tried.keeps(slo):
@@ -244,8 +254,9 @@ def _fewest(
     return seen
 
 
-def _least(demand: Demand, rules: Rules) -> int:
-    """So many replicas are busy with the tokens alone, on average."""
+def _busy(demand: Demand, rules: Rules) -> int:
+    """So many replicas are busy with the tokens alone while requests come, on average. Fewer may
+    do: what is left then may take as long as the SLO allows."""
     attended = np.minimum(demand.prompt_tokens, rules.window_tokens).astype(float)
     attended += rules.full_ratio * (demand.prompt_tokens - attended)
     work_s = _prefill_s(demand, rules) + demand.output_tokens * (

@@ -195,9 +195,19 @@ def test_requests_that_are_too_long_are_left_out() -> None:
         shorter_than(demand, 12)
 
 
-@given(needed=st.integers(1, 300), least=st.integers(1, 300), most=st.integers(1, 300))
-def test_the_search_finds_the_fewest(needed: int, least: int, most: int) -> None:
-    least, needed = min(least, most), max(needed, min(least, most))
+def test_a_burst_may_take_as_long_as_the_slo_allows() -> None:
+    """Work of 7 s comes at once, and one replica has a minute for it."""
+    burst = Demand(np.zeros(8), np.full(8, 30_000), np.full(8, 10))
+    question = ask(burst, slo=Slo(ttft_s=60.0, itl_s=1.0))
+    question = replace(question, replica=replace(question.replica, max_model_len=32_768))
+    tried = try_shape(question, Shape(1, 512, 64))
+    assert isinstance(tried, Deployment)
+    assert tried.seen.num_replicas == 1
+
+
+@given(needed=st.integers(1, 300), guess=st.integers(1, 300), most=st.integers(1, 300))
+def test_the_search_finds_the_fewest(needed: int, guess: int, most: int) -> None:
+    guess = min(guess, most)
     calls = []
 
     def observe(number: int) -> Observation:
@@ -205,7 +215,7 @@ def test_the_search_finds_the_fewest(needed: int, least: int, most: int) -> None
         late = 0.0 if number >= needed else 1.0
         return Observation(number, 0, 0, 0, 0, late, 0, 0, 0, 0, 0, 0)
 
-    seen = _fewest(observe, SLO, least=least, most=most)
+    seen = _fewest(observe, SLO, guess=guess, most=most)
     assert seen.num_replicas == min(needed, most)
     assert max(calls) <= most
     assert len(calls) < 25
