@@ -184,8 +184,10 @@ def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:
         max_model_len=max_model_len,
         kv_dtype=asked.kv_dtype,
         block_size=asked.block_size,
-        measured=_measured(asked.calibration, asked.gpu),
+        measured=_measured(asked.calibration),
     )
+    if replica.measured:
+        replica.measured.check(replica.roofline(replica.measured.tensor_parallel_size))
     return DeploymentQuestion(replica, taken, slo)
 
 
@@ -224,10 +226,10 @@ def _draw(picture: Path, report: Report) -> None:
         ) from error
 
 
-def _measured(path: Path | None, gpu: str) -> MeasuredTiming | None:
+def _measured(path: Path | None) -> MeasuredTiming | None:
     """
     Raises:
-        ConfigError: the file cannot be read, holds something else, or is of another GPU.
+        ConfigError: the file cannot be read, or holds something else.
     """
     if path is None:
         return None
@@ -237,15 +239,7 @@ def _measured(path: Path | None, gpu: str) -> MeasuredTiming | None:
         raise ConfigError(
             error.message, code="calibration_invalid", param="--calibration"
         ) from error
-    measured = read_measured_timing(document)
-    if measured.gpu != find_gpu(gpu).name:
-        raise ConfigError(
-            f"{path} was measured on {measured.gpu}, not on {gpu}",
-            code="calibration_invalid",
-            param="--calibration",
-            hint="measure an engine on this GPU, or leave it out",
-        )
-    return measured
+    return read_measured_timing(document)
 
 
 def _listed_price(settings: Settings | None, gpu: Gpu) -> float | None:

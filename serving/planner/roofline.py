@@ -92,6 +92,13 @@ class Roofline:
         stored = counted.layers * format_.bits // 8 + (counted.total - counted.layers) * 2
         return -(-stored // self.tensor_parallel_size)
 
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Of all layers, on each GPU."""
+        groups = self.layout.groups
+        in_largest = max(group.num_layers for group in groups) * groups[0].block_size
+        return self.layout.bytes_per_block / in_largest * self.model.num_layers
+
     def timing(self, limits: StepLimits) -> StepTiming:
         """The model of a step that the laboratory uses.
 
@@ -107,7 +114,7 @@ class Roofline:
             step_s=self.step_s(0, prompt_flops),
             prefill_tokens_per_s=1 / prefill_s,
             decode_s_per_sequence=decode_s + SEQUENCE_OVERHEAD_S,
-            attention_s_per_token=self._kv_bytes_per_token / self._bytes_per_s,
+            attention_s_per_token=self.kv_bytes_per_token / self._bytes_per_s,
         )
         return StepTiming(linear, prompt_attention_s=self._prompt_attention_s)
 
@@ -146,13 +153,6 @@ class Roofline:
         sent_bytes = num_tokens * self.model.hidden_size * _ACTIVATION_BYTES * 2 * (size - 1) / size
         each_s = self.gpu.link_latency_s + sent_bytes / (self.gpu.link_bytes_per_s * LINK_RATIO)
         return _ALL_REDUCES_PER_LAYER * self.model.num_layers * each_s
-
-    @property
-    def _kv_bytes_per_token(self) -> float:
-        """Of all layers, on each GPU."""
-        groups = self.layout.groups
-        in_largest = max(group.num_layers for group in groups) * groups[0].block_size
-        return self.layout.bytes_per_block / in_largest * self.model.num_layers
 
     @property
     def _bytes_per_s(self) -> float:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from serving.adapters.model_configs import load_model_config
 from serving.errors import ConfigError
 from serving.planner.hardware import find_gpu
-from serving.planner.measured_timing import MeasuredTiming, read_measured_timing
+from serving.planner.measured_timing import MeasuredTiming, measured_model, read_measured_timing
+from serving.planner.quantization import FP8
 from serving.planner.replica_plan import ReplicaQuestion, Shape, plan_replica
 from serving.settings import TimingSettings
 
 GIB = 1 << 30
-MEASURED = MeasuredTiming(
-    gpu="H100-80G",
-    max_num_batched_tokens=2048,
-    max_num_seqs=256,
-    timing=TimingSettings(
-        step_s=0.012, prefill_tokens_per_s=20_000, decode_s_per_sequence=1e-4, overhead_s=0.007
-    ),
-)
 
 
 def ask(
@@ -27,6 +23,18 @@ def ask(
 ) -> ReplicaQuestion:
     config = load_model_config(model)
     return ReplicaQuestion(config, find_gpu(gpu), max_model_len, measured=measured)
+
+
+SEVEN_B = ask("mistral-7b-v0.1", "H100-80G", 32_768)
+MEASURED = MeasuredTiming(
+    model=measured_model("seven-b", SEVEN_B.roofline(1)),
+    gpu="H100-80G",
+    max_num_batched_tokens=2048,
+    max_num_seqs=256,
+    timing=TimingSettings(
+        step_s=0.012, prefill_tokens_per_s=20_000, decode_s_per_sequence=1e-4, overhead_s=0.007
+    ),
+)
 
 
 def test_a_7b_model_leaves_most_of_an_h100_to_the_kv_cache() -> None:
@@ -92,7 +100,12 @@ def test_other_shapes_change_by_the_rooflines_ratios() -> None:
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"timing": {"step_s": -1}}, "timing.step_s"), ({"gpu": None}, "gpu"), ({"x": 1}, "x")],
+    [
+        ({"timing": {"step_s": -1}}, "timing.step_s"),
+        ({"gpu": None}, "gpu"),
+        ({"x": 1}, "x"),
+        ({"model": {}}, r"model\.name"),
+    ],
 )
 def test_a_file_that_is_no_calibration_is_refused_by_field(
     change: dict[str, object], field: str
@@ -103,3 +116,23 @@ def test_a_file_that_is_no_calibration_is_refused_by_field(
 
 def test_a_calibration_survives_being_written() -> None:
     assert read_measured_timing(MEASURED.model_dump(mode="json")) == MEASURED
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"model": load_model_config("mistral-nemo-12b")},
+            "seven-b: parameters 7241732096",
+        ),
+        ({"model": replace(SEVEN_B.model, weights=FP8)}, "weight_bits 16, where the model has 8"),
+        ({"kv_dtype": "fp8"}, "kv_bytes_per_token 131072, where the model has 65536"),
+        ({"gpu": find_gpu("H200")}, "on H100-80G, not on H200"),
+    ],
+    ids=["model", "weights", "kv cache", "gpu"],
+)
+def test_a_timing_of_another_engine_is_refused(change: dict[str, Any], says: str) -> None:
+    MEASURED.check(SEVEN_B.roofline(1))
+    with pytest.raises(ConfigError, match=says) as caught:
+        MEASURED.check(replace(SEVEN_B, **change).roofline(1))
+    assert (caught.value.code, caught.value.param) == ("calibration_invalid", "--calibration")
