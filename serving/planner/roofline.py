@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving.errors import ConfigError
+from serving.planner.attention import answer_attention_flops, prompt_attention_flops
 from serving.planner.hardware import Gpu
 from serving.planner.kv_cache import KvLayout
 from serving.planner.model_config import ModelConfig
@@ -110,13 +111,19 @@ class Roofline:
         answer_flops = 2.0 * (counted.active_layers + counted.embedding)
         prefill_s = self._token_s(limits.chunk_tokens, prompt_flops)
         decode_s = self._token_s(limits.max_num_seqs, answer_flops)
+        # Where many heads share what is read, as in latent attention, computing may take longer.
+        attention_s = max(
+            self.kv_bytes_per_token / self._bytes_per_s,
+            self._attention_s(answer_attention_flops(self.model)),
+        )
         linear = TimingSettings(
             step_s=self.step_s(0, prompt_flops),
             prefill_tokens_per_s=1 / prefill_s,
             decode_s_per_sequence=decode_s + SEQUENCE_OVERHEAD_S,
-            attention_s_per_token=self.kv_bytes_per_token / self._bytes_per_s,
+            attention_s_per_token=attention_s,
         )
-        return StepTiming(linear, prompt_attention_s=self._prompt_attention_s)
+        prompt_attention = prompt_attention_flops(self.model, limits.chunk_tokens)
+        return StepTiming(linear, self._attention_s(prompt_attention))
 
     @property
     def prompt_flops(self) -> float:
@@ -124,12 +131,9 @@ class Roofline:
         what it attends to comes on top."""
         return 2.0 * count_parameters(self.model).active_layers
 
-    @property
-    def _prompt_attention_s(self) -> float:
-        """Of a token of a prompt, for each token that it sees in every layer. Attention is a kernel
-        of its own, so it overlaps with no reading of weights; it computes in 16 bits whatever the
-        weights are stored in."""
-        flops = 4.0 * self.model.num_heads * self.model.head_size * self.model.num_layers
+    def _attention_s(self, flops: float) -> float:
+        """Seconds of so many operations. Attention is a kernel of its own, so it overlaps with no
+        reading of weights; it computes in 16 bits whatever the weights are stored in."""
         peak = self.gpu.flops_16_bit * self.tensor_parallel_size
         return flops / (peak * FLOPS_16_BIT_RATIO)
 

@@ -142,6 +142,32 @@ def test_attention_computes_in_16_bits_on_all_gpus_whatever_the_weights() -> Non
             assert found.prompt_attention_s == pytest.approx(expected / size, rel=0.01)
 
 
+def deepseek(size: int) -> Roofline:
+    model = load_model_config("deepseek-v3")
+    options = KvOptions(block_size=64, tensor_parallel_size=size)
+    return Roofline(model, find_gpu("H200"), kv_layout(model, options, device=GPU), size)
+
+
+@pytest.mark.parametrize("chunk", [512, 8192])
+def test_prompts_attend_with_expanded_heads_of_latent_vectors(chunk: int) -> None:
+    """DeepSeek-V3: 61 layers of 128 heads, keys of 192 and values of 128 from vectors of 512."""
+    found = deepseek(8)
+    expansion = 2 * 512 * 128 * (128 + 128)
+    flops = 61 * (2 * 128 * (192 + 128) + expansion / chunk)
+    seconds = flops / (8 * 0.6 * found.gpu.flops_16_bit)
+    assert found.timing(StepLimits(chunk, 64)).prompt_attention_s == pytest.approx(seconds)
+
+
+def test_answers_attend_to_latent_vectors_as_they_are_cached() -> None:
+    """All GPUs read 1,152 bytes of a token and layer, and share the heads' computing."""
+    read_s = 61 * 1152 / (0.75 * find_gpu("H200").memory_bytes_per_s)
+    compute_s = 61 * 128 * 1088 * 2 / (0.6 * find_gpu("H200").flops_16_bit)
+    assert compute_s / 8 < read_s < compute_s
+    for size, seconds in ((1, compute_s), (8, read_s)):
+        timing = deepseek(size).timing(LIMITS).linear
+        assert timing.attention_s_per_token == pytest.approx(seconds)
+
+
 def test_the_kv_cache_is_read_at_the_memorys_speed() -> None:
     """128 KiB of keys and values for each token of Mistral 7B."""
     timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(LIMITS).linear
