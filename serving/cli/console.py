@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -27,8 +28,17 @@ _STEP_LINE = re.compile(r"(?!error |hint  )(.+) \d+ s")
 
 
 def print_json(value: Any) -> None:
-    """Write one JSON document to stdout, unstyled, so that pipes can parse it."""
-    print(json.dumps(value, indent=2, sort_keys=False, default=str))
+    """Write one JSON document to stdout, unstyled, so that pipes can parse it. JSON knows no
+    infinity: what is not finite is null."""
+    print(json.dumps(_finite(value), indent=2, sort_keys=False, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def report(error: ServingError) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,6 +141,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
             param="--model" if model is None else "--gpu" if gpu is None else "--trace",
             hint="galerne plan --help",
         )
+    _check_finite({"--price": price, "--ttft-s": ttft_s, "--itl-s": itl_s})
     check_new(apply, option="--apply")
     limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
     settings = read_settings(None, config=config, overrides=None) if config else None
@@ -157,8 +160,14 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         err.print(f"wrote {apply}: galerne up --config {apply}", soft_wrap=True)
 
 
+def _check_finite(options: Mapping[str, float | None]) -> None:
+    for name, value in options.items():
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{value} is no such number", code="option_invalid", param=name)
+
+
 def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:
-    from serving.lab.deployment import DeploymentQuestion, prompt_context_tokens, shorter_than
+    from serving.lab.deployment import DeploymentQuestion, shorter_than
 
     model = load_model_config(asked.model)
     max_model_len = longest(model, asked.max_model_len)
@@ -173,11 +182,12 @@ def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:
         model=model,
         gpu=find_gpu(asked.gpu),
         max_model_len=max_model_len,
-        prompt_context_tokens=prompt_context_tokens(taken),
         kv_dtype=asked.kv_dtype,
         block_size=asked.block_size,
-        measured=_measured(asked.calibration, asked.gpu),
+        measured=_measured(asked.calibration),
     )
+    if replica.measured:
+        replica.measured.check(replica.roofline(replica.measured.tensor_parallel_size))
     return DeploymentQuestion(replica, taken, slo)
 
 
@@ -216,10 +226,10 @@ def _draw(picture: Path, report: Report) -> None:
         ) from error
 
 
-def _measured(path: Path | None, gpu: str) -> MeasuredTiming | None:
+def _measured(path: Path | None) -> MeasuredTiming | None:
     """
     Raises:
-        ConfigError: the file cannot be read, holds something else, or is of another GPU.
+        ConfigError: the file cannot be read, or holds something else.
     """
     if path is None:
         return None
@@ -229,15 +239,7 @@ def _measured(path: Path | None, gpu: str) -> MeasuredTiming | None:
         raise ConfigError(
             error.message, code="calibration_invalid", param="--calibration"
         ) from error
-    measured = read_measured_timing(document)
-    if measured.gpu != find_gpu(gpu).name:
-        raise ConfigError(
-            f"{path} was measured on {measured.gpu}, not on {gpu}",
-            code="calibration_invalid",
-            param="--calibration",
-            hint="measure an engine on this GPU, or leave it out",
-        )
-    return measured
+    return read_measured_timing(document)
 
 
 def _listed_price(settings: Settings | None, gpu: Gpu) -> float | None:

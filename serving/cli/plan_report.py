@@ -51,7 +51,8 @@ class Report:
 
 
 def to_document(report: Report, *, top: int) -> dict[str, Any]:
-    """Everything, with so many deployments; times in seconds, memory in bytes of each GPU."""
+    """Everything, with so many deployments; times in seconds, memory in bytes of each GPU. Limits
+    that there are not are infinite."""
     question, demand = report.question, report.question.demand
     slo = question.slo
     return {
@@ -60,7 +61,7 @@ def to_document(report: Report, *, top: int) -> dict[str, Any]:
         "requests": int(demand.at_s.size),
         "requests_left_out": demand.num_dropped,
         "requests_per_s": round(demand.at_s.size / demand.span_s, 3),
-        "slo": {"ttft_s": _finite(slo.ttft_s), "itl_s": _finite(slo.itl_s), "ratio": slo.ratio},
+        "slo": {"ttft_s": slo.ttft_s, "itl_s": slo.itl_s, "ratio": slo.ratio},
         "timing": "calibration" if question.replica.measured else "roofline",
         "deployments": [_row(report, one) for one in report.ranking.deployments[:top]],
         "rejected": [
@@ -151,7 +152,10 @@ def _row(report: Report, deployment: Deployment) -> dict[str, Any]:
         "ttft_s": {"p50": round(seen.ttft_p50_s, 4), "p99": round(seen.ttft_p99_s, 4)},
         "itl_s": {"p50": round(seen.itl_p50_s, 5), "p99": round(seen.itl_p99_s, 5)},
         "goodput_rps_per_replica": round(seen.goodput_rps / seen.num_replicas, 3),
-        "timing": plan.timing.model_dump(mode="json"),
+        "timing": {
+            **plan.timing.linear.model_dump(mode="json"),
+            "prompt_attention_s": plan.timing.prompt_attention_s,
+        },
     }
     if report.price is not None:
         row["cost_per_hour"] = report.cost_per_hour(deployment)
@@ -177,7 +181,3 @@ def _cells(report: Report, deployment: Deployment) -> list[str]:
     if (hourly := report.cost_per_hour(deployment)) is not None:
         cells += [f"{hourly:.2f}", f"{report.cost_per_million_tokens(deployment):.3f}"]
     return cells
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None

@@ -17,7 +17,7 @@ from serving.errors import ConfigError
 from serving.lab.demand import Demand
 from serving.lab.fleet import Slo
 from serving.lab.observation import Observation, observe_trace, replica_rules
-from serving.lab.replay import Rules
+from serving.lab.replay import Floats, Rules, seen_by_prompts
 from serving.planner.replica_plan import ReplicaPlan, ReplicaQuestion, Shape, plan_replica
 
 TENSOR_PARALLEL_SIZES = (1, 2, 4, 8)
@@ -71,17 +71,6 @@ def shorter_than(demand: Demand, max_model_len: int) -> Demand:
     )
 
 
-def prompt_context_tokens(demand: Demand) -> float:
-    """How many tokens those of the prompts attend to, on average.
-
-    >>> lengths = np.array([10, 10])
-    >>> prompt_context_tokens(Demand(np.array([0.0, 1.0]), lengths, lengths))
-    5.0
-    """
-    prompt = demand.prompt_tokens.astype(float)
-    return float((prompt * prompt).sum() / 2 / prompt.sum())
-
-
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """Replicas that keep the SLO. `seen` is what the trace's clients see while one has failed."""
@@ -105,7 +94,7 @@ class Deployment:
 
     def strain(self, slo: Slo) -> float:
         """How much of the SLO the tighter of both latencies takes, 1 for all of it."""
-        return max(self.seen.ttft_p99_s / slo.ttft_s, self.seen.itl_p99_s / slo.itl_s)
+        return max(self.seen.ttft_p99_s / slo.longest_ttft_s, self.seen.itl_p99_s / slo.itl_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +184,7 @@ def try_shape(
     def observe(number: int) -> Observation:
         return observe_trace(question.demand, rules, slo, num_replicas=number)
 
-    seen = _fewest(observe, slo, least=min(_least(question.demand, rules), most), most=most)
+    seen = _fewest(observe, slo, guess=min(_busy(question.demand, rules), most), most=most)
     if seen.keeps(slo):
         return Deployment(plan, seen)
     is_bound = seen.peak_running >= shape.max_num_seqs
@@ -238,14 +227,24 @@ def _footprint(deployment: Deployment) -> Footprint:
 
 
 def _fewest(
-    observe: Callable[[int], Observation], slo: Slo, *, least: int, most: int
+    observe: Callable[[int], Observation], slo: Slo, *, guess: int, most: int
 ) -> Observation:
-    """With the fewest replicas that keep the SLO; with the most if even those do not."""
-    low, number = least - 1, least
-    while not (seen := observe(number)).keeps(slo):
-        if number >= most:
+    """With the fewest replicas that keep the SLO; with the most if even those do not.
+
+    The guess is from 1 to `most`; the better it is, the fewer observations it takes.
+    """
+    low, seen = 0, observe(guess)
+    while not seen.keeps(slo):
+        if (low := seen.num_replicas) >= most:
             return seen
-        low, number = number, min(2 * number, most)
+        seen = observe(min(2 * low, most))
+    step = 1
+    while low == 0 and seen.num_replicas > 1:
+        tried = observe(max(seen.num_replicas - step, 1))
+        if tried.keeps(slo):
+            seen, step = tried, 2 * step
+        else:
+            low = tried.num_replicas
     while seen.num_replicas - low > 1:
         tried = observe((low + seen.num_replicas) // 2)
         if tried.keeps(slo):
@@ -255,23 +254,30 @@ def _fewest(
     return seen
 
 
-def _least(demand: Demand, rules: Rules) -> int:
-    """So many replicas are busy with the tokens alone, on average."""
+def _busy(demand: Demand, rules: Rules) -> int:
+    """So many replicas are busy with the tokens alone while requests come, on average. Fewer may
+    do: what is left then may take as long as the SLO allows."""
     attended = np.minimum(demand.prompt_tokens, rules.window_tokens).astype(float)
     attended += rules.full_ratio * (demand.prompt_tokens - attended)
-    work_s = demand.prompt_tokens * rules.prefill_s_per_token + demand.output_tokens * (
+    work_s = _prefill_s(demand, rules) + demand.output_tokens * (
         rules.decode_s_per_sequence + attended * rules.attention_s_per_token
     )
     return max(int(work_s.sum() / demand.span_s), 1)
+
+
+def _prefill_s(demand: Demand, rules: Rules) -> Floats:
+    """[num_requests]: what reading each prompt adds to the steps that do it."""
+    tokens = demand.prompt_tokens
+    attention_s: Floats = seen_by_prompts(rules, tokens) * rules.prompt_attention_s
+    return tokens * rules.prefill_s_per_token + attention_s
 
 
 def _when_idle(question: DeploymentQuestion, rules: Rules) -> tuple[Constraint, str] | None:
     """What misses the SLO even where each request has a replica of its own."""
     demand, slo = question.demand, question.slo
     num_steps = np.ceil(demand.prompt_tokens / rules.max_batched_tokens)
-    ttft_s = rules.overhead_s + num_steps * rules.step_s
-    ttft_s += demand.prompt_tokens * rules.prefill_s_per_token
-    if (at_best := float(np.quantile(ttft_s, slo.ratio))) > slo.ttft_s:
+    ttft_s = rules.overhead_s + num_steps * rules.step_s + _prefill_s(demand, rules)
+    if (at_best := float(np.quantile(ttft_s, slo.ratio))) > slo.longest_ttft_s:
         return "TTFT", f"TTFT p{slo.ratio * 100:g} is {at_best:.2f} s even on an idle replica"
     if (at_best := rules.step_s + rules.decode_s_per_sequence) > slo.itl_s:
         return "ITL", f"ITL is {at_best * 1000:.0f} ms even on an idle replica"

@@ -30,16 +30,29 @@ from serving.simulator.launch import scheduler_config
 UNBOUNDED = 1 << 40
 """Tokens of a window where there is none."""
 
+_BACKLOG_S = 60.0
+"""A queue that takes longer to drain counts as one that does not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """`ttft_s` and `itl_s` are the longest good TTFT and time between two tokens; `ratio` of them
-    are to be good, in every window of `window_s`."""
+    """`ttft_s` and `itl_s` are the longest good TTFT and time between two tokens, infinite for no
+    limit; `ratio` of them are to be good, in every window of `window_s`."""
 
     ttft_s: float = 2.0
     itl_s: float = 0.08
     ratio: float = 0.99
     window_s: float = 10.0
+
+    @property
+    def longest_ttft_s(self) -> float:
+        """`ttft_s`, or what takes its place where that is no limit: whoever asks for nothing but
+        quick tokens still wants to be answered.
+
+        >>> Slo(ttft_s=math.inf).longest_ttft_s
+        60.0
+        """
+        return _BACKLOG_S if math.isinf(self.ttft_s) else self.ttft_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +89,15 @@ def rules_of(model: ModelSettings, slo: Slo) -> Rules:
     return make_rules(simulator.timing, room, slo)
 
 
-def make_rules(timing: TimingSettings, room: Room, slo: Slo) -> Rules:
-    """How replicas behave that take so long and have so much room."""
+def make_rules(
+    timing: TimingSettings, room: Room, slo: Slo, *, prompt_attention_s: float = 0.0
+) -> Rules:
+    """How replicas behave that take so long and have so much room. `prompt_attention_s` is as
+    `Rules` has it; simulated engines know nothing of it."""
     return Rules(
         step_s=timing.step_s,
         prefill_s_per_token=1 / timing.prefill_tokens_per_s,
+        prompt_attention_s=prompt_attention_s,
         decode_s_per_sequence=timing.decode_s_per_sequence,
         attention_s_per_token=timing.attention_s_per_token,
         overhead_s=timing.overhead_s,

@@ -69,7 +69,8 @@ def replica_rules(plan: ReplicaPlan, slo: Slo) -> Rules:
             held_window_tokens=windowed[0].blocks_per_sequence(plan.lengths) * block_size,
             full_ratio=num_full / len(groups),
         )
-    return make_rules(plan.timing, room, slo)
+    timing = plan.timing
+    return make_rules(timing.linear, room, slo, prompt_attention_s=timing.prompt_attention_s)
 
 
 def observe_trace(demand: Demand, rules: Rules, slo: Slo, *, num_replicas: int) -> Observation:
@@ -95,7 +96,7 @@ def observe_trace(demand: Demand, rules: Rules, slo: Slo, *, num_replicas: int) 
         ttft_p99_s=float(np.quantile(ttft_s, 0.99, method="higher")),
         itl_p50_s=gap_quantile(gaps, 0.5),
         itl_p99_s=gap_quantile(gaps, 0.99),
-        late_ratio=float((ttft_s > slo.ttft_s).mean()),
+        late_ratio=float((ttft_s > slo.longest_ttft_s).mean()),
         long_ratio=int(fleet.state.counts.long_gaps.sum()) / max(int(gaps.sum()), 1),
         goodput_rps=goodput_ratio(fleet, slo) * demand.at_s.size / demand.span_s,
         kv_used_ratio=float(kv_used.mean()),

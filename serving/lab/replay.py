@@ -46,6 +46,8 @@ class Rules(NamedTuple):
 
     step_s: float
     prefill_s_per_token: float
+    prompt_attention_s: float
+    """Seconds of a token of a prompt for each token that it sees in every layer."""
     decode_s_per_sequence: float
     attention_s_per_token: float
     overhead_s: float
@@ -220,7 +222,7 @@ def _step(state: State, rules: Rules, replica: int) -> None:
     requests, replicas, counts = state.requests, state.replicas, state.counts
     num_decodes = replicas.num_running[replica]
     budget = max(rules.max_batched_tokens - num_decodes, 0)
-    num_read, first, last = 0, replicas.head[replica], NONE
+    num_read, num_seen, first, last = 0, 0.0, replicas.head[replica], NONE
     while budget > num_read and replicas.head[replica] != NONE:
         request = replicas.head[replica]
         if replicas.head_read[replica] == 0:
@@ -232,7 +234,9 @@ def _step(state: State, rules: Rules, replica: int) -> None:
             replicas.reserved_tokens[replica] += needed
         part = min(budget - num_read, requests.prompt_tokens[request] - replicas.head_read[replica])
         num_read += part
+        num_seen -= _seen_by_prompt(rules, replicas.head_read[replica])
         replicas.head_read[replica] += part
+        num_seen += _seen_by_prompt(rules, replicas.head_read[replica])
         if replicas.head_read[replica] < requests.prompt_tokens[request]:
             break
         replicas.head[replica] = requests.next[request]
@@ -248,6 +252,7 @@ def _step(state: State, rules: Rules, replica: int) -> None:
         + num_read * rules.prefill_s_per_token
         + num_decodes * rules.decode_s_per_sequence
         + replicas.context_tokens[replica] * rules.attention_s_per_token
+        + num_seen * rules.prompt_attention_s
     )
     end_s = replicas.clock_s[replica] + seconds
     replicas.clock_s[replica] = end_s
@@ -323,6 +328,17 @@ def _attended_tokens(requests: Requests, rules: Rules, request: int) -> int:
     """What each new token attends to, on average over the answer and the layers."""
     tokens = requests.prompt_tokens[request] + requests.output_tokens[request] // 2
     return _over_layers(rules, tokens, rules.window_tokens)
+
+
+def seen_by_prompts(rules: Rules, num_read: Any) -> Any:
+    """How many tokens those that are read of a prompt have seen, all of them together, on average
+    over the layers: of one prompt, or [num_prompts]."""
+    in_window = np.minimum(num_read, rules.window_tokens)
+    windowed = in_window * (num_read - in_window / 2)
+    return windowed + rules.full_ratio * (num_read * (num_read / 2) - windowed)
+
+
+_seen_by_prompt = _compiled(seen_by_prompts)
 
 
 @_compiled

@@ -157,7 +157,7 @@ def missed_windows(fleet: VirtualFleet, setting: Setting) -> Bools:
     slo, requests, counts = setting.slo, fleet.state.requests, fleet.state.counts
     num_windows = math.ceil(setting.demand.span_s / slo.window_s)
     window = np.minimum((requests.at_s / slo.window_s).astype(np.int64), num_windows - 1)
-    is_late = requests.first_token_s - requests.at_s > slo.ttft_s
+    is_late = requests.first_token_s - requests.at_s > slo.longest_ttft_s
     arrivals = np.bincount(window, minlength=num_windows)
     late = np.bincount(window, weights=is_late, minlength=num_windows)
     allowed = 1.0 - slo.ratio + 1e-9
@@ -171,7 +171,7 @@ def missed_windows(fleet: VirtualFleet, setting: Setting) -> Bools:
 def goodput_ratio(fleet: VirtualFleet, slo: Slo) -> float:
     """The share of requests whose TTFT and mean time between tokens were good."""
     requests = fleet.state.requests
-    is_prompt = requests.first_token_s - requests.at_s <= slo.ttft_s
+    is_prompt = requests.first_token_s - requests.at_s <= slo.longest_ttft_s
     num_gaps = np.maximum(requests.output_tokens - 1, 1)
     with np.errstate(invalid="ignore"):
         mean_gap_s = (requests.end_s - requests.first_token_s) / num_gaps

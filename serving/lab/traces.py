@@ -16,7 +16,8 @@
 Whatever the format:
 
 - Times count from the first request. They may leave gaps, and may be equal. One that is before that
-  of the line above is refused: a shuffled file has lost its bursts.
+  of the line above is refused: a shuffled file has lost its bursts. So is one that is more than a
+  month after the first: its unit is another one than the format's, or two clocks are mixed.
 - A request without a prompt or an answer, of length 0, is left out and counted in `num_dropped`.
 - Negative lengths, numbers that are not finite, missing fields, another number of blocks than the
   prompt has, lines that cannot be read, half a last line, and files without requests are refused.
@@ -41,6 +42,9 @@ TraceFormat = Literal["mooncake", "azure", "galerne"]
 
 BLOCK_TOKENS = 512
 """Tokens of a prompt block that has a name. Source: Mooncake's traces."""
+
+_LONGEST_DAYS = 31
+_DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +117,11 @@ class _Rows:
         self.num_dropped = 0
 
     def __iter__(self) -> Iterator[Row]:
-        last_s = 0.0
+        first_s, last_s = None, 0.0
         for row in self._rows:
+            first_s = row.at_s if first_s is None else first_s
             _check(row, last_s)
+            _check_span(row, first_s)
             last_s = row.at_s
             if row.prompt_tokens and row.output_tokens:
                 yield row
@@ -136,6 +142,16 @@ def _check(row: Row, last_s: float) -> None:
             row.line,
             f"it names {len(row.blocks)} blocks, and a prompt of {row.prompt_tokens} tokens has "
             f"{needed} of {BLOCK_TOKENS}",
+        )
+
+
+def _check_span(row: Row, first_s: float) -> None:
+    days = (row.at_s - first_s) / _DAY_S
+    if days > _LONGEST_DAYS:
+        raise LineError(
+            row.line,
+            f"it is {days:.3g} days after the first request; traces last {_LONGEST_DAYS} at most",
+            hint="give all times in the format's unit (galerne: s, mooncake: ms), by one clock",
         )
 
 

@@ -22,7 +22,7 @@ from serving.planner.kv_cache import (
 from serving.planner.measured_timing import Correction, MeasuredTiming
 from serving.planner.model_config import ModelConfig
 from serving.planner.roofline import Roofline, StepLimits
-from serving.settings import TimingSettings
+from serving.planner.step_timing import StepTiming
 
 GPU_MEMORY_UTILIZATION = 0.9
 """vLLM's default, and that of `engine.gpu_memory_utilization`."""
@@ -51,14 +51,12 @@ class Shape:
 class ReplicaQuestion:
     """What all shapes have in common.
 
-    `prompt_context_tokens` is how many tokens a token of a prompt attends to on average; `measured`
-    takes the place of the roofline's assumptions.
+    `measured` takes the place of the roofline's assumptions.
     """
 
     model: ModelConfig
     gpu: Gpu
     max_model_len: int
-    prompt_context_tokens: float
     kv_dtype: str = "auto"
     block_size: int | None = None
     measured: MeasuredTiming | None = None
@@ -76,9 +74,9 @@ class ReplicaQuestion:
         layout = kv_layout(self.model, options, device=GPU)
         return Roofline(self.model, self.gpu, layout, tensor_parallel_size)
 
-    def timing(self, roofline: Roofline, limits: StepLimits) -> TimingSettings:
+    def timing(self, roofline: Roofline, limits: StepLimits) -> StepTiming:
         """Of steps with these limits."""
-        timing = roofline.timing(limits, prompt_context_tokens=self.prompt_context_tokens)
+        timing = roofline.timing(limits)
         return self._correction(self.measured).apply(timing) if self.measured else timing
 
     def _correction(self, measured: MeasuredTiming) -> Correction:
@@ -86,7 +84,7 @@ class ReplicaQuestion:
         roofline = self.roofline(measured.tensor_parallel_size)
         # Calibration measures prompts of up to three chunks.
         context_tokens = float(measured.max_num_batched_tokens)
-        foretold = roofline.timing(limits, prompt_context_tokens=context_tokens)
+        foretold = roofline.timing(limits).with_prompts_of(context_tokens)
         return Correction(measured.timing, foretold)
 
 
@@ -100,7 +98,7 @@ class ReplicaPlan:
     layout: KvLayout
     kv: KvCachePlan
     lengths: Lengths
-    timing: TimingSettings
+    timing: StepTiming
 
     @property
     def blocks_per_sequence(self) -> int:

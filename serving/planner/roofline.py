@@ -13,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving.errors import ConfigError
+from serving.planner.attention import answer_attention_flops, prompt_attention_flops
 from serving.planner.hardware import Gpu
 from serving.planner.kv_cache import KvLayout
 from serving.planner.model_config import ModelConfig
 from serving.planner.parameters import count_parameters
 from serving.planner.quantization import WeightFormat
+from serving.planner.step_timing import StepTiming
 from serving.settings import TimingSettings
 
 FLOPS_16_BIT_RATIO = 0.6
@@ -91,35 +93,52 @@ class Roofline:
         stored = counted.layers * format_.bits // 8 + (counted.total - counted.layers) * 2
         return -(-stored // self.tensor_parallel_size)
 
-    def timing(self, limits: StepLimits, *, prompt_context_tokens: float) -> TimingSettings:
-        """The linear model of a step that the simulated engine and the laboratory use.
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Of all layers, on each GPU."""
+        groups = self.layout.groups
+        in_largest = max(group.num_layers for group in groups) * groups[0].block_size
+        return self.layout.bytes_per_block / in_largest * self.model.num_layers
 
-        It agrees with the roofline for a step that only decodes few sequences, and for one that is
-        full. A roofline bends upwards, so between the two it is a little slower.
+    def timing(self, limits: StepLimits) -> StepTiming:
+        """The model of a step that the laboratory uses.
 
-        Args:
-            prompt_context_tokens: how many tokens a token of a prompt attends to, on average.
+        Its linear part agrees with the roofline for a step that only decodes few sequences, and for
+        one that is full. A roofline bends upwards, so between the two it is a little slower.
         """
         counted = count_parameters(self.model)
-        prompt_flops = self.prompt_flops(prompt_context_tokens)
+        prompt_flops = self.prompt_flops
         answer_flops = 2.0 * (counted.active_layers + counted.embedding)
         prefill_s = self._token_s(limits.chunk_tokens, prompt_flops)
         decode_s = self._token_s(limits.max_num_seqs, answer_flops)
-        return TimingSettings(
+        # Where many heads share what is read, as in latent attention, computing may take longer.
+        attention_s = max(
+            self.kv_bytes_per_token / self._bytes_per_s,
+            self._attention_s(answer_attention_flops(self.model)),
+        )
+        linear = TimingSettings(
             step_s=self.step_s(0, prompt_flops),
             prefill_tokens_per_s=1 / prefill_s,
             decode_s_per_sequence=decode_s + SEQUENCE_OVERHEAD_S,
-            attention_s_per_token=self._kv_bytes_per_token / self._bytes_per_s,
+            attention_s_per_token=attention_s,
         )
+        prompt_attention = prompt_attention_flops(self.model, limits.chunk_tokens)
+        return StepTiming(linear, self._attention_s(prompt_attention))
 
-    def prompt_flops(self, context_tokens: float) -> float:
-        """Operations of one token of a prompt, of which only the last has an answer to choose."""
-        seen = sum(min(window or context_tokens, context_tokens) for window in self.model.windows)
-        attention = 4.0 * self.model.num_heads * self.model.head_size * seen
-        return 2.0 * count_parameters(self.model).active_layers + attention
+    @property
+    def prompt_flops(self) -> float:
+        """Operations of one token of a prompt, of which only the last has an answer to choose;
+        what it attends to comes on top."""
+        return 2.0 * count_parameters(self.model).active_layers
+
+    def _attention_s(self, flops: float) -> float:
+        """Seconds of so many operations. Attention is a kernel of its own, so it overlaps with no
+        reading of weights; it computes in 16 bits whatever the weights are stored in."""
+        peak = self.gpu.flops_16_bit * self.tensor_parallel_size
+        return flops / (peak * FLOPS_16_BIT_RATIO)
 
     def step_s(self, num_tokens: int, flops_per_token: float) -> float:
-        """Seconds of a step that computes so many tokens, without reading the KV cache."""
+        """Seconds of a step that computes so many tokens, without attention."""
         compute_s = num_tokens * flops_per_token / (self._peak_flops * self._flops_ratio)
         read_s = self.weight_bytes / self._bytes_per_s
         return max(compute_s, read_s) + self._exchange_s(num_tokens) + STEP_OVERHEAD_S
@@ -138,13 +157,6 @@ class Roofline:
         sent_bytes = num_tokens * self.model.hidden_size * _ACTIVATION_BYTES * 2 * (size - 1) / size
         each_s = self.gpu.link_latency_s + sent_bytes / (self.gpu.link_bytes_per_s * LINK_RATIO)
         return _ALL_REDUCES_PER_LAYER * self.model.num_layers * each_s
-
-    @property
-    def _kv_bytes_per_token(self) -> float:
-        """Of all layers, on each GPU."""
-        groups = self.layout.groups
-        in_largest = max(group.num_layers for group in groups) * groups[0].block_size
-        return self.layout.bytes_per_block / in_largest * self.model.num_layers
 
     @property
     def _bytes_per_s(self) -> float:

@@ -81,8 +81,9 @@ def test_ttft_and_itl_come_as_foretold(url: str, tmp_path: Path) -> None:
     written, trace = tmp_path / "measured.yaml", tmp_path / "trace.jsonl"
     write_trace(trace)
     done = galerne(
-        "plan", "calibrate", "--url", url, "--model", "sim", "--gpu", "L4", "--chunk-tokens",
-        str(CHUNK), "--max-num-seqs", str(SEQUENCES), "--out", written,
+        "plan", "calibrate", "--url", url, "--model", "sim", "--model-config", "demo",
+        "--gpu", "L4", "--chunk-tokens", str(CHUNK), "--max-num-seqs", str(SEQUENCES),
+        "--out", written,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     measured = read_measured_timing(yaml.safe_load(written.read_text()))
@@ -117,8 +118,9 @@ def test_a_file_that_is_there_is_not_measured_over(url: str, tmp_path: Path) -> 
     written.write_text("mine")
     begun = time.monotonic()
     done = galerne(
-        "plan", "calibrate", "--url", url, "--model", "sim", "--gpu", "L4", "--out", written
-    )
+        "plan", "calibrate", "--url", url, "--model", "sim", "--model-config", "demo",
+        "--gpu", "L4", "--out", written,
+    )  # fmt: skip
     assert done.returncode == 2
     assert "is there already" in done.stderr
     assert written.read_text() == "mine"

@@ -11,11 +11,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from serving.adapters.model_configs import load_model_config
 from serving.adapters.settings_loader import load_settings
 from serving.cli.main import app
 from serving.cli.plan_slo import read_plan_slo
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.planner.hardware import find_gpu
+from serving.planner.measured_timing import MeasuredTiming, measured_model
+from serving.planner.replica_plan import ReplicaQuestion
+from serving.settings import Settings, TimingSettings
 
 RUNNER = CliRunner()
 
@@ -129,6 +133,23 @@ def test_limits_of_an_slo_file(
     assert (found.ttft_s, found.itl_s, found.ratio) == expected
 
 
+def test_without_a_limit_of_ttft_every_request_is_still_answered(
+    trace: Path, tmp_path: Path
+) -> None:
+    slo = tmp_path / "slo.yaml"
+    slo.write_text("request: {itl_ms: 100}\nattainment_ratio: 0.9\n")
+    found = plan(trace, "--slo", slo, "--json")
+    assert document(found)["slo"] == {"ttft_s": None, "itl_s": 0.1, "ratio": 0.9}
+    assert "Infinity" not in found.stdout
+    assert all(row["ttft_s"]["p50"] < 60 for row in document(found)["deployments"])
+
+
+@pytest.mark.parametrize("option", ["--price", "--ttft-s", "--itl-s"])
+def test_numbers_that_are_not_finite_are_refused(trace: Path, option: str) -> None:
+    error = refused(plan(trace, option, "inf"))
+    assert (error.code, error.param) == ("option_invalid", option)
+
+
 def test_options_beat_the_slo_file(tmp_path: Path) -> None:
     path = tmp_path / "slo.yaml"
     path.write_text("request: {ttft_ms: 1000, itl_ms: 40}")
@@ -210,11 +231,30 @@ def test_what_is_missing_is_named(words: list[str], param: str) -> None:
     assert (error.code, error.param) == ("option_missing", param)
 
 
-def test_a_calibration_of_another_gpu_is_refused(trace: Path, tmp_path: Path) -> None:
-    path = tmp_path / "l4.yaml"
-    path.write_text("gpu: L4\nmax_num_batched_tokens: 512\nmax_num_seqs: 64\ntiming: {}\n")
-    error = refused(plan(trace, "--calibration", path))
+def calibration(folder: Path, model: str, gpu: str, timing: dict[str, float]) -> Path:
+    """As an engine of that model on that GPU was measured."""
+    question = ReplicaQuestion(load_model_config(model), find_gpu(gpu), 1)
+    measured = MeasuredTiming(
+        model=measured_model(model, question.roofline(1)),
+        gpu=gpu,
+        max_num_batched_tokens=2048,
+        max_num_seqs=256,
+        timing=TimingSettings.model_validate(timing),
+    )
+    path = folder / "measured.yaml"
+    path.write_text(yaml.safe_dump(measured.model_dump(mode="json")))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu"), [("mistral-7b-v0.1", "L4"), ("mistral-small-3.1-24b", "H100-80G")]
+)
+def test_a_calibration_of_another_engine_is_refused(
+    trace: Path, tmp_path: Path, model: str, gpu: str
+) -> None:
+    error = refused(plan(trace, "--calibration", calibration(tmp_path, model, gpu, {})))
     assert (error.code, error.param) == ("calibration_invalid", "--calibration")
+    assert gpu in error.message if gpu == "L4" else model in error.message
 
 
 def test_a_calibration_that_is_not_there_is_named(trace: Path) -> None:
@@ -223,11 +263,8 @@ def test_a_calibration_that_is_not_there_is_named(trace: Path) -> None:
 
 
 def test_a_calibration_takes_the_rooflines_place(trace: Path, tmp_path: Path) -> None:
-    path = tmp_path / "h100.yaml"
-    path.write_text(
-        "gpu: H100-80G\nmax_num_batched_tokens: 2048\nmax_num_seqs: 256\n"
-        "timing: {step_s: 0.012, prefill_tokens_per_s: 20000}\n"
-    )
+    timing = {"step_s": 0.012, "prefill_tokens_per_s": 20_000}
+    path = calibration(tmp_path, "mistral-7b-v0.1", "H100-80G", timing)
     found = document(plan(trace, "--calibration", path, "--json", "--itl-s", 1, "--ttft-s", 10))
     assert found["timing"] == "calibration"
     for row in found["deployments"]:

@@ -21,7 +21,6 @@ from serving.lab.deployment import (
     Rejected,
     _fewest,
     by_replicas,
-    prompt_context_tokens,
     rank_deployments,
     shorter_than,
     try_shape,
@@ -50,9 +49,7 @@ def steady(per_s: float, prompt: int = 1000, output: int = 200) -> Demand:
 def ask(
     demand: Demand, model: str = "mistral-7b-v0.1", gpu: str = "H100-80G", slo: Slo = SLO
 ) -> DeploymentQuestion:
-    replica = ReplicaQuestion(
-        load_model_config(model), find_gpu(gpu), 16_384, prompt_context_tokens(demand)
-    )
+    replica = ReplicaQuestion(load_model_config(model), find_gpu(gpu), 16_384)
     return DeploymentQuestion(replica, demand, slo)
 
 
@@ -136,6 +133,25 @@ def test_what_no_number_of_replicas_can_keep_is_told_at_once(slo: Slo, by: str, 
     assert (tried.by, says in tried.reason) == (by, True)
 
 
+def test_a_long_prompt_takes_what_its_own_length_costs_however_short_the_others_are() -> None:
+    """Mistral Nemo 12B on two H100: half of a prompt of 126,195 tokens is attention."""
+    lengths = np.array([500] * 99 + [126_195])
+    shape = Shape(2, 2048, 64)
+
+    def asked(demand: Demand, ttft_s: float) -> DeploymentQuestion:
+        found = ask(demand, "mistral-nemo-12b", slo=Slo(ttft_s, itl_s=1.0, ratio=1.0))
+        return replace(found, replica=replace(found.replica, max_model_len=130_000))
+
+    mixed = Demand(np.arange(100) * 1.0, lengths, np.full(100, 2))
+    alone = Demand(np.zeros(1), lengths[-1:], np.full(1, 2))
+    found = [try_shape(asked(demand, 10.0), shape) for demand in (mixed, alone)]
+    slowest = [one.seen.ttft_p99_s for one in found if isinstance(one, Deployment)]
+    assert slowest == pytest.approx([7.0, 7.0], rel=0.05)
+    tried = try_shape(asked(mixed, 6.0), shape)
+    assert isinstance(tried, Rejected)
+    assert "even on an idle replica" in tried.reason
+
+
 def test_chunks_that_hold_streams_up_too_long_are_rejected_for_it() -> None:
     """A prompt of 8,000 tokens in one step takes 200 ms, and answers are short."""
     demand = steady(4.0, prompt=8000, output=20)
@@ -179,9 +195,19 @@ def test_requests_that_are_too_long_are_left_out() -> None:
         shorter_than(demand, 12)
 
 
-@given(needed=st.integers(1, 300), least=st.integers(1, 300), most=st.integers(1, 300))
-def test_the_search_finds_the_fewest(needed: int, least: int, most: int) -> None:
-    least, needed = min(least, most), max(needed, min(least, most))
+def test_a_burst_may_take_as_long_as_the_slo_allows() -> None:
+    """Work of 7 s comes at once, and one replica has a minute for it."""
+    burst = Demand(np.zeros(8), np.full(8, 30_000), np.full(8, 10))
+    question = ask(burst, slo=Slo(ttft_s=60.0, itl_s=1.0))
+    question = replace(question, replica=replace(question.replica, max_model_len=32_768))
+    tried = try_shape(question, Shape(1, 512, 64))
+    assert isinstance(tried, Deployment)
+    assert tried.seen.num_replicas == 1
+
+
+@given(needed=st.integers(1, 300), guess=st.integers(1, 300), most=st.integers(1, 300))
+def test_the_search_finds_the_fewest(needed: int, guess: int, most: int) -> None:
+    guess = min(guess, most)
     calls = []
 
     def observe(number: int) -> Observation:
@@ -189,7 +215,7 @@ def test_the_search_finds_the_fewest(needed: int, least: int, most: int) -> None
         late = 0.0 if number >= needed else 1.0
         return Observation(number, 0, 0, 0, 0, late, 0, 0, 0, 0, 0, 0)
 
-    seen = _fewest(observe, SLO, least=least, most=most)
+    seen = _fewest(observe, SLO, guess=guess, most=most)
     assert seen.num_replicas == min(needed, most)
     assert max(calls) <= most
     assert len(calls) < 25

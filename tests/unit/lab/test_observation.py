@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -29,9 +31,9 @@ def demand_of(*rows: tuple[float, int, int]) -> Demand:
     return Demand(np.array(at_s), np.array(prompt), np.array(output))
 
 
-def rules(**room: float) -> Rules:
+def rules(prompt_attention_s: float = 0.0, **room: float) -> Rules:
     kept = {"max_batched_tokens": 1000, "max_sequences": 8, "kv_tokens": 100_000, **room}
-    return make_rules(TIMING, Room(**kept), SLO)  # type: ignore[arg-type]
+    return make_rules(TIMING, Room(**kept), SLO, prompt_attention_s=prompt_attention_s)  # type: ignore[arg-type]
 
 
 def observed(demand: Demand, number: int = 1, **room: float) -> Observation:
@@ -39,9 +41,7 @@ def observed(demand: Demand, number: int = 1, **room: float) -> Observation:
 
 
 def planned(name: str, max_model_len: int, shape: Shape) -> ReplicaPlan:
-    question = ReplicaQuestion(
-        load_model_config(name), find_gpu("H100-80G"), max_model_len, prompt_context_tokens=500.0
-    )
+    question = ReplicaQuestion(load_model_config(name), find_gpu("H100-80G"), max_model_len)
     return plan_replica(question, shape)
 
 
@@ -52,6 +52,29 @@ def test_one_request_is_as_fast_as_the_timing_says() -> None:
     assert seen.itl_p99_s == seen.itl_p50_s
     assert seen.peak_running == 1
     assert seen.keeps(SLO)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "window", "seen"),
+    [
+        (2500, {}, 2500**2 / 2),
+        (2500, {"window_tokens": 400}, 400**2 / 2 + 2100 * 400),
+        (300, {"window_tokens": 400}, 300**2 / 2),
+        (
+            2500,
+            {"window_tokens": 400, "full_ratio": 0.25},
+            0.25 * 2500**2 / 2 + 0.75 * (400**2 / 2 + 2100 * 400),
+        ),
+    ],
+    ids=["full attention", "beyond the window", "within the window", "a mixture"],
+)
+def test_a_prompts_attention_grows_with_what_each_of_its_tokens_sees(
+    prompt: int, window: dict[str, float], seen: float
+) -> None:
+    demand = demand_of((0.0, prompt, 1))
+    without = observed(demand, **window)
+    found = observe_trace(demand, rules(prompt_attention_s=1e-7, **window), SLO, num_replicas=1)
+    assert found.ttft_p50_s - without.ttft_p50_s == pytest.approx(seen * 1e-7)
 
 
 def test_a_stream_that_a_long_prompt_holds_up_has_one_long_gap() -> None:
@@ -80,6 +103,26 @@ def test_requests_that_never_begin_are_late_by_infinity() -> None:
     seen = observed(demand_of(*rows), kv_tokens=1, max_sequences=1)
     assert seen.ttft_p99_s == float("inf")
     assert not seen.keeps(SLO)
+
+
+@pytest.mark.parametrize("slo", [Slo(math.inf, 1.0), Slo(math.inf, math.inf)])
+def test_requests_that_never_begin_are_late_whatever_the_limit(slo: Slo) -> None:
+    rows = [(0.0, 50_000, 50_000) for _ in range(3)]
+    seen = observe_trace(demand_of(*rows), rules(kv_tokens=1, max_sequences=1), slo, num_replicas=1)
+    assert seen.late_ratio == pytest.approx(2 / 3)
+    assert not seen.keeps(slo)
+
+
+def test_a_backlog_that_only_grows_keeps_no_slo() -> None:
+    """Each second brings two seconds of work, and ten minutes later all of it is done."""
+    slo = Slo(math.inf, 3.0)
+    demand = demand_of(*((float(second), 18_000, 2) for second in range(300)))
+    patient = rules()._replace(good_itl_s=slo.itl_s)
+    one, three = (observe_trace(demand, patient, slo, num_replicas=number) for number in (1, 3))
+    assert one.long_ratio == 0.0
+    assert 60 < one.ttft_p99_s < math.inf
+    assert not one.keeps(slo)
+    assert three.keeps(slo)
 
 
 def test_answers_of_one_token_have_no_gaps() -> None:

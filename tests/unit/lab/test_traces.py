@@ -123,6 +123,11 @@ def test_gaps_and_equal_times_are_kept(tmp_path: Path) -> None:
     assert times_of(path, "galerne") == [0.0, 0.0, 0.0, 8995.0]
 
 
+def test_a_month_is_no_gap_too_long(tmp_path: Path) -> None:
+    month_s = 31 * 86_400.0
+    assert times_of(written(tmp_path, galerne(7.0, 7.0 + month_s)), "galerne") == [0.0, month_s]
+
+
 def test_our_own_format_may_name_blocks(tmp_path: Path) -> None:
     text = '{"at_s": 0, "prompt_tokens": 600, "output_tokens": 2, "blocks": [3, 4]}\n\n' + GALERNE
     one, other = read_trace(written(tmp_path, text), "galerne").requests
@@ -144,6 +149,11 @@ def test_requests_of_length_0_are_left_out_and_counted(tmp_path: Path) -> None:
         ("mooncake", MOONCAKE + MOONCAKE.replace("500", "400"), "line 2: it is 0.1 s before the"),
         ("galerne", galerne(3.0, 1.0, 2.0), "line 2: it is 2 s before the line above"),
         ("azure", AZURE + AZURE.splitlines()[1], "line 4: it is 4.25 s before the line above"),
+        ("galerne", galerne(0.0, 1e15), r"line 2: it is 1.16e\+10 days after the first request"),
+        ("galerne", galerne(5.0, 9.0, 1.7e9), r"line 3: it is 1.97e\+04 days after the first"),
+        ("galerne", galerne(0.0, 1e308), "line 2: .*; traces last 31 at most"),
+        ("mooncake", mooncake((0, 0), (10**13, 9)), "line 2: it is 1.16e"),
+        ("azure", AZURE.replace("2023-11-16 18:15:50", "2024-11-16 18:15:50"), "366 days after"),
         ("mooncake", MOONCAKE.replace("[1]", "[1, 2]"), "line 1: it names 2 blocks, and a prompt"),
         ("mooncake", MOONCAKE.replace("[1]", "[]"), "of 9 tokens has 1 of 512"),
         ("galerne", GALERNE.replace("}", ', "blocks": []}'), "line 1: it names 0 blocks"),

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from serving.adapters.model_configs import load_model_config
 from serving.errors import ConfigError
 from serving.planner.hardware import find_gpu
-from serving.planner.measured_timing import MeasuredTiming, read_measured_timing
+from serving.planner.measured_timing import MeasuredTiming, measured_model, read_measured_timing
+from serving.planner.quantization import FP8
 from serving.planner.replica_plan import ReplicaQuestion, Shape, plan_replica
 from serving.settings import TimingSettings
 
 GIB = 1 << 30
+
+
+def ask(
+    model: str, gpu: str, max_model_len: int, measured: MeasuredTiming | None = None
+) -> ReplicaQuestion:
+    config = load_model_config(model)
+    return ReplicaQuestion(config, find_gpu(gpu), max_model_len, measured=measured)
+
+
+SEVEN_B = ask("mistral-7b-v0.1", "H100-80G", 32_768)
 MEASURED = MeasuredTiming(
+    model=measured_model("seven-b", SEVEN_B.roofline(1)),
     gpu="H100-80G",
     max_num_batched_tokens=2048,
     max_num_seqs=256,
@@ -20,13 +35,6 @@ MEASURED = MeasuredTiming(
         step_s=0.012, prefill_tokens_per_s=20_000, decode_s_per_sequence=1e-4, overhead_s=0.007
     ),
 )
-
-
-def ask(
-    model: str, gpu: str, max_model_len: int, measured: MeasuredTiming | None = None
-) -> ReplicaQuestion:
-    config = load_model_config(model)
-    return ReplicaQuestion(config, find_gpu(gpu), max_model_len, 2048.0, measured=measured)
 
 
 def test_a_7b_model_leaves_most_of_an_h100_to_the_kv_cache() -> None:
@@ -66,7 +74,8 @@ def test_heads_that_cannot_be_shared_out_are_refused() -> None:
 def test_a_measured_engine_is_planned_as_it_was_measured() -> None:
     question = ask("mistral-7b-v0.1", "H100-80G", 32_768, MEASURED)
     timing = plan_replica(question, Shape(1, 2048, 256)).timing
-    assert timing == MEASURED.timing.model_copy(
+    # Prompts of the lengths that calibration sends, up to three chunks.
+    assert timing.with_prompts_of(2048) == MEASURED.timing.model_copy(
         update={
             "prefill_tokens_per_s": pytest.approx(20_000),
             "decode_s_per_sequence": pytest.approx(1e-4),
@@ -82,13 +91,21 @@ def test_other_shapes_change_by_the_rooflines_ratios() -> None:
     for shape in (Shape(2, 2048, 256), Shape(1, 512, 256)):
         found, expected = plan_replica(measured, shape).timing, plan_replica(assumed, shape).timing
         base = plan_replica(assumed, Shape(1, 2048, 256)).timing
-        assert found.step_s / 0.012 == pytest.approx(expected.step_s / base.step_s)
-        assert found.overhead_s == 0.007
+        step_ratio = expected.linear.step_s / base.linear.step_s
+        assert found.linear.step_s / 0.012 == pytest.approx(step_ratio)
+        assert found.linear.overhead_s == 0.007
+        slower = base.with_prompts_of(2048).prefill_tokens_per_s / 20_000
+        assert found.prompt_attention_s == pytest.approx(expected.prompt_attention_s * slower)
 
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"timing": {"step_s": -1}}, "timing.step_s"), ({"gpu": None}, "gpu"), ({"x": 1}, "x")],
+    [
+        ({"timing": {"step_s": -1}}, "timing.step_s"),
+        ({"gpu": None}, "gpu"),
+        ({"x": 1}, "x"),
+        ({"model": {}}, r"model\.name"),
+    ],
 )
 def test_a_file_that_is_no_calibration_is_refused_by_field(
     change: dict[str, object], field: str
@@ -99,3 +116,23 @@ def test_a_file_that_is_no_calibration_is_refused_by_field(
 
 def test_a_calibration_survives_being_written() -> None:
     assert read_measured_timing(MEASURED.model_dump(mode="json")) == MEASURED
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"model": load_model_config("mistral-nemo-12b")},
+            "seven-b: parameters 7241732096",
+        ),
+        ({"model": replace(SEVEN_B.model, weights=FP8)}, "weight_bits 16, where the model has 8"),
+        ({"kv_dtype": "fp8"}, "kv_bytes_per_token 131072, where the model has 65536"),
+        ({"gpu": find_gpu("H200")}, "on H100-80G, not on H200"),
+    ],
+    ids=["model", "weights", "kv cache", "gpu"],
+)
+def test_a_timing_of_another_engine_is_refused(change: dict[str, Any], says: str) -> None:
+    MEASURED.check(SEVEN_B.roofline(1))
+    with pytest.raises(ConfigError, match=says) as caught:
+        MEASURED.check(replace(SEVEN_B, **change).roofline(1))
+    assert (caught.value.code, caught.value.param) == ("calibration_invalid", "--calibration")

@@ -37,7 +37,7 @@ def roofline(model: ModelConfig, gpu: str, size: int = 1) -> Roofline:
 
 
 def first_token_s(found: Roofline, num_tokens: int) -> float:
-    timing = found.timing(LIMITS, prompt_context_tokens=num_tokens / 2)
+    timing = found.timing(LIMITS).with_prompts_of(num_tokens / 2)
     return timing.step_s + num_tokens / timing.prefill_tokens_per_s
 
 
@@ -79,9 +79,7 @@ def test_the_first_token_comes_about_when_it_was_measured(
 
 def test_one_stream_is_about_as_fast_as_was_measured() -> None:
     """170 tokens a second. Source: baseten.com, "Benchmarking fast Mistral 7B inference"."""
-    timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(
-        StepLimits(2048, 1), prompt_context_tokens=100.0
-    )
+    timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(StepLimits(2048, 1)).linear
     assert 1 / (timing.step_s + timing.decode_s_per_sequence) == pytest.approx(170, rel=0.15)
 
 
@@ -104,8 +102,8 @@ def test_the_linear_model_lies_on_the_roofline_or_above(
     """Above it between an idle step and a full one, and on it at both, unless the full one hardly
     outlasts the reading of the weights."""
     found = roofline(MODELS[name], gpu, size)
-    timing = found.timing(StepLimits(chunk, 64), prompt_context_tokens=100.0)
-    flops = found.prompt_flops(100.0)
+    timing = found.timing(StepLimits(chunk, 64)).linear
+    flops = found.prompt_flops
 
     def linear_s(num_tokens: int) -> float:
         return timing.step_s + num_tokens / timing.prefill_tokens_per_s
@@ -134,28 +132,50 @@ def test_fp8_halves_what_is_read_and_only_helps_computing_where_the_gpu_can() ->
         assert (ratio < 0.8) is is_faster
 
 
-def test_deepseek_takes_a_byte_for_a_parameter_and_two_for_one_of_its_embeddings() -> None:
+def test_attention_computes_in_16_bits_on_all_gpus_whatever_the_weights() -> None:
+    """Mistral 7B has 32 layers of 32 heads of 128."""
+    model = MODELS["Mistral 7B"]
+    expected = 4 * 32 * 32 * 128 / (0.6 * 989.4e12)
+    for weights in (model.weights, FP8):
+        for size in (1, 2):
+            found = roofline(replace(model, weights=weights), "H100-80G", size).timing(LIMITS)
+            assert found.prompt_attention_s == pytest.approx(expected / size, rel=0.01)
+
+
+def deepseek(size: int) -> Roofline:
     model = load_model_config("deepseek-v3")
-    layout = kv_layout(model, KvOptions(tensor_parallel_size=8, block_size=64), device=GPU)
-    found = Roofline(model, find_gpu("H200"), layout, 8)
+    options = KvOptions(block_size=64, tensor_parallel_size=size)
+    return Roofline(model, find_gpu("H200"), kv_layout(model, options, device=GPU), size)
 
+
+@pytest.mark.parametrize("chunk", [512, 8192])
+def test_prompts_attend_with_expanded_heads_of_latent_vectors(chunk: int) -> None:
+    """DeepSeek-V3: 61 layers of 128 heads, keys of 192 and values of 128 from vectors of 512."""
+    found = deepseek(8)
+    expansion = 2 * 512 * 128 * (128 + 128)
+    flops = 61 * (2 * 128 * (192 + 128) + expansion / chunk)
+    seconds = flops / (8 * 0.6 * found.gpu.flops_16_bit)
+    assert found.timing(StepLimits(chunk, 64)).prompt_attention_s == pytest.approx(seconds)
+
+
+def test_answers_attend_to_latent_vectors_as_they_are_cached() -> None:
+    """All GPUs read 1,152 bytes of a token and layer, and share the heads' computing."""
+    read_s = 61 * 1152 / (0.75 * find_gpu("H200").memory_bytes_per_s)
+    compute_s = 61 * 128 * 1088 * 2 / (0.6 * find_gpu("H200").flops_16_bit)
+    assert compute_s / 8 < read_s < compute_s
+    for size, seconds in ((1, compute_s), (8, read_s)):
+        timing = deepseek(size).timing(LIMITS).linear
+        assert timing.attention_s_per_token == pytest.approx(seconds)
+
+
+def test_deepseek_takes_a_byte_for_a_parameter_and_two_for_one_of_its_embeddings() -> None:
     embeddings = 2 * 129_280 * 7_168
-    assert found.weight_bytes == pytest.approx((671e9 + embeddings) / 8, rel=0.001)
-
-
-def test_windows_bound_what_a_prompts_attention_costs() -> None:
-    windowed = MODELS["Mistral 7B"]
-    full = replace(windowed, windows=(None,) * windowed.num_layers)
-    rates = [
-        roofline(model, "H100-80G").timing(LIMITS, prompt_context_tokens=16_000.0)
-        for model in (windowed, full)
-    ]
-    assert rates[0].prefill_tokens_per_s > 1.2 * rates[1].prefill_tokens_per_s
+    assert deepseek(8).weight_bytes == pytest.approx((671e9 + embeddings) / 8, rel=0.001)
 
 
 def test_the_kv_cache_is_read_at_the_memorys_speed() -> None:
     """128 KiB of keys and values for each token of Mistral 7B."""
-    timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(LIMITS, prompt_context_tokens=0.0)
+    timing = roofline(MODELS["Mistral 7B"], "H100-80G").timing(LIMITS).linear
     assert timing.attention_s_per_token == pytest.approx(131_072 / (0.75 * 3.35e12))
     assert timing.decode_s_per_sequence > SEQUENCE_OVERHEAD_S
 
