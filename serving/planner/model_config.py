@@ -147,14 +147,13 @@ def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:
         if fields.get(name):
             raise fields.unknown(name, f"means {attention}, whose KV cache is not known here")
     num_heads = fields.size("num_attention_heads")
-    hidden_size = fields.size("hidden_size")
     latent = _latent(fields) if model_type in _MLA else None
     return ModelConfig(
         windows=_windows(fields, model_type),
         num_heads=num_heads,
         num_kv_heads=1 if latent else fields.size("num_key_value_heads", null=num_heads),
-        head_size=latent.head_size if latent else _head_size(fields, hidden_size // num_heads),
-        hidden_size=hidden_size,
+        head_size=latent.head_size if latent else _head_size(fields, num_heads),
+        hidden_size=fields.size("hidden_size"),
         intermediate_size=fields.size("intermediate_size"),
         vocab_size=fields.size("vocab_size"),
         max_model_len=_max_model_len(fields),
@@ -221,12 +220,17 @@ def _layer_window(fields: Fields, index: int, window: int | None) -> int | None:
     return window
 
 
-def _head_size(fields: Fields, shared: int) -> int:
+def _head_size(fields: Fields, num_heads: int) -> int:
     """`head_dim`; where it is missing or 0 the heads share the hidden size.
 
     Source: `ModelArchConfigConvertorBase.get_head_size`, vLLM 0.32.
     """
-    return fields.size("head_dim") if fields.get("head_dim") else shared
+    if fields.get("head_dim"):
+        return fields.size("head_dim")
+    shared = fields.size("hidden_size") // num_heads
+    if shared == 0:
+        raise fields.invalid("hidden_size", f"must give each of {num_heads} heads an element")
+    return shared
 
 
 def _latent(fields: Fields) -> Latent:

@@ -43,7 +43,7 @@ def read_weight_format(document: Mapping[str, Any]) -> WeightFormat | None:
     method = found.get("quant_method")
     if method == "fp8" or found.get("qformat_weight") == "fp8_e4m3" or _is_modelopt_fp8(found):
         return FP8
-    if method in _BITS_GIVEN:
+    if isinstance(method, str) and method in _BITS_GIVEN:
         return _integers(found.get("bits"))
     if method == "compressed-tensors":
         return _compressed_tensors(found.get("config_groups"))
@@ -64,7 +64,9 @@ def _compressed_tensors(groups: Any) -> WeightFormat | None:
     if not isinstance(groups, Mapping) or len(groups) != 1:
         return None
     (group,) = groups.values()
-    weights = group.get("weights") or {}
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping):
+        return None
     if weights.get("type") == "float" and weights.get("num_bits") == 8:
         return FP8 if group.get("input_activations") else WeightFormat(8)
     return _integers(weights.get("num_bits")) if weights.get("type") == "int" else None
