@@ -14,7 +14,12 @@ from typing import Any
 from serving.errors import ConfigError
 from serving.planner.config_fields import MAX_LAYERS, Fields
 from serving.planner.mistral_params import is_mistral_params, to_hugging_face
-from serving.planner.quantization import BITS_16, WeightFormat, read_weight_format
+from serving.planner.quantization import (
+    BITS_16,
+    WeightFormat,
+    quantizes_kv_cache,
+    read_weight_format,
+)
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {},
@@ -131,7 +136,7 @@ def read_model_config(document: Mapping[str, Any]) -> ModelConfig:
     """
     if is_mistral_params(document):
         document = to_hugging_face(document)
-    weights = read_weight_format(document)
+    weights, quantized_cache = read_weight_format(document), quantizes_kv_cache(document)
     fields = Fields(document)
     if fields.text("model_type") in _WRAPPERS:
         fields = fields.section("text_config").with_defaults({"model_type": "mistral"})
@@ -139,7 +144,7 @@ def read_model_config(document: Mapping[str, Any]) -> ModelConfig:
     if model_type not in _DEFAULTS:
         raise fields.unknown("model_type", "is not one whose KV cache is known", sorted(_DEFAULTS))
     model = _read_text_model(fields.with_defaults(_DEFAULTS[model_type]), model_type)
-    return replace(model, weights=weights)
+    return replace(model, weights=weights, quantizes_kv_cache=quantized_cache)
 
 
 def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:
@@ -159,7 +164,6 @@ def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:
         max_model_len=_max_model_len(fields),
         tie_embeddings=bool(fields.get("tie_word_embeddings")),
         dtype=_dtype(fields),
-        quantizes_kv_cache=_quantizes_kv_cache(fields),
         latent=latent,
         experts=_experts(fields),
     )
@@ -282,11 +286,3 @@ def _max_model_len(fields: Fields) -> int:
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1e6:
         raise rope.invalid("factor", "must be a positive number")
     return int(longest * factor)
-
-
-def _quantizes_kv_cache(fields: Fields) -> bool:
-    """Source: `get_kv_cache_quant_algo_string` in vllm/utils/torch_utils.py, vLLM 0.32."""
-    outer = fields.optional_section("quantization_config")
-    inner = outer.optional_section("quantization")
-    names = ("kv_cache_scheme", "kv_cache_quant_algo")
-    return any(section.get(name) for section in (outer, inner) for name in names)

@@ -134,6 +134,13 @@ def test_a_large_mistral_in_its_own_format_is_a_deepseek() -> None:
     assert model.experts == Experts(128, 4, 4096, num_shared=1, num_dense_layers=3)
 
 
+def test_a_quantized_kv_cache_may_be_named_outside_of_the_language_model() -> None:
+    section = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8}}
+    wrapped = {"model_type": "mistral3", "text_config": MISTRAL, "quantization_config": section}
+    assert read_model_config(wrapped).quantizes_kv_cache
+    assert not read_model_config(MISTRAL).quantizes_kv_cache
+
+
 @pytest.mark.parametrize(
     ("rope", "longest"),
     [
