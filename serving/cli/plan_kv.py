@@ -161,7 +161,7 @@ def parse_bytes(text: str) -> int:
 
 
 def longest(model: ModelConfig, asked: int | None) -> int:
-    """The longest sequence in tokens: what is asked for, or the model's own limit.
+    """The longest sequence in tokens: what is asked for, or vLLM's default for the model.
 
     Raises:
         ConfigError: vLLM would refuse a sequence of that length.
@@ -173,7 +173,7 @@ def longest(model: ModelConfig, asked: int | None) -> int:
             param="max_model_len",
             hint="lower it, or leave it out",
         )
-    return asked or model.max_model_len
+    return asked or model.default_model_len
 
 
 def _table(question: Question, chunk_tokens: int) -> Table:

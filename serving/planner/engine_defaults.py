@@ -118,7 +118,7 @@ def _layout(model: ModelSettings, config: ModelConfig) -> KvLayout:
 
 
 def _max_model_len(model: ModelSettings, config: ModelConfig) -> int:
-    return model.engine.max_model_len or config.max_model_len
+    return model.engine.max_model_len or config.default_model_len
 
 
 def _by_option(extra: Mapping[str, object]) -> dict[str, object]:

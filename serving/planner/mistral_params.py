@@ -48,9 +48,12 @@ def to_hugging_face(params: Mapping[str, Any]) -> dict[str, Any]:
     fields = Fields(params)
     if "model_type" in params and params["model_type"] != "transformer":
         raise fields.unknown("model_type", "is not one whose KV cache is known", ["transformer"])
+    if fields.optional_section("multimodal").get("whisper_model_args"):
+        raise fields.unknown("multimodal", "has an audio encoder, whose KV cache is not known here")
     for name in _REQUIRED:
         fields.size(name)
     config = {_NAMES.get(name, name): value for name, value in params.items()}
+    config.pop("architectures", None)  # vLLM sets it by the same fields as the type
     config.setdefault("max_position_embeddings", _MAX_POSITION_EMBEDDINGS)
     config.setdefault("sliding_window", None)
     return config | _layer_types(fields) | _experts(fields)

@@ -94,8 +94,6 @@ def ours(case: Case) -> list[float]:
     options = KvOptions(
         case.block_size, case.kv_dtype, tensor_parallel_size=case.tensor_parallel_size
     )
-    if model.latent and case.device == "cpu":
-        options = replace(options, block_size=None)  # vLLM overrides it
     lengths = lengths_of(case.max_model_len, case.chunk_tokens, device=device)
     plan = plan_kv_cache(kv_layout(model, options, device=device), lengths, kv_bytes=case.kv_bytes)
     return [plan.bytes_per_block, plan.num_blocks, plan.kv_cache_tokens, plan.max_concurrency]

@@ -42,6 +42,13 @@ def refusal(**options: Any) -> ConfigError:
     return refused.value
 
 
+@pytest.mark.parametrize("block_size", [None, 64, 128])
+def test_latent_attention_on_a_cpu_takes_blocks_of_one_size_whatever_is_asked(
+    block_size: int | None,
+) -> None:
+    assert layout(LATENT, device=CPU, block_size=block_size).groups[0].block_size == 16
+
+
 @pytest.mark.parametrize(
     ("options", "bytes_per_block"),
     [

@@ -147,18 +147,40 @@ def test_a_quantized_kv_cache_may_be_named_outside_of_the_language_model() -> No
         ({}, 8192),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 16384),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 8192),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0},
+                              "sliding_attention": {"rope_type": "default"}}}, 32768),
+        ({"rope_parameters": {"full_attention": None}}, 8192),
     ],
-)
+)  # fmt: skip
 def test_rope_scaling_lengthens_what_is_not_lengthened_yet(
     rope: dict[str, Any], longest: int
 ) -> None:
     assert read_model_config(MISTRAL | rope).max_model_len == longest
 
 
+@pytest.mark.parametrize("kind", ["longrope", "su"])
+def test_longrope_goes_beyond_its_original_length_only_if_asked(kind: str) -> None:
+    rope = {"rope_scaling": {"type": kind}, "original_max_position_embeddings": 4096}
+    model = read_model_config(MISTRAL | rope)
+    assert (model.max_model_len, model.default_model_len) == (8192, 4096)
+    yarn = read_model_config(MISTRAL | rope | {"rope_scaling": {"type": "yarn"}})
+    assert yarn.default_model_len == 8192
+
+
 @pytest.mark.parametrize(
     ("changed", "param"),
     [
         ({"model_type": "mamba"}, "model_type"),
+        ({"architectures": ["JambaForCausalLM"]}, "architectures"),
+        ({"architectures": ["MistralModel"]}, "architectures"),
+        ({"model_type": "qwen2", "architectures": ["Qwen2VLForConditionalGeneration"]},
+         "architectures"),
+        ({"model_type": "mistral3", "architectures": ["MistralForCausalLM"]}, "architectures"),
+        ({"model_type": "llava", "text_config": {"architectures": ["JambaForCausalLM"]}},
+         "text_config.architectures"),
+        ({"dual_chunk_attention_config": {"chunk_size": 262144}}, "dual_chunk_attention_config"),
+        ({"rope_parameters": {"chunked_attention": {"factor": 2.0}}},
+         "rope_parameters.chunked_attention"),
         ({"model_type": "falcon_h1"}, "model_type"),
         ({"layer_types": [*MIXED[:3], "linear_attention"]}, "layer_types[3]"),
         ({"layer_types": [*MIXED[:3], None]}, "layer_types[3]"),
@@ -170,16 +192,23 @@ def test_rope_scaling_lengthens_what_is_not_lengthened_yet(
         (DEEPSEEK | {"sliding_window": 128}, "sliding_window"),
         (DEEPSEEK | {"layer_types": MIXED}, "layer_types"),
     ],
-)
+)  # fmt: skip
 def test_attention_that_is_not_known_is_named(changed: dict[str, Any], param: str) -> None:
     error = refusal(MISTRAL | {"sliding_window": 128} | changed)
     assert (error.code, error.param) == ("model_config_unknown", param)
+
+
+def test_an_audio_encoder_in_mistrals_own_format_is_named() -> None:
+    audio = {"multimodal": {"whisper_model_args": {"encoder_args": {"dim": 1280}}}}
+    error = refusal(PARAMS | audio)
+    assert (error.code, error.param) == ("model_config_unknown", "multimodal")
 
 
 @pytest.mark.parametrize(
     ("document", "param"),
     [
         ({}, "model_type"),
+        (MISTRAL | {"num_key_value_heads": 3}, "num_key_value_heads"),
         (without("model_type"), "model_type"),
         (without("num_key_value_heads"), "num_key_value_heads"),
         (without("num_hidden_layers"), "num_hidden_layers"),
