@@ -15,8 +15,9 @@ from serving.adapters.model_configs import bundled_models, load_model_config
 from serving.cli.console import out, print_json
 from serving.errors import ConfigError
 from serving.operations.quantities import to_number
-from serving.planner.chunk import DEFAULT_CHUNK_TOKENS, choose_chunk, lengths_of
-from serving.planner.engine_device import DEVICES, EngineDevice
+from serving.planner.chunk import choose_chunk, lengths_of
+from serving.planner.engine_device import CPU, EngineDevice, gpu_device
+from serving.planner.hardware import GPUS, find_gpu
 from serving.planner.kv_cache import (
     KvCachePlan,
     KvLayout,
@@ -70,7 +71,7 @@ class Question:
         choice = choose_chunk(
             self.layout, max_model_len=self.max_model_len, max_num_seqs=1, device=self.device
         )
-        return choice.tokens or DEFAULT_CHUNK_TOKENS
+        return choice.tokens or self.device.default_chunk_tokens
 
 
 def kv(  # noqa: PLR0913 - each is an option of the command
@@ -100,6 +101,13 @@ def kv(  # noqa: PLR0913 - each is an option of the command
     device: Annotated[
         Device, typer.Option(help="Whose block size and steps in flight.")
     ] = Device.CPU,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Whose default chunk is taken; implies --device gpu. One of {', '.join(GPUS)}.",
+        ),
+    ] = None,
     block_size: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens of a block. [default: the device's]", show_default=False),
@@ -114,17 +122,24 @@ def kv(  # noqa: PLR0913 - each is an option of the command
     """Tell how many sequences a KV cache holds, as vLLM would report it at its start."""
     model = load_model_config(config)
     options = KvOptions(block_size, kv_dtype, dtype.value, tensor_parallel)
+    engine_device = _engine_device(device, gpu)
     question = Question(
-        layout=kv_layout(model, options, device=DEVICES[device]),
+        layout=kv_layout(model, options, device=engine_device),
         max_model_len=longest(model, max_model_len),
         kv_bytes=parse_bytes(kv_bytes),
-        device=DEVICES[device],
+        device=engine_device,
     )
     chunk = chunk_tokens or question.chosen_chunk()
     if as_json:
         print_json(to_document(question.plan(chunk)))
     else:
         out.print(_table(question, chunk))
+
+
+def _engine_device(device: Device, gpu: str | None) -> EngineDevice:
+    if gpu is not None:
+        return gpu_device(find_gpu(gpu).accelerator_type)
+    return CPU if device is Device.CPU else gpu_device(None)
 
 
 def to_document(plan: KvCachePlan) -> dict[str, Any]:
@@ -191,14 +206,20 @@ def _rows(question: Question, chunk_tokens: int) -> Iterator[tuple[str, str]]:
     yield "blocks", f"{plan.num_blocks:,} of {size}"
     kinds = Counter((group.num_layers, group.window) for group in layout.groups)
     yield "layers", "; ".join(_kind(*kind, count=count) for kind, count in kinds.items())
-    steps = question.device.num_concurrent_steps
-    yield "chunk", f"{chunk_tokens:,} tokens, {steps} in flight on {question.device.name}"
+    yield "chunk", _chunk(question.device, chunk_tokens)
     if any(group.window for group in layout.groups):
         full = question.plan_without_windows()
         yield "if full", f"{full.max_concurrency:.2f} sequences" if full else "not one sequence"
         if (chosen := question.chosen_chunk()) < chunk_tokens:
             better = question.plan(chosen).max_concurrency
             yield "could be", f"{better:.2f} sequences, in chunks of {chosen:,} tokens"
+
+
+def _chunk(device: EngineDevice, tokens: int) -> str:
+    told = f"{tokens:,} tokens, {device.num_concurrent_steps} in flight on {device.name}"
+    if device.is_default_assumed and tokens == device.default_chunk_tokens:
+        return f"{told} (vLLM's default from 70 GiB, assumed: --gpu says which)"
+    return told
 
 
 def _kind(num_layers: int, window: int | None, *, count: int) -> str:

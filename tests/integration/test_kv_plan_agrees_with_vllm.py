@@ -28,7 +28,7 @@ import pytest
 from serving.adapters.model_configs import bundled_models
 from serving.errors import ConfigError
 from serving.planner.chunk import lengths_of
-from serving.planner.engine_device import DEVICES
+from serving.planner.engine_device import CPU, GPU
 from serving.planner.kv_cache import KvOptions, kv_layout, plan_kv_cache
 from serving.planner.model_config import read_model_config
 
@@ -90,7 +90,7 @@ def config_of(model: str) -> Mapping[str, Any]:
 
 
 def ours(case: Case) -> list[float]:
-    model, device = read_model_config(config_of(case.model)), DEVICES[case.device]
+    model, device = read_model_config(config_of(case.model)), {"cpu": CPU, "gpu": GPU}[case.device]
     options = KvOptions(
         case.block_size, case.kv_dtype, tensor_parallel_size=case.tensor_parallel_size
     )
