@@ -56,7 +56,7 @@ def to_hugging_face(params: Mapping[str, Any]) -> dict[str, Any]:
     config.pop("architectures", None)  # vLLM sets it by the same fields as the type
     config.setdefault("max_position_embeddings", _MAX_POSITION_EMBEDDINGS)
     config.setdefault("sliding_window", None)
-    return config | _layer_types(fields) | _experts(fields)
+    return config | _layer_types(fields) | _experts(fields) | _vision(fields)
 
 
 def _layer_types(fields: Fields) -> dict[str, Any]:
@@ -93,4 +93,23 @@ def _experts(fields: Fields) -> dict[str, Any]:
         "model_type": "mixtral",
         "num_local_experts": moe.get("num_experts"),
         "num_experts_per_tok": moe.get("num_experts_per_tok"),
+    }
+
+
+def _vision(fields: Fields) -> dict[str, Any]:
+    """The vision tower, by either of its names.
+
+    Source: `VisionEncoderArgs` in vllm/model_executor/models/pixtral.py, vLLM 0.32.
+    """
+    multimodal = fields.optional_section("multimodal")
+    place, name = fields, "vision_encoder"
+    if multimodal.get("vision_encoder_args"):
+        place, name = multimodal, "vision_encoder_args"
+    tower = place.optional_section(name)
+    if not tower.document:
+        return {}
+    merges = tower.get("mm_projector_id") == "patch_merge"
+    return {
+        "vision_config": {**tower.document, "model_type": "pixtral"},
+        "spatial_merge_size": tower.get("spatial_merge_size") if merges else None,
     }

@@ -22,6 +22,7 @@ from serving.planner.quantization import (
     read_weight_format,
 )
 from serving.planner.rope import read_limits
+from serving.planner.vision import count_vision_parameters
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {},
@@ -110,6 +111,7 @@ class ModelConfig:
     weights: WeightFormat | None = BITS_16
     latent: Latent | None = None
     experts: Experts | None = None
+    vision_parameters: int = 0
 
     @property
     def default_model_len(self) -> int:
@@ -147,15 +149,20 @@ def read_model_config(document: Mapping[str, Any]) -> ModelConfig:
     if is_mistral_params(document):
         document = to_hugging_face(document)
     weights, quantized_cache = read_weight_format(document), quantizes_kv_cache(document)
-    fields = Fields(document)
-    if (outer := fields.text("model_type")) in _WRAPPERS:
+    fields = whole = Fields(document)
+    if (outer := whole.text("model_type")) in _WRAPPERS:
         check_architecture(fields, outer)
         fields = fields.section("text_config").with_defaults({"model_type": "mistral"})
     model_type = fields.text("model_type")
     if model_type not in _DEFAULTS:
         raise fields.unknown("model_type", "is not one whose KV cache is known", sorted(_DEFAULTS))
     model = _read_text_model(fields.with_defaults(_DEFAULTS[model_type]), model_type)
-    return replace(model, weights=weights, quantizes_kv_cache=quantized_cache)
+    return replace(
+        model,
+        weights=weights,
+        quantizes_kv_cache=quantized_cache,
+        vision_parameters=count_vision_parameters(whole, outer, text_hidden_size=model.hidden_size),
+    )
 
 
 def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:

@@ -246,7 +246,8 @@ WHOLE = [
     PARAMS | {"sliding_window": [None, 16], "moe": {"num_experts": 8, "num_experts_per_tok": 2}},
     {"model_type": "mistral3", "text_config": MISTRAL, "quantization_config": {
         "quant_method": "compressed-tensors", "kv_cache_scheme": None,
-        "config_groups": {"group_0": {"weights": {"type": "int", "num_bits": 4}}}}},
+        "config_groups": {"group_0": {"weights": {"type": "int", "num_bits": 4}}}},
+     "vision_config": {"hidden_size": 64, "patch_size": 14}, "spatial_merge_size": 2},
 ]  # fmt: skip
 
 
