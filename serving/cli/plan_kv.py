@@ -27,6 +27,9 @@ from serving.planner.kv_cache import (
 )
 from serving.planner.model_config import ModelConfig
 
+_MOST_BYTES = 1 << 50
+"""1 PiB: beyond any GPU, so that a slip of the pen is no figure of hundreds of digits."""
+
 
 class Device(StrEnum):
     """The kinds of device whose defaults in vLLM are known."""
@@ -156,7 +159,7 @@ def parse_bytes(text: str) -> int:
     """An amount of memory; `Gi` is 1024**3, `G` 1000**3.
 
     Raises:
-        ConfigError: it is none, or nothing.
+        ConfigError: it is none, nothing, or beyond any GPU.
 
     >>> parse_bytes("1073741824"), parse_bytes("1GiB"), parse_bytes("1.5 GB")
     (1073741824, 1073741824, 1500000000)
@@ -171,6 +174,13 @@ def parse_bytes(text: str) -> int:
             code="setting_invalid",
             param="kv_bytes",
             hint="write bytes, or a number with kB, MB, GB, TB, KiB, MiB, GiB or TiB",
+        )
+    if amount > _MOST_BYTES:
+        raise ConfigError(
+            f"{text!r} is more memory than any GPU has",
+            code="setting_invalid",
+            param="kv_bytes",
+            hint="give what one GPU has for its KV cache, at most 1024TiB",
         )
     return amount
 

@@ -77,6 +77,12 @@ def test_what_is_no_amount_of_memory_is_refused(amount: str) -> None:
     assert refusal("--kv-bytes", amount).param == "kv_bytes"
 
 
+@pytest.mark.parametrize("amount", ["1e300", "1e16", "1025TiB"])
+def test_more_memory_than_there_is_is_refused(amount: str) -> None:
+    assert "more memory than any GPU" in str(refusal("--kv-bytes", amount))
+    assert parse_bytes("1024TiB") == 1 << 50
+
+
 def test_amounts_of_memory() -> None:
     amounts = ("1024", "1KiB", "1 Ki", "2.5MB", "3 GB", "1e9")
     assert [parse_bytes(text) for text in amounts] == [
