@@ -16,8 +16,8 @@ from serving.adapters.model_configs import load_model_config
 from serving.adapters.probe_client import Endpoint, connected
 from serving.adapters.settings_sources import read_preset
 from serving.errors import ConfigError
-from serving.planner.chunk import DEFAULT_CHUNK_TOKENS
 from serving.planner.engine_defaults import with_chosen_chunk
+from serving.planner.engine_device import CPU
 from serving.settings import Settings
 
 BENCH = "chunk"
@@ -41,7 +41,7 @@ def bench(plan: Plan) -> tuple[list[Line], dict[str, str]]:
     """The figures of both sides, the ratios of the planner's, and the engine's version."""
     figures = Figures()
     versions = {DEFAULT: bare_vllm.install()}
-    chunks = {DEFAULT: DEFAULT_CHUNK_TOKENS, PLANNED: planned_chunk()}
+    chunks = {DEFAULT: CPU.default_chunk_tokens, PLANNED: planned_chunk()}
     with ExitStack() as stack:
         servers = {}
         for name, chunk_tokens in chunks.items():

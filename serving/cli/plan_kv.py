@@ -15,8 +15,9 @@ from serving.adapters.model_configs import bundled_models, load_model_config
 from serving.cli.console import out, print_json
 from serving.errors import ConfigError
 from serving.operations.quantities import to_number
-from serving.planner.chunk import DEFAULT_CHUNK_TOKENS, choose_chunk, lengths_of
-from serving.planner.engine_device import DEVICES, EngineDevice
+from serving.planner.chunk import choose_chunk, lengths_of
+from serving.planner.engine_device import CPU, EngineDevice, gpu_device
+from serving.planner.hardware import GPUS, find_gpu
 from serving.planner.kv_cache import (
     KvCachePlan,
     KvLayout,
@@ -25,6 +26,9 @@ from serving.planner.kv_cache import (
     plan_kv_cache,
 )
 from serving.planner.model_config import ModelConfig
+
+_MOST_BYTES = 1 << 50
+"""1 PiB: beyond any GPU, so that a slip of the pen is no figure of hundreds of digits."""
 
 
 class Device(StrEnum):
@@ -70,7 +74,7 @@ class Question:
         choice = choose_chunk(
             self.layout, max_model_len=self.max_model_len, max_num_seqs=1, device=self.device
         )
-        return choice.tokens or DEFAULT_CHUNK_TOKENS
+        return choice.tokens or self.device.default_chunk_tokens
 
 
 def kv(  # noqa: PLR0913 - each is an option of the command
@@ -100,6 +104,13 @@ def kv(  # noqa: PLR0913 - each is an option of the command
     device: Annotated[
         Device, typer.Option(help="Whose block size and steps in flight.")
     ] = Device.CPU,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Whose default chunk is taken; implies --device gpu. One of {', '.join(GPUS)}.",
+        ),
+    ] = None,
     block_size: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens of a block. [default: the device's]", show_default=False),
@@ -114,17 +125,24 @@ def kv(  # noqa: PLR0913 - each is an option of the command
     """Tell how many sequences a KV cache holds, as vLLM would report it at its start."""
     model = load_model_config(config)
     options = KvOptions(block_size, kv_dtype, dtype.value, tensor_parallel)
+    engine_device = _engine_device(device, gpu)
     question = Question(
-        layout=kv_layout(model, options, device=DEVICES[device]),
+        layout=kv_layout(model, options, device=engine_device),
         max_model_len=longest(model, max_model_len),
         kv_bytes=parse_bytes(kv_bytes),
-        device=DEVICES[device],
+        device=engine_device,
     )
     chunk = chunk_tokens or question.chosen_chunk()
     if as_json:
         print_json(to_document(question.plan(chunk)))
     else:
         out.print(_table(question, chunk))
+
+
+def _engine_device(device: Device, gpu: str | None) -> EngineDevice:
+    if gpu is not None:
+        return gpu_device(find_gpu(gpu).accelerator_type)
+    return CPU if device is Device.CPU else gpu_device(None)
 
 
 def to_document(plan: KvCachePlan) -> dict[str, Any]:
@@ -141,7 +159,7 @@ def parse_bytes(text: str) -> int:
     """An amount of memory; `Gi` is 1024**3, `G` 1000**3.
 
     Raises:
-        ConfigError: it is none, or nothing.
+        ConfigError: it is none, nothing, or beyond any GPU.
 
     >>> parse_bytes("1073741824"), parse_bytes("1GiB"), parse_bytes("1.5 GB")
     (1073741824, 1073741824, 1500000000)
@@ -157,11 +175,18 @@ def parse_bytes(text: str) -> int:
             param="kv_bytes",
             hint="write bytes, or a number with kB, MB, GB, TB, KiB, MiB, GiB or TiB",
         )
+    if amount > _MOST_BYTES:
+        raise ConfigError(
+            f"{text!r} is more memory than any GPU has",
+            code="setting_invalid",
+            param="kv_bytes",
+            hint="give what one GPU has for its KV cache, at most 1024TiB",
+        )
     return amount
 
 
 def longest(model: ModelConfig, asked: int | None) -> int:
-    """The longest sequence in tokens: what is asked for, or the model's own limit.
+    """The longest sequence in tokens: what is asked for, or vLLM's default for the model.
 
     Raises:
         ConfigError: vLLM would refuse a sequence of that length.
@@ -173,7 +198,7 @@ def longest(model: ModelConfig, asked: int | None) -> int:
             param="max_model_len",
             hint="lower it, or leave it out",
         )
-    return asked or model.max_model_len
+    return asked or model.default_model_len
 
 
 def _table(question: Question, chunk_tokens: int) -> Table:
@@ -191,14 +216,20 @@ def _rows(question: Question, chunk_tokens: int) -> Iterator[tuple[str, str]]:
     yield "blocks", f"{plan.num_blocks:,} of {size}"
     kinds = Counter((group.num_layers, group.window) for group in layout.groups)
     yield "layers", "; ".join(_kind(*kind, count=count) for kind, count in kinds.items())
-    steps = question.device.num_concurrent_steps
-    yield "chunk", f"{chunk_tokens:,} tokens, {steps} in flight on {question.device.name}"
+    yield "chunk", _chunk(question.device, chunk_tokens)
     if any(group.window for group in layout.groups):
         full = question.plan_without_windows()
         yield "if full", f"{full.max_concurrency:.2f} sequences" if full else "not one sequence"
         if (chosen := question.chosen_chunk()) < chunk_tokens:
             better = question.plan(chosen).max_concurrency
             yield "could be", f"{better:.2f} sequences, in chunks of {chosen:,} tokens"
+
+
+def _chunk(device: EngineDevice, tokens: int) -> str:
+    told = f"{tokens:,} tokens, {device.num_concurrent_steps} in flight on {device.name}"
+    if device.is_default_assumed and tokens == device.default_chunk_tokens:
+        return f"{told} (vLLM's default from 70 GiB, assumed: --gpu says which)"
+    return told
 
 
 def _kind(num_layers: int, window: int | None, *, count: int) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from serving.planner.hardware import lookalikes
+
 if TYPE_CHECKING:
     from serving.lab.deployment import (
         Deployment,
@@ -104,6 +106,11 @@ def remarks(report: Report) -> Iterator[str]:
             yield "COST: of all GPUs, by hour and by million tokens of prompts and answers"
     if report.saving:
         yield _saved(report.saving)
+    if others := lookalikes(question.replica.gpu):
+        yield (
+            f"{question.replica.gpu.name}: Ray calls it {question.replica.gpu.accelerator_type}, "
+            f"and {', '.join(others)} too; where a cluster has both, set resources.pool"
+        )
     if not question.replica.measured:
         yield "timing: a roofline with published efficiencies; `galerne plan calibrate` measures"
     yield from _rejections(report.ranking)

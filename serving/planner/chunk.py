@@ -12,10 +12,6 @@ from dataclasses import dataclass
 from serving.planner.engine_device import EngineDevice
 from serving.planner.kv_cache import KvLayout, Lengths
 
-DEFAULT_CHUNK_TOKENS = 2048
-"""vLLM's for a server on a CPU and on GPUs below 70 GiB; larger GPUs take more. Source:
-`EngineArgs.get_batch_defaults` in vllm/engine/arg_utils.py, vLLM 0.32."""
-
 _WINDOW_SHARE = 2
 """What is in flight may be half of the window: sequences then hold at most half as much again as
 the window itself."""
@@ -61,9 +57,10 @@ gain_ratio=1.0)
     window = min(windows)
     share = window // (_WINDOW_SHARE * device.num_concurrent_steps)
     tokens = max(_power_of_two(share), device.min_chunk_tokens, _power_of_two_above(max_num_seqs))
-    if tokens >= DEFAULT_CHUNK_TOKENS:
+    default = device.default_chunk_tokens
+    if tokens >= default:
         return ChunkChoice(None, f"vLLM's default is small beside the window of {window:,} tokens")
-    gain_ratio = _blocks(layout, max_model_len, DEFAULT_CHUNK_TOKENS, device) / _blocks(
+    gain_ratio = _blocks(layout, max_model_len, default, device) / _blocks(
         layout, max_model_len, tokens, device
     )
     if gain_ratio < _MIN_GAIN:
@@ -87,7 +84,7 @@ def _reason(window: int, tokens: int, device: EngineDevice) -> str:
     in_flight = tokens * device.num_concurrent_steps
     return (
         f"a sequence holds its window of {window:,} tokens and up to {in_flight:,} in flight, "
-        f"not {DEFAULT_CHUNK_TOKENS * device.num_concurrent_steps:,}"
+        f"not {device.default_chunk_tokens * device.num_concurrent_steps:,}"
     )
 
 

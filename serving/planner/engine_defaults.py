@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from serving.errors import ConfigError
-from serving.planner.chunk import DEFAULT_CHUNK_TOKENS, ChunkChoice, choose_chunk, lengths_of
-from serving.planner.engine_device import DEVICES, EngineDevice
+from serving.planner.chunk import ChunkChoice, choose_chunk, lengths_of
+from serving.planner.engine_device import CPU, EngineDevice, gpu_device
 from serving.planner.kv_cache import KvLayout, KvOptions, kv_layout, plan_kv_cache
 from serving.planner.model_config import ModelConfig
 from serving.settings import ModelSettings
@@ -69,7 +69,7 @@ def chosen_chunk(model: ModelSettings, config: ModelConfig) -> str | None:
         return None
     return (
         f"prompts in chunks of {choice.tokens:,} tokens: {choice.reason}; "
-        f"{_gain(model, config, choice, tokens=choice.tokens)}"
+        f"{_gain(model, config, choice, tokens=choice.tokens)}{_assumption(_device(model))}"
     )
 
 
@@ -78,8 +78,18 @@ def _gain(model: ModelSettings, config: ModelConfig, choice: ChunkChoice, *, tok
     longest = f"sequences of {_max_model_len(model, config):,} tokens"
     if model.engine.kv_cache_gib is None or model.engine.pipeline_parallel_size > 1:
         return f"{choice.gain_ratio:.1f} times as many {longest} fit"
-    fitting, before = (_num_sequences(model, config, n) for n in (tokens, DEFAULT_CHUNK_TOKENS))
-    return f"{fitting} {longest} fit, {before} with vLLM's default of {DEFAULT_CHUNK_TOKENS:,}"
+    default = _device(model).default_chunk_tokens
+    fitting, before = (_num_sequences(model, config, n) for n in (tokens, default))
+    return f"{fitting} {longest} fit, {before} with vLLM's default of {default:,}"
+
+
+def _assumption(device: EngineDevice) -> str:
+    if not device.is_default_assumed:
+        return ""
+    return (
+        f"; vLLM's default is taken to be {device.default_chunk_tokens:,}, that of GPUs from 70 GiB"
+        ", for resources.accelerator_type names none that is known"
+    )
 
 
 def _num_sequences(model: ModelSettings, config: ModelConfig, chunk_tokens: int) -> int:
@@ -95,9 +105,14 @@ def _num_sequences(model: ModelSettings, config: ModelConfig, chunk_tokens: int)
 def _device(model: ModelSettings) -> EngineDevice:
     """Each further pipeline stage computes a step of its own meanwhile.
 
-    Source: `VllmConfig.max_concurrent_batches`, vLLM 0.32.
+    Source: `VllmConfig.max_concurrent_batches`, and `EngineArgs.get_batch_defaults`, which
+    multiplies a CPU's default by the number of processes; vLLM 0.32.
     """
-    device = DEVICES[model.resources.device]
+    if model.resources.device == "cpu":
+        default = CPU.default_chunk_tokens * model.engine.num_gpus
+        device = replace(CPU, default_chunk_tokens=default)
+    else:
+        device = gpu_device(model.resources.accelerator_type)
     num_more = model.engine.pipeline_parallel_size - 1
     return replace(device, num_concurrent_steps=device.num_concurrent_steps + num_more)
 
@@ -118,7 +133,7 @@ def _layout(model: ModelSettings, config: ModelConfig) -> KvLayout:
 
 
 def _max_model_len(model: ModelSettings, config: ModelConfig) -> int:
-    return model.engine.max_model_len or config.max_model_len
+    return model.engine.max_model_len or config.default_model_len
 
 
 def _by_option(extra: Mapping[str, object]) -> dict[str, object]:

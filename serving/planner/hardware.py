@@ -17,7 +17,8 @@ class Gpu:
     correction takes its share. `flops_16_bit` and `flops_8_bit` are of dense matrices in bfloat16
     and FP8, `None` where the GPU cannot. `link_bytes_per_s` is what it sends to its neighbours in
     one direction, and as much in the other; `link_latency_s` what an all-reduce of little data
-    takes. `accelerator_type` is Ray's name.
+    takes. `accelerator_type` is what Ray finds out on a node by itself, which tells nothing of
+    memory: its `A100-40G` and `A100-80G` are for labels given by hand.
 
     Source: NVIDIA's data sheets of each; their figures with sparsity are halved. Memory:
     `nvidia-smi` of such machines.
@@ -45,14 +46,27 @@ _GPUS = (
     Gpu("H100-80G", "H100", 81_559 * _MIB, 3.35e12, 989e12, 1979e12, 450e9, _NVLINK_LATENCY_S),
     Gpu("H200", "H200", 143_771 * _MIB, 4.8e12, 989e12, 1979e12, 450e9, _NVLINK_LATENCY_S),
     Gpu("B200", "B200", 183_359 * _MIB, 8e12, 2250e12, 4500e12, 900e9, _NVLINK_LATENCY_S),
-    Gpu("A100-80G", "A100-80G", 81_920 * _MIB, 2.039e12, 312e12, None, 300e9, _NVLINK_LATENCY_S),
-    Gpu("A100-40G", "A100-40G", 40_960 * _MIB, 1.555e12, 312e12, None, 300e9, _NVLINK_LATENCY_S),
+    Gpu("A100-80G", "A100", 81_920 * _MIB, 2.039e12, 312e12, None, 300e9, _NVLINK_LATENCY_S),
+    Gpu("A100-40G", "A100", 40_960 * _MIB, 1.555e12, 312e12, None, 300e9, _NVLINK_LATENCY_S),
     Gpu("L40S", "L40S", 46_068 * _MIB, 0.864e12, 362e12, 733e12, _PCIE_4, _PCIE_LATENCY_S),
     Gpu("L4", "L4", 23_034 * _MIB, 0.3e12, 121e12, 242e12, _PCIE_4, _PCIE_LATENCY_S),
 )
 """H100, H200 and A100 are the SXM modules; B200 is that of HGX B200, at 1,000 W."""
 
 GPUS = {gpu.name: gpu for gpu in _GPUS}
+
+
+def lookalikes(gpu: Gpu) -> list[str]:
+    """Names of other GPUs that Ray cannot tell from this one.
+
+    >>> lookalikes(GPUS["A100-80G"]), lookalikes(GPUS["H100-80G"])
+    (['A100-40G'], [])
+    """
+    return [
+        other.name
+        for other in _GPUS
+        if other.accelerator_type == gpu.accelerator_type and other != gpu
+    ]
 
 
 def find_gpu(name: str) -> Gpu:

@@ -210,10 +210,12 @@ def _block_size(model: ModelConfig, options: KvOptions, *, device: EngineDevice)
 def _latent_block_size(options: KvOptions, *, device: EngineDevice) -> int:
     """Blocks of latent attention are as large as the kernel wants them, and each wants others.
 
+    A CPU's kernel takes one size only: vLLM overrides what is asked.
+
     Source: `CpuPlatform.check_and_update_config` in vllm/platforms/cpu.py, vLLM 0.32, for CPUs
     without AMX; vllm/v1/attention/backends/mla/ for GPUs.
     """
-    if (block_size := options.block_size or device.latent_block_size) is None:
+    if (block_size := device.latent_block_size or options.block_size) is None:
         raise ConfigError(
             f"the block size of latent attention on {device.name} depends on its kernel",
             code="setting_missing",

@@ -48,12 +48,15 @@ def to_hugging_face(params: Mapping[str, Any]) -> dict[str, Any]:
     fields = Fields(params)
     if "model_type" in params and params["model_type"] != "transformer":
         raise fields.unknown("model_type", "is not one whose KV cache is known", ["transformer"])
+    if fields.optional_section("multimodal").get("whisper_model_args"):
+        raise fields.unknown("multimodal", "has an audio encoder, whose KV cache is not known here")
     for name in _REQUIRED:
         fields.size(name)
     config = {_NAMES.get(name, name): value for name, value in params.items()}
+    config.pop("architectures", None)  # vLLM sets it by the same fields as the type
     config.setdefault("max_position_embeddings", _MAX_POSITION_EMBEDDINGS)
     config.setdefault("sliding_window", None)
-    return config | _layer_types(fields) | _experts(fields)
+    return config | _layer_types(fields) | _experts(fields) | _vision(fields)
 
 
 def _layer_types(fields: Fields) -> dict[str, Any]:
@@ -90,4 +93,23 @@ def _experts(fields: Fields) -> dict[str, Any]:
         "model_type": "mixtral",
         "num_local_experts": moe.get("num_experts"),
         "num_experts_per_tok": moe.get("num_experts_per_tok"),
+    }
+
+
+def _vision(fields: Fields) -> dict[str, Any]:
+    """The vision tower, by either of its names.
+
+    Source: `VisionEncoderArgs` in vllm/model_executor/models/pixtral.py, vLLM 0.32.
+    """
+    multimodal = fields.optional_section("multimodal")
+    place, name = fields, "vision_encoder"
+    if multimodal.get("vision_encoder_args"):
+        place, name = multimodal, "vision_encoder_args"
+    tower = place.optional_section(name)
+    if not tower.document:
+        return {}
+    merges = tower.get("mm_projector_id") == "patch_merge"
+    return {
+        "vision_config": {**tower.document, "model_type": "pixtral"},
+        "spatial_merge_size": tower.get("spatial_merge_size") if merges else None,
     }

@@ -12,9 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import ConfigError
+from serving.planner.architectures import check_architecture
 from serving.planner.config_fields import MAX_LAYERS, Fields
 from serving.planner.mistral_params import is_mistral_params, to_hugging_face
-from serving.planner.quantization import BITS_16, WeightFormat, read_weight_format
+from serving.planner.quantization import (
+    BITS_16,
+    WeightFormat,
+    quantizes_kv_cache,
+    read_weight_format,
+)
+from serving.planner.rope import read_limits
+from serving.planner.vision import count_vision_parameters
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {},
@@ -41,6 +49,7 @@ _UNKNOWN_ATTENTION = {
     "attention_chunk_size": "attention in chunks",
     "index_topk": "sparse attention with an index",
     "compress_ratios": "compressed attention",
+    "dual_chunk_attention_config": "attention in two kinds of chunks",
     "is_encoder_decoder": "cross attention",
 }
 """Fields that, where they say something, change the KV cache of a type that is known."""
@@ -81,7 +90,8 @@ class ModelConfig:
     """A decoder's shape.
 
     `windows` has an entry per layer: how many tokens it attends to, `None` for all of them.
-    `dtype` is that of the weights, `None` if the configuration leaves it to the weight files.
+    `original_model_len` is how far vLLM goes unasked, `None` for all of `max_model_len`. `dtype` is
+    that of the weights, `None` if the configuration leaves it to the weight files.
     `quantizes_kv_cache` tells of a checkpoint that brings scales for a smaller cache; `weights` is
     `None` for a quantization that is not known here, on which the KV cache does not depend.
     """
@@ -95,11 +105,18 @@ class ModelConfig:
     vocab_size: int
     max_model_len: int
     tie_embeddings: bool
+    original_model_len: int | None = None
     dtype: str | None = None
     quantizes_kv_cache: bool = False
     weights: WeightFormat | None = BITS_16
     latent: Latent | None = None
     experts: Experts | None = None
+    vision_parameters: int = 0
+
+    @property
+    def default_model_len(self) -> int:
+        """The longest sequence in tokens where vLLM's `max_model_len` is left open."""
+        return self.original_model_len or self.max_model_len
 
     @property
     def num_layers(self) -> int:
@@ -131,36 +148,43 @@ def read_model_config(document: Mapping[str, Any]) -> ModelConfig:
     """
     if is_mistral_params(document):
         document = to_hugging_face(document)
-    weights = read_weight_format(document)
-    fields = Fields(document)
-    if fields.text("model_type") in _WRAPPERS:
+    weights, quantized_cache = read_weight_format(document), quantizes_kv_cache(document)
+    fields = whole = Fields(document)
+    if (outer := whole.text("model_type")) in _WRAPPERS:
+        check_architecture(fields, outer)
         fields = fields.section("text_config").with_defaults({"model_type": "mistral"})
     model_type = fields.text("model_type")
     if model_type not in _DEFAULTS:
         raise fields.unknown("model_type", "is not one whose KV cache is known", sorted(_DEFAULTS))
     model = _read_text_model(fields.with_defaults(_DEFAULTS[model_type]), model_type)
-    return replace(model, weights=weights)
+    return replace(
+        model,
+        weights=weights,
+        quantizes_kv_cache=quantized_cache,
+        vision_parameters=count_vision_parameters(whole, outer, text_hidden_size=model.hidden_size),
+    )
 
 
 def _read_text_model(fields: Fields, model_type: str) -> ModelConfig:
+    check_architecture(fields, model_type)
     for name, attention in _UNKNOWN_ATTENTION.items():
         if fields.get(name):
             raise fields.unknown(name, f"means {attention}, whose KV cache is not known here")
     num_heads = fields.size("num_attention_heads")
-    hidden_size = fields.size("hidden_size")
     latent = _latent(fields) if model_type in _MLA else None
+    limits = read_limits(fields)
     return ModelConfig(
         windows=_windows(fields, model_type),
         num_heads=num_heads,
-        num_kv_heads=1 if latent else fields.size("num_key_value_heads", null=num_heads),
-        head_size=latent.head_size if latent else _head_size(fields, hidden_size // num_heads),
-        hidden_size=hidden_size,
+        num_kv_heads=1 if latent else _num_kv_heads(fields, num_heads),
+        head_size=latent.head_size if latent else _head_size(fields, num_heads),
+        hidden_size=fields.size("hidden_size"),
         intermediate_size=fields.size("intermediate_size"),
         vocab_size=fields.size("vocab_size"),
-        max_model_len=_max_model_len(fields),
+        max_model_len=limits.max_model_len,
+        original_model_len=limits.original_model_len,
         tie_embeddings=bool(fields.get("tie_word_embeddings")),
         dtype=_dtype(fields),
-        quantizes_kv_cache=_quantizes_kv_cache(fields),
         latent=latent,
         experts=_experts(fields),
     )
@@ -221,12 +245,26 @@ def _layer_window(fields: Fields, index: int, window: int | None) -> int | None:
     return window
 
 
-def _head_size(fields: Fields, shared: int) -> int:
+def _num_kv_heads(fields: Fields, num_heads: int) -> int:
+    """Source: `Attention.__init__` in vllm/model_executor/layers/attention/attention.py, which
+    insists on equal shares, vLLM 0.32."""
+    num_kv_heads = fields.size("num_key_value_heads", null=num_heads)
+    if num_heads % num_kv_heads:
+        raise fields.invalid("num_key_value_heads", f"must divide num_attention_heads {num_heads}")
+    return num_kv_heads
+
+
+def _head_size(fields: Fields, num_heads: int) -> int:
     """`head_dim`; where it is missing or 0 the heads share the hidden size.
 
     Source: `ModelArchConfigConvertorBase.get_head_size`, vLLM 0.32.
     """
-    return fields.size("head_dim") if fields.get("head_dim") else shared
+    if fields.get("head_dim"):
+        return fields.size("head_dim")
+    shared = fields.size("hidden_size") // num_heads
+    if shared == 0:
+        raise fields.invalid("hidden_size", f"must give each of {num_heads} heads an element")
+    return shared
 
 
 def _latent(fields: Fields) -> Latent:
@@ -257,32 +295,3 @@ def _experts(fields: Fields) -> Experts | None:
             num_dense_layers=fields.count("first_k_dense_replace"),
         )
     return None
-
-
-_SCALED_ALREADY = (
-    "default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling",
-)  # fmt: skip
-
-
-def _max_model_len(fields: Fields) -> int:
-    """The longest sequence vLLM admits.
-
-    Source: `_get_and_verify_max_len` in vllm/config/model.py, vLLM 0.32; it also heeds the
-    tokenizer's `model_max_length`, which is in another file.
-    """
-    longest = fields.size("max_position_embeddings")
-    name = "rope_parameters" if fields.get("rope_parameters") else "rope_scaling"
-    rope = fields.optional_section(name)
-    kind = rope.get("rope_type") or rope.get("type")
-    factor = 1 if kind in _SCALED_ALREADY or rope.get("factor") is None else rope.get("factor")
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1e6:
-        raise rope.invalid("factor", "must be a positive number")
-    return int(longest * factor)
-
-
-def _quantizes_kv_cache(fields: Fields) -> bool:
-    """Source: `get_kv_cache_quant_algo_string` in vllm/utils/torch_utils.py, vLLM 0.32."""
-    outer = fields.optional_section("quantization_config")
-    inner = outer.optional_section("quantization")
-    names = ("kv_cache_scheme", "kv_cache_quant_algo")
-    return any(section.get(name) for section in (outer, inner) for name in names)

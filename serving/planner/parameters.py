@@ -14,22 +14,23 @@ from serving.planner.model_config import Experts, Latent, ModelConfig
 class Parameters:
     """Counts. `layers` of all layers, `active_layers` of those parts of them that compute one
     token, `embedding` of the table of tokens; an output layer of its own, if there is one, has as
-    many."""
+    many. `vision` sees pictures, and no token of text."""
 
     layers: int
     active_layers: int
     embedding: int
     has_own_head: bool
+    vision: int = 0
 
     @property
     def total(self) -> int:
         """All that is in memory."""
-        return self.layers + self.embedding * (2 if self.has_own_head else 1)
+        return self.layers + self.embedding * (2 if self.has_own_head else 1) + self.vision
 
     @property
     def active(self) -> int:
         """What a token meets, as models' names count it."""
-        return self.total - self.layers + self.active_layers
+        return self.total - self.layers + self.active_layers - self.vision
 
 
 def count_parameters(model: ModelConfig) -> Parameters:
@@ -58,6 +59,7 @@ def count_parameters(model: ModelConfig) -> Parameters:
         active_layers=shared + num_sparse * sparse_active,
         embedding=model.vocab_size * hidden,
         has_own_head=not model.tie_embeddings,
+        vision=model.vision_parameters,
     )
 
 

@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from serving.planner.config_fields import Fields
+
+_SECTIONS = ("quantization_config", "compression_config", "quantization")
+"""What checkpoints call it: most, compressed-tensors of old, and Mistral's params.json."""
 _BITS_GIVEN = frozenset({"awq", "awq_marlin", "gptq", "gptq_marlin"})
 """Methods that store integers of so many bits and compute in 16."""
 
@@ -35,19 +39,46 @@ def read_weight_format(document: Mapping[str, Any]) -> WeightFormat | None:
     >>> read_weight_format({})
     WeightFormat(bits=16, computes_in_fp8=False)
     """
-    found = document.get("quantization_config") or document.get("quantization")
-    if not found:
+    given = (place.get(name) for place in _places(document) for name in _SECTIONS)
+    if (found := next(filter(None, given), None)) is None:
         return BITS_16
     if not isinstance(found, Mapping):
         return None
     method = found.get("quant_method")
     if method == "fp8" or found.get("qformat_weight") == "fp8_e4m3" or _is_modelopt_fp8(found):
         return FP8
-    if method in _BITS_GIVEN:
+    if isinstance(method, str) and method in _BITS_GIVEN:
         return _integers(found.get("bits"))
     if method == "compressed-tensors":
         return _compressed_tensors(found.get("config_groups"))
     return None
+
+
+def quantizes_kv_cache(document: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint brings scales for a smaller KV cache.
+
+    Source: `get_kv_cache_quant_algo_string` in vllm/utils/torch_utils.py, and
+    `Attention.__init__` in vllm/model_executor/layers/attention/attention.py, vLLM 0.32.
+
+    Raises:
+        ConfigError: a section that should say so is no object.
+    """
+    names = ("kv_cache_scheme", "kv_cache_quant_algo")
+    sections = [
+        Fields(place).optional_section(name) for place in _places(document) for name in _SECTIONS
+    ]
+    sections += [section.optional_section("quantization") for section in sections]
+    return any(section.get(name) for section in sections for name in names)
+
+
+def _places(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The document and, of one with a vision tower, the language model in it, which is asked last.
+
+    Source: `get_quantization_config` in vllm/transformers_utils/model_arch_config_convertor.py,
+    vLLM 0.32.
+    """
+    inner = document.get("text_config")
+    return (document, inner) if isinstance(inner, Mapping) else (document,)
 
 
 def _is_modelopt_fp8(found: Mapping[str, Any]) -> bool:
@@ -64,7 +95,9 @@ def _compressed_tensors(groups: Any) -> WeightFormat | None:
     if not isinstance(groups, Mapping) or len(groups) != 1:
         return None
     (group,) = groups.values()
-    weights = group.get("weights") or {}
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping):
+        return None
     if weights.get("type") == "float" and weights.get("num_bits") == 8:
         return FP8 if group.get("input_activations") else WeightFormat(8)
     return _integers(weights.get("num_bits")) if weights.get("type") == "int" else None

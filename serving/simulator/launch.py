@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from serving.core.start_record import StartPhase, StartRecord
 from serving.core.types import EngineDescription, EngineLoad, ModelId
 from serving.errors import ConfigError
-from serving.planner.chunk import DEFAULT_CHUNK_TOKENS, choose_chunk
+from serving.planner.chunk import choose_chunk
 from serving.planner.engine_device import GPU
 from serving.planner.kv_cache import KvLayout, LayerGroup, Lengths
 from serving.protocol.state_frames import CacheLayout
@@ -217,7 +217,7 @@ def _chunk_tokens(model: ModelSettings, simulator: SimulatorSettings) -> int:
         max_num_seqs=engine.max_num_seqs,
         device=GPU,
     )
-    return choice.tokens or DEFAULT_CHUNK_TOKENS
+    return choice.tokens or GPU.default_chunk_tokens
 
 
 def _check_room(config: SchedulerConfig) -> None:

@@ -28,7 +28,7 @@ import pytest
 from serving.adapters.model_configs import bundled_models
 from serving.errors import ConfigError
 from serving.planner.chunk import lengths_of
-from serving.planner.engine_device import DEVICES
+from serving.planner.engine_device import CPU, GPU
 from serving.planner.kv_cache import KvOptions, kv_layout, plan_kv_cache
 from serving.planner.model_config import read_model_config
 
@@ -92,12 +92,10 @@ def config_of(model: str) -> Mapping[str, Any]:
 
 
 def ours(case: Case) -> list[float]:
-    model, device = read_model_config(config_of(case.model)), DEVICES[case.device]
+    model, device = read_model_config(config_of(case.model)), {"cpu": CPU, "gpu": GPU}[case.device]
     options = KvOptions(
         case.block_size, case.kv_dtype, tensor_parallel_size=case.tensor_parallel_size
     )
-    if model.latent and case.device == "cpu":
-        options = replace(options, block_size=None)  # vLLM overrides it
     lengths = lengths_of(case.max_model_len, case.chunk_tokens, device=device)
     plan = plan_kv_cache(kv_layout(model, options, device=device), lengths, kv_bytes=case.kv_bytes)
     return [plan.bytes_per_block, plan.num_blocks, plan.kv_cache_tokens, plan.max_concurrency]

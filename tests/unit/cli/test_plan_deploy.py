@@ -101,6 +101,11 @@ def test_a_table_for_people(trace: Path) -> None:
     assert "with full attention" in found.stderr
 
 
+def test_a_gpu_that_ray_takes_for_another_is_told(trace: Path) -> None:
+    printed = " ".join(plan(trace, "--gpu", "A100-80G", "--top", 1).output.split())
+    assert "A100-80G: Ray calls it A100, and A100-40G too" in printed
+
+
 def test_nothing_keeps_an_slo_out_of_reach(trace: Path) -> None:
     found = plan(trace, "--itl-s", 0.001)
     assert found.exit_code == 1

@@ -61,9 +61,26 @@ def test_groups_of_a_kind_are_counted() -> None:
     assert "9 that see all; 3 x 9 that see 32,768 tokens" in printed
 
 
+def test_full_attention_runs_with_the_default_of_the_gpu() -> None:
+    full = ["plan", "kv", "--config", "mistral-7b-v0.3", "--kv-bytes", "20GiB"]
+    for words, chunk in (
+        (["--gpu", "h200"], "8,192 tokens, 2 in flight on gpu\n"),
+        (["--gpu", "L4"], "2,048 tokens, 2 in flight on gpu\n"),
+        (["--device", "gpu"], "8,192 tokens, 2 in flight on gpu (vLLM's default from 70 GiB,"),
+    ):
+        printed = CliRunner().invoke(app, [*full, *words]).stdout
+        assert chunk in "\n".join(line.rstrip() for line in printed.splitlines()) + "\n"
+
+
 @pytest.mark.parametrize("amount", ["", "0", "x", "1GiBB", "-1", "1e400", "nan", "12 apples"])
 def test_what_is_no_amount_of_memory_is_refused(amount: str) -> None:
     assert refusal("--kv-bytes", amount).param == "kv_bytes"
+
+
+@pytest.mark.parametrize("amount", ["1e300", "1e16", "1025TiB"])
+def test_more_memory_than_there_is_is_refused(amount: str) -> None:
+    assert "more memory than any GPU" in str(refusal("--kv-bytes", amount))
+    assert parse_bytes("1024TiB") == 1 << 50
 
 
 def test_amounts_of_memory() -> None:

@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_the_reason() -> None:
     tried = try_shape(ask(steady(1.0), "mistral-small-3.1-24b", "L40S"), Shape(1, 512, 64))
     assert isinstance(tried, Rejected)
     assert tried.by == "memory"
-    assert "weights of 43.9 GiB" in tried.reason
+    assert "weights of 44.7 GiB" in tried.reason
 
 
 def test_gpus_that_cannot_share_the_heads_are_the_reason() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.planner.chunk import DEFAULT_CHUNK_TOKENS, ChunkChoice, choose_chunk
-from serving.planner.engine_device import CPU, DEVICES, GPU, EngineDevice
+from serving.planner.chunk import ChunkChoice, choose_chunk
+from serving.planner.engine_device import CPU, GPU, EngineDevice, gpu_device
 from serving.planner.kv_cache import KvLayout, LayerGroup
 
 
@@ -36,12 +36,20 @@ def choice(
         (GPU, 2048, 256, 512),
         (GPU, 128, 256, 512),
         (GPU, 4096, 1024, 1024),
+        (gpu_device("L4"), 8192, 256, None),
+        (gpu_device("A100"), 8192, 256, None),
+        (gpu_device("H100"), 8192, 256, 2048),
+        (gpu_device("H100"), 16384, 256, 4096),
+        (gpu_device("H100"), 32768, 256, None),
+        (gpu_device("B200"), 32768, 256, 8192),
+        (gpu_device(None), 8192, 256, 2048),
     ],
 )
 def test_half_the_window_is_in_flight(
-    device: EngineDevice, window: int, max_num_seqs: int, tokens: int
+    device: EngineDevice, window: int, max_num_seqs: int, tokens: int | None
 ) -> None:
-    assert choice(window, device=device, max_num_seqs=max_num_seqs).tokens == tokens
+    chosen = choice(window, device=device, max_model_len=131072, max_num_seqs=max_num_seqs)
+    assert chosen.tokens == tokens
 
 
 @pytest.mark.parametrize("window", [None, 8192, 32768])
@@ -65,10 +73,18 @@ def test_a_mixture_gains_what_its_windows_do() -> None:
     assert long.tokens is None
 
 
+def test_the_gain_is_over_the_default_of_the_gpu() -> None:
+    small, large = (choice(4096, device=gpu_device(name)) for name in ("L40S", "H200"))
+    assert small.tokens == large.tokens == 1024
+    assert (round(small.gain_ratio, 2), round(large.gain_ratio, 2)) == (1.33, 3.33)
+    assert "not 4,096" in small.reason
+    assert "not 16,384" in large.reason
+
+
 @settings(deadline=None)
 @given(
     st.integers(1, 100_000),
-    st.sampled_from(list(DEVICES.values())),
+    st.sampled_from([CPU, GPU, *map(gpu_device, ("H100", "B200", None))]),
     st.integers(16, 200_000),
     st.integers(1, 4096),
 )
@@ -77,5 +93,6 @@ def test_a_choice_is_one_that_vllm_takes_and_that_pays(
 ) -> None:
     chosen = choice(window, device=device, max_model_len=max_model_len, max_num_seqs=max_num_seqs)
     if chosen.tokens is not None:
-        assert max(max_num_seqs, device.min_chunk_tokens) <= chosen.tokens < DEFAULT_CHUNK_TOKENS
+        assert max(max_num_seqs, device.min_chunk_tokens) <= chosen.tokens
+        assert chosen.tokens < device.default_chunk_tokens
         assert chosen.gain_ratio >= 1.1

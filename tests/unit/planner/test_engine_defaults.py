@@ -65,6 +65,26 @@ def test_more_steps_in_flight_are_each_smaller(engine: dict[str, Any], tokens: i
     assert chosen_chunk(model, WIDE)
 
 
+def test_the_default_is_that_of_the_gpu_and_an_assumption_is_told() -> None:
+    told = {}
+    for name in ("L4", "H100", None):
+        resources = {"device": "gpu", "accelerator_type": name}
+        told[name] = chosen_chunk(settings(resources=resources, kv_cache_gib=40), WIDE) or ""
+    assert told["L4"].endswith("with vLLM's default of 2,048")
+    assert told["H100"].endswith("with vLLM's default of 8,192")
+    assert "taken to be 8,192" in told[None]
+    assert "resources.accelerator_type" in told[None]
+
+
+def test_a_large_gpu_gets_a_chunk_where_a_small_one_needs_none() -> None:
+    wider = replace(WIDE, windows=(8192,) * 32)
+    chunks = [
+        chunk(settings(resources={"device": "gpu", "accelerator_type": name}), wider)
+        for name in ("L4", "H100", "B200")
+    ]
+    assert chunks == [None, 2048, 2048]
+
+
 @pytest.mark.parametrize(
     "engine",
     [

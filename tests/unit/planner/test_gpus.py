@@ -24,6 +24,12 @@ def test_ray_knows_each() -> None:
     assert {gpu.accelerator_type for gpu in GPUS.values()} <= known
 
 
+def test_nodes_offer_each_without_labels_given_by_hand() -> None:
+    """Ray takes the model from the driver's name of a GPU, and leaves its memory out."""
+    by_hand = {accelerators.NVIDIA_A100_40G, accelerators.NVIDIA_A100_80G}
+    assert by_hand.isdisjoint(gpu.accelerator_type for gpu in GPUS.values())
+
+
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)
 def test_figures_of_a_gpu_are_of_dense_matrices_and_plausible(gpu: Gpu) -> None:
     assert 20 << 30 < gpu.memory_bytes < 200 << 30

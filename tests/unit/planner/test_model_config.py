@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.errors import ConfigError
-from serving.planner.model_config import Experts, ModelConfig, read_model_config
+from serving.planner.model_config import Experts, read_model_config
 
 MISTRAL: dict[str, Any] = {
     "model_type": "mistral", "num_hidden_layers": 4, "num_attention_heads": 8,
@@ -132,24 +134,53 @@ def test_a_large_mistral_in_its_own_format_is_a_deepseek() -> None:
     assert model.experts == Experts(128, 4, 4096, num_shared=1, num_dense_layers=3)
 
 
+def test_a_quantized_kv_cache_may_be_named_outside_of_the_language_model() -> None:
+    section = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8}}
+    wrapped = {"model_type": "mistral3", "text_config": MISTRAL, "quantization_config": section}
+    assert read_model_config(wrapped).quantizes_kv_cache
+    assert not read_model_config(MISTRAL).quantizes_kv_cache
+
+
 @pytest.mark.parametrize(
     ("rope", "longest"),
     [
         ({}, 8192),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 16384),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 8192),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0},
+                              "sliding_attention": {"rope_type": "default"}}}, 32768),
+        ({"rope_parameters": {"full_attention": None}}, 8192),
     ],
-)
+)  # fmt: skip
 def test_rope_scaling_lengthens_what_is_not_lengthened_yet(
     rope: dict[str, Any], longest: int
 ) -> None:
     assert read_model_config(MISTRAL | rope).max_model_len == longest
 
 
+@pytest.mark.parametrize("kind", ["longrope", "su"])
+def test_longrope_goes_beyond_its_original_length_only_if_asked(kind: str) -> None:
+    rope = {"rope_scaling": {"type": kind}, "original_max_position_embeddings": 4096}
+    model = read_model_config(MISTRAL | rope)
+    assert (model.max_model_len, model.default_model_len) == (8192, 4096)
+    yarn = read_model_config(MISTRAL | rope | {"rope_scaling": {"type": "yarn"}})
+    assert yarn.default_model_len == 8192
+
+
 @pytest.mark.parametrize(
     ("changed", "param"),
     [
         ({"model_type": "mamba"}, "model_type"),
+        ({"architectures": ["JambaForCausalLM"]}, "architectures"),
+        ({"architectures": ["MistralModel"]}, "architectures"),
+        ({"model_type": "qwen2", "architectures": ["Qwen2VLForConditionalGeneration"]},
+         "architectures"),
+        ({"model_type": "mistral3", "architectures": ["MistralForCausalLM"]}, "architectures"),
+        ({"model_type": "llava", "text_config": {"architectures": ["JambaForCausalLM"]}},
+         "text_config.architectures"),
+        ({"dual_chunk_attention_config": {"chunk_size": 262144}}, "dual_chunk_attention_config"),
+        ({"rope_parameters": {"chunked_attention": {"factor": 2.0}}},
+         "rope_parameters.chunked_attention"),
         ({"model_type": "falcon_h1"}, "model_type"),
         ({"layer_types": [*MIXED[:3], "linear_attention"]}, "layer_types[3]"),
         ({"layer_types": [*MIXED[:3], None]}, "layer_types[3]"),
@@ -161,22 +192,30 @@ def test_rope_scaling_lengthens_what_is_not_lengthened_yet(
         (DEEPSEEK | {"sliding_window": 128}, "sliding_window"),
         (DEEPSEEK | {"layer_types": MIXED}, "layer_types"),
     ],
-)
+)  # fmt: skip
 def test_attention_that_is_not_known_is_named(changed: dict[str, Any], param: str) -> None:
     error = refusal(MISTRAL | {"sliding_window": 128} | changed)
     assert (error.code, error.param) == ("model_config_unknown", param)
+
+
+def test_an_audio_encoder_in_mistrals_own_format_is_named() -> None:
+    audio = {"multimodal": {"whisper_model_args": {"encoder_args": {"dim": 1280}}}}
+    error = refusal(PARAMS | audio)
+    assert (error.code, error.param) == ("model_config_unknown", "multimodal")
 
 
 @pytest.mark.parametrize(
     ("document", "param"),
     [
         ({}, "model_type"),
+        (MISTRAL | {"num_key_value_heads": 3}, "num_key_value_heads"),
         (without("model_type"), "model_type"),
         (without("num_key_value_heads"), "num_key_value_heads"),
         (without("num_hidden_layers"), "num_hidden_layers"),
         ({name: PARAMS[name] for name in PARAMS if name != "n_kv_heads"}, "n_kv_heads"),
         (MISTRAL | {"num_attention_heads": "8"}, "num_attention_heads"),
         (MISTRAL | {"num_attention_heads": True}, "num_attention_heads"),
+        (MISTRAL | {"hidden_size": 7}, "hidden_size"),
         (MISTRAL | {"sliding_window": -1}, "sliding_window"),
         (MISTRAL | {"layer_types": MIXED}, "sliding_window"),
         (MISTRAL | {"layer_types": MIXED[:3]}, "layer_types"),
@@ -205,15 +244,27 @@ WHOLE = [
                 "num_experts_per_tok": 2, "moe_intermediate_size": 64, "n_shared_experts": 1},
     MISTRAL | {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2},
     PARAMS | {"sliding_window": [None, 16], "moe": {"num_experts": 8, "num_experts_per_tok": 2}},
-    {"model_type": "mistral3", "text_config": MISTRAL},
+    {"model_type": "mistral3", "text_config": MISTRAL, "quantization_config": {
+        "quant_method": "compressed-tensors", "kv_cache_scheme": None,
+        "config_groups": {"group_0": {"weights": {"type": "int", "num_bits": 4}}}},
+     "vision_config": {"hidden_size": 64, "patch_size": 14}, "spatial_merge_size": 2},
 ]  # fmt: skip
+
+
+def sections(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The document and every object below it."""
+    yield document
+    for value in document.values():
+        if isinstance(value, dict):
+            yield from sections(value)
 
 
 @settings(deadline=None, max_examples=500)
 @given(st.data())
 def test_nothing_that_json_can_say_is_more_than_an_error(data: st.DataObject) -> None:
-    document = dict(data.draw(st.sampled_from(WHOLE)))
-    name = data.draw(st.sampled_from(sorted(document)))
-    document[name] = data.draw(JUNK)
+    document = copy.deepcopy(data.draw(st.sampled_from(WHOLE)))
+    section = data.draw(st.sampled_from(list(sections(document))))
+    name = data.draw(st.sampled_from(sorted(section)))
+    section[name] = data.draw(JUNK)
     with suppress(ConfigError):
-        assert isinstance(read_model_config(document), ModelConfig)
+        assert read_model_config(document).head_size > 0

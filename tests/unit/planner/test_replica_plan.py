@@ -12,8 +12,13 @@ from serving.errors import ConfigError
 from serving.planner.hardware import find_gpu
 from serving.planner.measured_timing import MeasuredTiming, measured_model, read_measured_timing
 from serving.planner.quantization import FP8
-from serving.planner.replica_plan import ReplicaQuestion, Shape, plan_replica
-from serving.settings import TimingSettings
+from serving.planner.replica_plan import (
+    GPU_MEMORY_UTILIZATION,
+    ReplicaQuestion,
+    Shape,
+    plan_replica,
+)
+from serving.settings import EngineSettings, TimingSettings
 
 GIB = 1 << 30
 
@@ -38,11 +43,19 @@ MEASURED = MeasuredTiming(
 
 
 def test_a_7b_model_leaves_most_of_an_h100_to_the_kv_cache() -> None:
-    """vLLM keeps 0.9 of 79.6 GiB; 13.5 of that are weights."""
+    """vLLM is given 0.9 of 79.6 GiB; 13.5 of that are weights."""
     plan = plan_replica(ask("mistral-7b-v0.3", "H100-80G", 32_768), Shape(1, 2048, 256))
     assert plan.weight_bytes / GIB == pytest.approx(13.5, abs=0.1)
     assert plan.kv_bytes / GIB == pytest.approx(56.5, abs=1.5)
     assert plan.kv.num_blocks == plan.kv_bytes // (2 << 20)
+
+
+def test_a_plan_gives_vllm_the_memory_that_settings_give_it() -> None:
+    assert EngineSettings().gpu_memory_utilization == GPU_MEMORY_UTILIZATION
+    plan = plan_replica(ask("mistral-7b-v0.3", "H100-80G", 32_768), Shape(1, 2048, 256))
+    taken = plan.weight_bytes + plan.kv_bytes
+    total = find_gpu("H100-80G").memory_bytes
+    assert taken < GPU_MEMORY_UTILIZATION * total < taken + 3 * GIB
 
 
 def test_larger_chunks_leave_less_and_hold_more_of_a_window() -> None:
@@ -53,7 +66,7 @@ def test_larger_chunks_leave_less_and_hold_more_of_a_window() -> None:
 
 
 def test_weights_that_do_not_fit_are_named_with_their_size() -> None:
-    with pytest.raises(ConfigError, match=r"weights of 43\.9 GiB") as caught:
+    with pytest.raises(ConfigError, match=r"weights of 44\.7 GiB") as caught:
         plan_replica(ask("mistral-small-3.1-24b", "L40S", 8192), Shape(1, 2048, 256))
     assert caught.value.code == "weights_do_not_fit"
     assert plan_replica(ask("mistral-small-3.1-24b", "L40S", 8192), Shape(2, 2048, 256))
