@@ -133,8 +133,7 @@ def test_a_first_replica_that_never_becomes_ready_is_shown_and_asked_for_in_vain
     settings = (f"models.{MODEL}.simulator.start_s=3600", "gateway.no_replica_wait_s=1")
     with starting(tmp_path / "state", *settings) as platform, platform.client() as client:
         wait_until(lambda: replica_states(platform) == ["STARTING"], timeout_s=90, period_s=0.5)
-        (replica,) = platform.model_status(MODEL)["replicas"]
-        assert replica["started_at"]
+        wait_until(lambda: platform.model_status(MODEL)["replicas"][0]["started_at"], timeout_s=10)
         wait_until(lambda: answers(client), timeout_s=60, what="a gateway")
         answer = ask(client)
         assert is_refusal(answer), answer.text

@@ -221,9 +221,23 @@ async def test_short_overload_is_absorbed_by_the_queue(fleet: Platform) -> None:
     assert load.outcomes.statuses == {200: 2 * room}
 
 
+def settled_gateways(fleet: Platform) -> list[int]:
+    """The processes of all gateways, once those are up and what they replace is gone."""
+    found: list[dict[str, Any]] = wait_until(
+        lambda: all_running(fleet.status()["gateways"]), timeout_s=60, what="all gateways, alone"
+    )
+    return [gateway["pid"] for gateway in found]
+
+
+def all_running(gateways: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The gateways, or none if others run than should."""
+    states = [gateway["state"] for gateway in gateways]
+    return gateways if states == ["RUNNING"] * NUM_GATEWAYS else []
+
+
 async def test_a_killed_gateway_leaks_no_capacity(fleet: Platform) -> None:
     """Its streams end, their generation too, and the engines take as much as before."""
-    victim = fleet.status()["gateways"][0]["pid"]
+    victim = settled_gateways(fleet)[0]
     urls = [replica["url"] for replica in fleet.engines(MODEL)]
     async with load_on(fleet) as load:
         streams = [asyncio.create_task(load.stream(max_tokens=4000)) for _ in range(60)]
@@ -245,11 +259,7 @@ async def test_a_killed_gateway_leaks_no_capacity(fleet: Platform) -> None:
             stream.cancel()
         await asyncio.wait(streams)
     fleet.note_processes()
-    wait_until(
-        lambda: [g["state"] for g in fleet.status()["gateways"]] == ["RUNNING"] * NUM_GATEWAYS,
-        timeout_s=60,
-        what="a new gateway",
-    )
+    settled_gateways(fleet)
 
 
 async def test_a_stream_beyond_the_drain_limit_is_told(fleet: Platform) -> None:
