@@ -119,7 +119,8 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     config: ConfigOption = None,
     top: Annotated[int, typer.Option(min=1, help="Show so many deployments.")] = 10,
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw a PNG.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw a PNG, a name in .png.", show_default=False),
     ] = None,
     apply: Annotated[
         Path | None,
@@ -149,6 +150,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
             hint="galerne plan --help",
         )
     check_new(apply, option="--apply")
+    _check_picture(picture)
     limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
     settings = read_settings(None, config=config, overrides=None) if config else None
     asked = Asked(model, gpu, trace, trace_format, max_model_len, kv_dtype, block_size, calibration)
@@ -160,13 +162,13 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     _show(report, top=top, as_json=as_json)
     if not report.ranking.deployments:
         raise typer.Exit(EXIT_FAILURE)
-    if picture is not None:
-        _draw(picture, report)
     if apply is not None and base is not None:
         best = report.ranking.deployments[0]
         chosen = Chosen(best, question.replica, question.slo)
         write_new(apply, plan_settings(base, chosen), option="--apply")
         err.print(f"wrote {apply}: galerne up --config {apply}", soft_wrap=True)
+    if picture is not None:
+        _draw(picture, report)
 
 
 def _base(asked: str, settings: Settings | None, planned: ModelConfig) -> Base:
@@ -227,6 +229,20 @@ def _show(report: Report, *, top: int, as_json: bool) -> None:
         err.print("[red]no deployment keeps the SLO[/red]")
     for line in remarks(report):
         err.print(f"[dim]{line}[/dim]", soft_wrap=True)
+
+
+def _check_picture(picture: Path | None) -> None:
+    """
+    Raises:
+        ConfigError: the file's name does not end in .png (`picture_invalid`).
+    """
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise ConfigError(
+            f"{picture} is no name of a PNG file",
+            code="picture_invalid",
+            param="--picture",
+            hint="let it end in .png",
+        )
 
 
 def _draw(picture: Path, report: Report) -> None:

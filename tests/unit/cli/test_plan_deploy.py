@@ -148,6 +148,19 @@ def test_a_picture_is_drawn(trace: Path, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_of_another_kind_is_refused_before_work(tmp_path: Path) -> None:
+    error = refused(plan(tmp_path / "no-trace.jsonl", "--picture", tmp_path / "plan.txt"))
+    assert (error.code, error.param) == ("picture_invalid", "--picture")
+
+
+def test_settings_are_written_though_the_picture_cannot_be(trace: Path, tmp_path: Path) -> None:
+    written, picture = tmp_path / "planned.yaml", tmp_path / "plan.png"
+    picture.mkdir()
+    error = refused(plan(trace, "--picture", picture, "--apply", written, model="demo"))
+    assert (error.code, error.param) == ("not_written", "--picture")
+    assert written.exists()
+
+
 def test_the_best_becomes_settings(trace: Path, tmp_path: Path) -> None:
     config, written = tmp_path / "galerne.yaml", tmp_path / "planned.yaml"
     config.write_text(
