@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.adapters.model_configs import bundled_models, load_model_config
+from serving.adapters.model_configs import bundled_models
 from serving.adapters.settings_sources import read_config
 from serving.cli.console import EXIT_FAILURE, err, out, print_json, progress
 from serving.cli.lab_options import traced_demand
 from serving.cli.new_file import check_new, write_new
 from serving.cli.options import ConfigOption, read_settings
 from serving.cli.plan_apply import Chosen, plan_settings
+from serving.cli.plan_base import Base, check_same, own_config, planned_model, read_base
 from serving.cli.plan_kv import longest
 from serving.cli.plan_report import Report, ranked_table, remarks, to_document
 from serving.cli.plan_slo import DEFAULT_ITL_S, DEFAULT_TTFT_S, read_plan_slo
 from serving.errors import ConfigError
 from serving.planner.hardware import GPUS, Gpu, find_gpu
 from serving.planner.measured_timing import MeasuredTiming, read_measured_timing
+from serving.planner.model_config import ModelConfig
 from serving.planner.replica_plan import ReplicaQuestion
+from serving.settings import EngineSettings
 
 if TYPE_CHECKING:
     from serving.lab.deployment import DeploymentQuestion
@@ -40,7 +43,7 @@ class Asked:
     trace: Path
     trace_format: str
     max_model_len: int | None
-    kv_dtype: str
+    kv_dtype: str | None
     block_size: int | None
     calibration: Path | None
 
@@ -51,7 +54,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         str | None,
         typer.Option(
             metavar="FILE|FOLDER|NAME",
-            help="config.json or params.json, a model folder, or one of "
+            help="config.json or params.json, a model folder, a model of --config, or one of "
             f"{', '.join(bundled_models())}.",
             show_default=False,
         ),
@@ -88,8 +91,13 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         typer.Option(min=1, help="Longest sequence. [default: the model's]", show_default=False),
     ] = None,
     kv_dtype: Annotated[
-        str, typer.Option(metavar="TYPE", help="vLLM's kv_cache_dtype, for example fp8.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="vLLM's kv_cache_dtype, for example fp8. [default: auto]",
+            show_default=False,
+        ),
+    ] = None,
     block_size: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens of a KV block. [default: 16]", show_default=False),
@@ -113,13 +121,15 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     config: ConfigOption = None,
     top: Annotated[int, typer.Option(min=1, help="Show so many deployments.")] = 10,
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw a PNG.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw a PNG, a name in .png.", show_default=False),
     ] = None,
     apply: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the best as a new config file for `galerne up`, over that of --config.",
+            help="Write the best as a new config file for `galerne up`, over that of --config, "
+            "whose engine options are then the defaults of those here.",
             show_default=False,
         ),
     ] = None,
@@ -143,21 +153,25 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         )
     _check_finite({"--price": price, "--ttft-s": ttft_s, "--itl-s": itl_s})
     check_new(apply, option="--apply")
+    _check_picture(picture)
     limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
     settings = read_settings(None, config=config, overrides=None) if config else None
     asked = Asked(model, gpu, trace, trace_format, max_model_len, kv_dtype, block_size, calibration)
-    question = _question(asked, limits)
+    loaded = planned_model(model, settings)
+    named = settings is not None and model in settings.models
+    base = _base(model, settings, loaded) if apply or named else None
+    question = _question(asked, limits, loaded, base)
     report = _rank(question, price or _listed_price(settings, question.replica.gpu))
     _show(report, top=top, as_json=as_json)
     if not report.ranking.deployments:
         raise typer.Exit(EXIT_FAILURE)
-    if picture is not None:
-        _draw(picture, report)
-    if apply is not None:
+    if apply is not None and base is not None:
         best = report.ranking.deployments[0]
         chosen = Chosen(best, question.replica, question.slo)
-        write_new(apply, plan_settings(model, settings, chosen), option="--apply")
+        write_new(apply, plan_settings(base, chosen), option="--apply")
         err.print(f"wrote {apply}: galerne up --config {apply}", soft_wrap=True)
+    if picture is not None:
+        _draw(picture, report)
 
 
 def _check_finite(options: Mapping[str, float | None]) -> None:
@@ -166,11 +180,25 @@ def _check_finite(options: Mapping[str, float | None]) -> None:
             raise ConfigError(f"{value} is no such number", code="option_invalid", param=name)
 
 
-def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:
+def _base(asked: str, settings: Settings | None, planned: ModelConfig) -> Base:
+    """
+    Raises:
+        ConfigError: as `read_base` and `check_same`.
+    """
+    base = read_base(asked, settings)
+    if settings is not None:
+        own = own_config(settings.models[base.name])
+        check_same(base.name, own, planned)
+        if own is None:
+            err.print(f"[yellow]the files of {base.name} are not here: taken for {asked}[/yellow]")
+    return base
+
+
+def _question(asked: Asked, slo: Slo, model: ModelConfig, base: Base | None) -> DeploymentQuestion:
     from serving.lab.deployment import DeploymentQuestion, shorter_than
 
-    model = load_model_config(asked.model)
-    max_model_len = longest(model, asked.max_model_len)
+    engine = base.engine if base else EngineSettings()
+    max_model_len = longest(model, asked.max_model_len or engine.max_model_len)
     demand = traced_demand(asked.trace, asked.trace_format)
     taken = shorter_than(demand, max_model_len)
     if longer := taken.num_dropped - demand.num_dropped:
@@ -182,8 +210,8 @@ def _question(asked: Asked, slo: Slo) -> DeploymentQuestion:
         model=model,
         gpu=find_gpu(asked.gpu),
         max_model_len=max_model_len,
-        kv_dtype=asked.kv_dtype,
-        block_size=asked.block_size,
+        kv_dtype=asked.kv_dtype or (base.kv_dtype if base else "auto"),
+        block_size=asked.block_size or engine.block_size,
         measured=_measured(asked.calibration),
     )
     if replica.measured:
@@ -211,6 +239,20 @@ def _show(report: Report, *, top: int, as_json: bool) -> None:
         err.print("[red]no deployment keeps the SLO[/red]")
     for line in remarks(report):
         err.print(f"[dim]{line}[/dim]", soft_wrap=True)
+
+
+def _check_picture(picture: Path | None) -> None:
+    """
+    Raises:
+        ConfigError: the file's name does not end in .png (`picture_invalid`).
+    """
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise ConfigError(
+            f"{picture} is no name of a PNG file",
+            code="picture_invalid",
+            param="--picture",
+            hint="let it end in .png",
+        )
 
 
 def _draw(picture: Path, report: Report) -> None:

@@ -174,6 +174,19 @@ def test_a_picture_is_drawn(trace: Path, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_of_another_kind_is_refused_before_work(tmp_path: Path) -> None:
+    error = refused(plan(tmp_path / "no-trace.jsonl", "--picture", tmp_path / "plan.txt"))
+    assert (error.code, error.param) == ("picture_invalid", "--picture")
+
+
+def test_settings_are_written_though_the_picture_cannot_be(trace: Path, tmp_path: Path) -> None:
+    written, picture = tmp_path / "planned.yaml", tmp_path / "plan.png"
+    picture.mkdir()
+    error = refused(plan(trace, "--picture", picture, "--apply", written, model="demo"))
+    assert (error.code, error.param) == ("not_written", "--picture")
+    assert written.exists()
+
+
 def test_the_best_becomes_settings(trace: Path, tmp_path: Path) -> None:
     config, written = tmp_path / "galerne.yaml", tmp_path / "planned.yaml"
     config.write_text(
@@ -221,6 +234,73 @@ def test_a_file_that_is_there_is_left_as_it_is(trace: Path, tmp_path: Path) -> N
 def test_settings_need_to_know_where_the_weights_are(trace: Path, tmp_path: Path) -> None:
     error = refused(plan(trace, "--apply", tmp_path / "planned.yaml"))
     assert error.code == "weights_unknown"
+
+
+SIZES = {
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "intermediate_size": 8192,
+    "vocab_size": 32_000,
+    "max_position_embeddings": 32_768,
+}
+
+
+def settings_of(tmp_path: Path, engine: str, *, more: str = "") -> Path:
+    """Settings with a model `m` in a folder of its own."""
+    folder, config = tmp_path / "m", tmp_path / "base.yaml"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(SIZES))
+    model = f"  m: {{weights: {{source: {folder}}}, engine: {engine}}}\n"
+    config.write_text(f"models:\n{model}{more}")
+    return config
+
+
+def test_a_model_of_the_settings_is_planned_with_its_options(trace: Path, tmp_path: Path) -> None:
+    engine = "{block_size: 32, max_model_len: 8192, extra_args: {kv_cache_dtype: fp8, seed: 1}}"
+    other = "  other: {weights: {source: demo}}\n"
+    config = settings_of(tmp_path, engine, more=other)
+    words = ["--config", config, "--apply", tmp_path / "planned.yaml", "--json"]
+    assert document(plan(trace, *words, model="m"))["max_model_len"] == 8192
+    written = yaml.safe_load((tmp_path / "planned.yaml").read_text())["models"]
+    assert written["m"]["engine"]["block_size"] == 32
+    assert written["m"]["engine"]["extra_args"] == {"kv-cache-dtype": "fp8", "seed": 1}
+    assert "engine" not in written["other"]
+
+
+def test_a_kv_type_joins_the_other_arguments(trace: Path, tmp_path: Path) -> None:
+    config, written = settings_of(tmp_path, "{extra_args: {seed: 1}}"), tmp_path / "planned.yaml"
+    words = ["--config", config, "--apply", written, "--kv-dtype", "fp8"]
+    assert plan(trace, *words, model="m").exit_code == 0
+    engine = yaml.safe_load(written.read_text())["models"]["m"]["engine"]
+    assert engine["extra_args"] == {"seed": 1, "kv-cache-dtype": "fp8"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "field"),
+    [
+        ("{pipeline_parallel_size: 2}", "pipeline_parallel_size"),
+        ("{kv_cache_gib: 2}", "kv_cache_gib"),
+        ("{dtype: float32}", "dtype"),
+        ("{extra_args: {num_gpu_blocks_override: 9}}", "extra_args.num-gpu-blocks-override"),
+    ],
+)
+def test_options_that_are_not_planned_for_are_refused(
+    trace: Path, tmp_path: Path, engine: str, field: str
+) -> None:
+    config, written = settings_of(tmp_path, engine), tmp_path / "planned.yaml"
+    error = refused(plan(trace, "--config", config, "--apply", written, model="m"))
+    assert (error.code, error.param) == ("engine_option_unplanned", f"models.m.engine.{field}")
+
+
+def test_a_plan_is_not_written_onto_another_model(trace: Path, tmp_path: Path) -> None:
+    config, written = settings_of(tmp_path, "{}"), tmp_path / "planned.yaml"
+    error = refused(plan(trace, "--config", config, "--apply", written))
+    assert error.code == "model_differs"
+    assert not written.exists()
 
 
 @pytest.mark.parametrize(
