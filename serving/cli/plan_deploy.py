@@ -151,6 +151,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         )
     check_new(apply, option="--apply")
     _check_picture(picture)
+    check_new(picture, option="--picture")
     limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
     settings = read_settings(None, config=config, overrides=None) if config else None
     asked = Asked(model, gpu, trace, trace_format, max_model_len, kv_dtype, block_size, calibration)
@@ -160,15 +161,15 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     question = _question(asked, limits, loaded, base)
     report = _rank(question, price or _listed_price(settings, question.replica.gpu))
     _show(report, top=top, as_json=as_json)
-    if not report.ranking.deployments:
-        raise typer.Exit(EXIT_FAILURE)
-    if apply is not None and base is not None:
+    if apply is not None and base is not None and report.ranking.deployments:
         best = report.ranking.deployments[0]
         chosen = Chosen(best, question.replica, question.slo)
         write_new(apply, plan_settings(base, chosen), option="--apply")
         err.print(f"wrote {apply}: galerne up --config {apply}", soft_wrap=True)
     if picture is not None:
         _draw(picture, report)
+    if not report.ranking.deployments:
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _base(asked: str, settings: Settings | None, planned: ModelConfig) -> Base:
@@ -249,7 +250,8 @@ def _draw(picture: Path, report: Report) -> None:
     from serving.lab.deployment import by_replicas
     from serving.lab.deployment_picture import draw
 
-    course = by_replicas(report.question, report.ranking.deployments[0])
+    best = next(iter(report.ranking.deployments), None)
+    course = by_replicas(report.question, best) if best else ()
     try:
         draw(picture, report.question, report.ranking, course)
     except OSError as error:
