@@ -158,8 +158,8 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     loaded = planned_model(model, settings)
     named = settings is not None and model in settings.models
     base = _base(model, settings, loaded) if apply or named else None
-    question = _question(asked, limits, loaded, base)
-    report = _rank(question, price or _listed_price(settings, question.replica.gpu))
+    listed = _listed_price(settings, find_gpu(gpu))
+    report = _rank(question := _question(asked, limits, loaded, base), price or listed)
     _show(report, top=top, as_json=as_json)
     if apply is not None and base is not None and report.ranking.deployments:
         best = report.ranking.deployments[0]
@@ -285,4 +285,17 @@ def _measured(path: Path | None, gpu: str) -> MeasuredTiming | None:
 
 
 def _listed_price(settings: Settings | None, gpu: Gpu) -> float | None:
-    return settings.planner.gpu_prices.get(gpu.name) if settings else None
+    """
+    Raises:
+        ConfigError: a listed price is of no GPU that is known here (`gpu_unknown`).
+    """
+    prices = settings.planner.gpu_prices if settings else {}
+    for name in prices:
+        if name.upper() not in GPUS:
+            raise ConfigError(
+                f"planner.gpu_prices has a price of {name!r}, which is no GPU here",
+                code="gpu_unknown",
+                param=f"planner.gpu_prices.{name}",
+                hint=f"known: {', '.join(GPUS)}",
+            )
+    return next((price for name, price in prices.items() if name.upper() == gpu.name), None)

@@ -83,9 +83,16 @@ def test_the_cost_is_the_prices(trace: Path) -> None:
 
 def test_a_price_comes_from_the_settings(trace: Path, tmp_path: Path) -> None:
     config = tmp_path / "galerne.yaml"
-    config.write_text("preset: sim\nplanner: {gpu_prices: {H100-80G: 4, L4: 1}}\n")
+    config.write_text("preset: sim\nplanner: {gpu_prices: {h100-80g: 4, L4: 1}}\n")
     best = document(plan(trace, "--config", config, "--json"))["deployments"][0]
     assert best["cost_per_hour"] == 4 * best["gpus"]
+
+
+def test_a_price_of_no_known_gpu_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "galerne.yaml"
+    config.write_text("preset: sim\nplanner: {gpu_prices: {h100: 2}}\n")
+    error = refused(plan(tmp_path / "no-trace.jsonl", "--config", config))
+    assert (error.code, error.param) == ("gpu_unknown", "planner.gpu_prices.h100")
 
 
 def test_a_table_for_people(trace: Path) -> None:
