@@ -8,16 +8,25 @@ from serving.errors import ConfigError
 
 
 def check_new(path: Path | None, *, option: str) -> None:
-    """Return if there is no file of that name, which is better known before work than after it.
+    """Return if a file of that name can be new, which is better known before work than after it.
 
     Args:
         option: which named the file, for errors.
 
     Raises:
-        ConfigError: there is one (`file_exists`).
+        ConfigError: there is one (`file_exists`), or its folder is not there (`not_written`).
     """
-    if path is not None and path.exists():
+    if path is None:
+        return
+    if path.exists():
         raise _exists(path, option)
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"cannot write {path}: there is no folder {path.parent}",
+            code="not_written",
+            param=option,
+            hint="make the folder, or name another",
+        )
 
 
 def write_new(path: Path, text: str, *, option: str) -> None:

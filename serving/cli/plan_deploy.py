@@ -154,24 +154,25 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     _check_finite({"--price": price, "--ttft-s": ttft_s, "--itl-s": itl_s})
     check_new(apply, option="--apply")
     _check_picture(picture)
+    check_new(picture, option="--picture")
     limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
     settings = read_settings(None, config=config, overrides=None) if config else None
     asked = Asked(model, gpu, trace, trace_format, max_model_len, kv_dtype, block_size, calibration)
     loaded = planned_model(model, settings)
     named = settings is not None and model in settings.models
     base = _base(model, settings, loaded) if apply or named else None
-    question = _question(asked, limits, loaded, base)
-    report = _rank(question, price or _listed_price(settings, question.replica.gpu))
+    listed = _listed_price(settings, find_gpu(gpu))
+    report = _rank(question := _question(asked, limits, loaded, base), price or listed)
     _show(report, top=top, as_json=as_json)
-    if not report.ranking.deployments:
-        raise typer.Exit(EXIT_FAILURE)
-    if apply is not None and base is not None:
+    if apply is not None and base is not None and report.ranking.deployments:
         best = report.ranking.deployments[0]
         chosen = Chosen(best, question.replica, question.slo)
         write_new(apply, plan_settings(base, chosen), option="--apply")
         err.print(f"wrote {apply}: galerne up --config {apply}", soft_wrap=True)
     if picture is not None:
         _draw(picture, report)
+    if not report.ranking.deployments:
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _check_finite(options: Mapping[str, float | None]) -> None:
@@ -259,7 +260,8 @@ def _draw(picture: Path, report: Report) -> None:
     from serving.lab.deployment import by_replicas
     from serving.lab.deployment_picture import draw
 
-    course = by_replicas(report.question, report.ranking.deployments[0])
+    best = next(iter(report.ranking.deployments), None)
+    course = by_replicas(report.question, best) if best else ()
     try:
         draw(picture, report.question, report.ranking, course)
     except OSError as error:
@@ -285,4 +287,17 @@ def _measured(path: Path | None) -> MeasuredTiming | None:
 
 
 def _listed_price(settings: Settings | None, gpu: Gpu) -> float | None:
-    return settings.planner.gpu_prices.get(gpu.name) if settings else None
+    """
+    Raises:
+        ConfigError: a listed price is of no GPU that is known here (`gpu_unknown`).
+    """
+    prices = settings.planner.gpu_prices if settings else {}
+    for name in prices:
+        if name.upper() not in GPUS:
+            raise ConfigError(
+                f"planner.gpu_prices has a price of {name!r}, which is no GPU here",
+                code="gpu_unknown",
+                param=f"planner.gpu_prices.{name}",
+                hint=f"known: {', '.join(GPUS)}",
+            )
+    return next((price for name, price in prices.items() if name.upper() == gpu.name), None)

@@ -31,26 +31,37 @@ def draw(
 ) -> None:
     """GPUs of every shape on the left, the best one's latencies by replicas on the right.
 
+    Where no shape keeps the SLO, what stands against each is all there is.
+
     Args:
-        ranking: with at least one deployment.
         course: the best one's, as `by_replicas` observes it.
 
     Raises:
         OSError: the file cannot be written.
     """
     figure = Figure(figsize=(13, 5.2), layout="constrained")
-    region, latencies = figure.subplots(1, 2, width_ratios=(5, 6))
-    _draw_region(region, ranking)
-    _draw_latencies(latencies, ranking.deployments[0], course, question.slo)
-    figure.suptitle(_title(question, ranking.deployments[0]), x=0.01, ha="left", fontsize=12)
+    best = next(iter(ranking.deployments), None)
+    if best is None:
+        _draw_region(figure.subplots(), ranking)
+    else:
+        region, latencies = figure.subplots(1, 2, width_ratios=(5, 6))
+        _draw_region(region, ranking)
+        _draw_latencies(latencies, best, course, question.slo)
+    figure.suptitle(_title(question, best), x=0.01, ha="left", fontsize=12)
     figure.savefig(path, dpi=120)
 
 
-def _title(question: DeploymentQuestion, best: Deployment) -> str:
-    demand, shape = question.demand, best.plan.shape
-    return (
+def _title(question: DeploymentQuestion, best: Deployment | None) -> str:
+    demand = question.demand
+    asked = (
         f"{demand.at_s.size:,} requests, {demand.at_s.size / demand.span_s:.2f} a second, on "
-        f"{question.replica.gpu.name}: best is {best.num_replicas} replicas of "
+        f"{question.replica.gpu.name}: "
+    )
+    if best is None:
+        return f"{asked}no deployment keeps the SLO"
+    shape = best.plan.shape
+    return (
+        f"{asked}best is {best.num_replicas} replicas of "
         f"{shape.tensor_parallel_size} GPU{'s' * (shape.tensor_parallel_size > 1)}, chunks of "
         f"{shape.max_num_batched_tokens:,} tokens"
     )
@@ -68,8 +79,8 @@ def _cells(ranking: Ranking) -> dict[tuple[int, int], _Cell]:
     for rejected in ranking.rejected:
         text = "too many\nGPUs" if rejected.by == "GPUs" else rejected.by
         cells[_place(rejected.shape)] = _Cell(text, "#eceef1", _GREY)
-    fewest = ranking.deployments[0].num_gpus
-    most = max(one.num_gpus for one in ranking.deployments)
+    gpus = [one.num_gpus for one in ranking.deployments] or [0]
+    fewest, most = min(gpus), max(gpus)
     for one in reversed(ranking.deployments):
         share = (one.num_gpus - fewest) / max(most - fewest, 1)
         ink = "white" if share < 0.5 else "black"
@@ -88,12 +99,10 @@ def _draw_region(axes: Axes, ranking: Ranking) -> None:
         axes.add_patch(_square(place, cell.face))
         look = {"fontsize": 15, "fontweight": "bold"} if cell.text.isdigit() else {"fontsize": 9}
         axes.text(*place, cell.text, ha="center", va="center", color=cell.ink, **look)
-    shape = ranking.deployments[0].plan.shape
-    chosen = (
-        CHUNK_TOKENS.index(shape.max_num_batched_tokens),
-        TENSOR_PARALLEL_SIZES.index(shape.tensor_parallel_size),
-    )
-    axes.add_patch(_square(chosen, "none", edge=_ORANGE))
+    for best in ranking.deployments[:1]:
+        size, chunk = _place(best.plan.shape)
+        place = (CHUNK_TOKENS.index(chunk), TENSOR_PARALLEL_SIZES.index(size))
+        axes.add_patch(_square(place, "none", edge=_ORANGE))
     axes.set_xlim(-0.5, len(CHUNK_TOKENS) - 0.5)
     axes.set_ylim(-0.5, len(TENSOR_PARALLEL_SIZES) - 0.5)
     axes.set_xticks(range(len(CHUNK_TOKENS)), [f"{chunk:,}" for chunk in CHUNK_TOKENS])

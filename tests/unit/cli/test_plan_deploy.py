@@ -87,9 +87,16 @@ def test_the_cost_is_the_prices(trace: Path) -> None:
 
 def test_a_price_comes_from_the_settings(trace: Path, tmp_path: Path) -> None:
     config = tmp_path / "galerne.yaml"
-    config.write_text("preset: sim\nplanner: {gpu_prices: {H100-80G: 4, L4: 1}}\n")
+    config.write_text("preset: sim\nplanner: {gpu_prices: {h100-80g: 4, L4: 1}}\n")
     best = document(plan(trace, "--config", config, "--json"))["deployments"][0]
     assert best["cost_per_hour"] == 4 * best["gpus"]
+
+
+def test_a_price_of_no_known_gpu_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "galerne.yaml"
+    config.write_text("preset: sim\nplanner: {gpu_prices: {h100: 2}}\n")
+    error = refused(plan(tmp_path / "no-trace.jsonl", "--config", config))
+    assert (error.code, error.param) == ("gpu_unknown", "planner.gpu_prices.h100")
 
 
 def test_a_table_for_people(trace: Path) -> None:
@@ -181,10 +188,33 @@ def test_a_picture_of_another_kind_is_refused_before_work(tmp_path: Path) -> Non
 
 def test_settings_are_written_though_the_picture_cannot_be(trace: Path, tmp_path: Path) -> None:
     written, picture = tmp_path / "planned.yaml", tmp_path / "plan.png"
-    picture.mkdir()
+    picture.symlink_to(tmp_path / "nowhere" / "plan.png")
     error = refused(plan(trace, "--picture", picture, "--apply", written, model="demo"))
     assert (error.code, error.param) == ("not_written", "--picture")
     assert written.exists()
+
+
+def test_the_region_is_drawn_where_nothing_keeps_the_slo(trace: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "plan.png"
+    assert plan(trace, "--itl-s", 0.001, "--picture", picture).exit_code == 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "code"),
+    [
+        ("--picture", "nowhere/plan.png", "not_written"),
+        ("--apply", "nowhere/planned.yaml", "not_written"),
+        ("--picture", "mine.png", "file_exists"),
+        ("--apply", "planned.yaml", "weights_unknown"),
+    ],
+)
+def test_what_cannot_be_written_is_known_before_work(
+    tmp_path: Path, option: str, name: str, code: str
+) -> None:
+    (tmp_path / "mine.png").write_text("mine")
+    error = refused(plan(tmp_path / "no-trace.jsonl", option, tmp_path / name))
+    assert (error.code, error.param) == (code, option)
 
 
 def test_the_best_becomes_settings(trace: Path, tmp_path: Path) -> None:
