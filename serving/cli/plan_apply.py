@@ -34,8 +34,8 @@ def plan_settings(base: Base, chosen: Chosen) -> str:
     for section, values in _sections(base, chosen).items():
         entry[section] = {**entry.get(section, {}), **values}
     entry["replicas"] = chosen.deployment.num_replicas
-    # Under overload a request that waits for longer is late whatever becomes of it, and makes those
-    # behind it late too: loadtest/scenarios/README.md has what that costs.
+    # A request that waits for longer is late whatever becomes of it: who asked for an SLO is better
+    # told so at once. loadtest/scenarios/README.md has what either costs under overload.
     if chosen.slo.ttft_s < float("inf"):
         gateway = tree.setdefault("gateway", {})
         gateway.setdefault("queue_timeout_s", chosen.slo.ttft_s / 2)
@@ -58,8 +58,8 @@ def _sections(base: Base, chosen: Chosen) -> dict[str, dict[str, Any]]:
     }
     if question.block_size is not None:
         engine["block_size"] = question.block_size
-    if question.kv_dtype != "auto":
-        extra = by_option(base.engine.extra_args)
+    extra = by_option(base.engine.extra_args)
+    if question.kv_dtype != "auto" or "kv-cache-dtype" in extra:
         engine["extra_args"] = {**extra, "kv-cache-dtype": question.kv_dtype}
     limits = {"ttft_s": chosen.slo.ttft_s, "itl_s": chosen.slo.itl_s}
     return {

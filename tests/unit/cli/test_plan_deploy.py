@@ -309,6 +309,17 @@ def test_a_kv_type_joins_the_other_arguments(trace: Path, tmp_path: Path) -> Non
     assert engine["extra_args"] == {"seed": 1, "kv-cache-dtype": "fp8"}
 
 
+def test_a_kv_type_that_is_asked_for_takes_the_place_of_the_settings(
+    trace: Path, tmp_path: Path
+) -> None:
+    config = settings_of(tmp_path, "{extra_args: {kv-cache-dtype: fp8}}")
+    written = tmp_path / "planned.yaml"
+    words = ["--config", config, "--apply", written, "--kv-dtype", "auto"]
+    assert plan(trace, *words, model="m").exit_code == 0
+    (model,) = load_settings(preset=None, config=written, environ={}, overrides=()).models.values()
+    assert model.engine.extra_args == {"kv-cache-dtype": "auto"}
+
+
 @pytest.mark.parametrize(
     ("engine", "field"),
     [
