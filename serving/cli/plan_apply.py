@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from serving.adapters.settings_loader import override_settings
-from serving.cli.plan_base import Base, by_option
+from serving.cli.plan_base import Base
+from serving.planner.engine_defaults import by_option
 from serving.planner.replica_plan import GPU_MEMORY_UTILIZATION, ReplicaQuestion
 
 if TYPE_CHECKING:

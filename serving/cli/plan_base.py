@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serving.adapters.model_configs import load_model_config, read_folder
 from serving.errors import ConfigError
+from serving.planner.engine_defaults import by_option
 from serving.planner.model_config import ModelConfig
 from serving.settings import DEMO_SOURCE, EngineSettings, ModelSettings, Settings
 
@@ -107,11 +107,6 @@ def own_config(model: ModelSettings) -> ModelConfig | None:
     if not weights.is_local or not folder.is_dir():
         return None
     return read_folder(folder, config_format=model.engine.config_format)
-
-
-def by_option(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`extra_args` by vLLM's spelling."""
-    return {name.replace("_", "-"): value for name, value in extra.items()}
 
 
 def _unplanned(engine: EngineSettings) -> list[tuple[str, object]]:

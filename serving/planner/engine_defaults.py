@@ -27,7 +27,7 @@ def planned_chunk(model: ModelSettings, config: ModelConfig) -> ChunkChoice | No
     It is not where settings say it already, where no layer has a window, and where the cache is one
     that the planner does not know.
     """
-    extra = _by_option(model.engine.extra_args)
+    extra = by_option(model.engine.extra_args)
     has_said = model.engine.max_num_batched_tokens is not None or _DECIDED_ELSEWHERE & extra.keys()
     if has_said or not config.has_window:
         return None
@@ -125,7 +125,7 @@ def _layout(model: ModelSettings, config: ModelConfig) -> KvLayout:
     engine = model.engine
     options = KvOptions(
         block_size=engine.block_size,
-        kv_dtype=str(_by_option(engine.extra_args).get("kv-cache-dtype", "auto")),
+        kv_dtype=str(by_option(engine.extra_args).get("kv-cache-dtype", "auto")),
         dtype=engine.dtype,
         tensor_parallel_size=engine.tensor_parallel_size,
     )
@@ -136,6 +136,6 @@ def _max_model_len(model: ModelSettings, config: ModelConfig) -> int:
     return model.engine.max_model_len or config.default_model_len
 
 
-def _by_option(extra: Mapping[str, object]) -> dict[str, object]:
+def by_option(extra: Mapping[str, object]) -> dict[str, object]:
     """`extra_args` by vLLM's spelling."""
     return {name.replace("_", "-"): value for name, value in extra.items()}
