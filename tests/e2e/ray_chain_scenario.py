@@ -137,13 +137,14 @@ class Chain:
 
     def look(self) -> Sight:
         """What Serve and Ray say now; ends of nodes are noted."""
-        state = serve_control.deployment_states()[DEPLOYMENT]
         demands = get_cluster_status(self._address).resource_demands.placement_group_demand
         nodes = frozenset(
             node["NodeID"] for node in ray.nodes() if node["Alive"] and "GPU" in node["Resources"]
         )
         self.node_ends |= dict.fromkeys(self._nodes - nodes, time.monotonic())
         self._nodes = nodes
+        # Last, so that no look sees the demand of an order and not the order.
+        state = serve_control.deployment_states()[DEPLOYMENT]
         return Sight(
             ordered=len(state.replicas) - state.count("STOPPING"),
             running=state.num_running,
