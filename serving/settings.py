@@ -123,7 +123,7 @@ class GatewaySettings(_Section):
     queue_timeout_s: float = Field(120.0, ge=0)
     """How long such a request waits for room before it gets 429 too. Tenants share what room there
     is, and requests that have waited for half of `slo.ttft_s` let newer ones go first. Set to that
-    half, none is answered too late, and crowds are refused at once; as shipped, they wait."""
+    half, what would be late is refused instead, crowds included; as shipped, it waits."""
     no_replica_wait_s: float = Field(10.0, ge=0)
     """How long a request waits for a model that has no running replica before it gets 503."""
     max_index_entries: int = Field(2_000_000, ge=1000)

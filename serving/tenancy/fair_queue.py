@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
@@ -77,9 +77,10 @@ class FairQueue(Generic[W]):
     def discard(self, request: W) -> None:
         """Forget it, if it waits."""
         line = self._begun if request.has_begun else self._by_tenant.get(request.tenant, [])
-        if request not in line:
+        place = bisect_left(line, request.number, key=_number)
+        if place == len(line) or line[place] is not request:
             return
-        line.remove(request)
+        del line[place]
         self._length -= 1
         if not line and not request.has_begun:
             del self._by_tenant[request.tenant]

@@ -154,7 +154,7 @@ class Platform:
         return str(json.loads(created.stdout)["key"])
 
     def status(self) -> dict[str, Any]:
-        """What `galerne status --json` prints, without the second that a command takes to start."""
+        """What `galerne status --json` prints, without the start of a command."""
         return control_client.ask(StatePaths.of(self.state_dir, self.state_dir), "/status")
 
     def model_status(self, model_id: str = MODEL) -> dict[str, Any]:

@@ -105,9 +105,10 @@ def test_an_answer_that_has_begun_is_not_displaced() -> None:
 
 
 def test_what_has_left_is_not_there() -> None:
-    queue = queue_of(Asked(0), Asked(1, BOB))
-    queue.discard(Asked(0))
-    queue.discard(Asked(0))
+    first = Asked(0)
+    queue = queue_of(first, Asked(1, BOB))
+    for gone in (first, first, Asked(1, CAT), Asked(2, BOB)):
+        queue.discard(gone)
     assert (len(queue), list(queue), queue.num_of(ANN)) == (1, [Asked(1, BOB)], 0)
 
 
