@@ -38,7 +38,8 @@ from serving.planner.serve_config import (
     gateway_part,
 )
 from serving.scaling_assembly import autoscaling_options
-from serving.settings import ModelSettings, Settings
+from serving.settings.model import ModelSettings
+from serving.settings.platform import Settings
 from serving.simulator.launch import launch_simulator
 
 _HEALTH_CHECK_PERIOD_S = 2.0

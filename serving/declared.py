@@ -13,7 +13,9 @@ from ray import serve
 
 from serving.adapters.state_paths import StatePaths
 from serving.app import build_gateways, build_model
-from serving.settings import ModelName, ModelSettings, Settings
+from serving.settings.model import ModelSettings
+from serving.settings.platform import Settings
+from serving.settings.section import ModelName
 
 
 class GatewayArgs(BaseModel):

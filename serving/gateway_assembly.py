@@ -42,9 +42,9 @@ from serving.gateway.fleet import Fleet
 from serving.gateway.load_metrics import LoadMetrics
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.openapi import published
+from serving.gateway.pool_settings import PoolSettings, QueueLimits
 from serving.gateway.profiles import Profiler
 from serving.gateway.relay import Relay
-from serving.gateway.replica_pool import PoolSettings, QueueLimits
 from serving.gateway.replica_states import ReplicaStates
 from serving.gateway.slo import SloMetrics
 from serving.planner.serve_config import engine_name
@@ -60,7 +60,10 @@ from serving.routing.policies import (
     kv_aware,
 )
 from serving.routing.snapshots import RequestProfile
-from serving.settings import GatewaySettings, ModelSettings, RoutingSettings, Settings
+from serving.settings.gateway import GatewaySettings
+from serving.settings.model import ModelSettings
+from serving.settings.platform import Settings
+from serving.settings.routing import RoutingSettings
 from serving.tenancy.access import authenticate, bearer_token
 from serving.tenancy.cache_salt import CacheSalts
 from serving.tenancy.classes import TenantClasses

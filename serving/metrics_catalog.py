@@ -21,7 +21,9 @@ from serving.gateway.slo import SloMetrics
 from serving.protocol.usage import TokenCounts
 from serving.scaling.policy import Decision, Need, NeedKind
 from serving.scaling.signals import Replicas
-from serving.settings import ModelSettings, SimulatorSettings, SloSettings
+from serving.settings.model import ModelSettings
+from serving.settings.scaling import SloSettings
+from serving.settings.simulator import SimulatorSettings
 from serving.simulator.launch import build_engine
 from serving.tenancy.classes import TenantClasses
 

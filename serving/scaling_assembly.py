@@ -25,7 +25,8 @@ from serving.planner.serve_config import POLICY_DELAYS, policy
 from serving.protocol.metrics_page import MetricsPage
 from serving.scaling.policy import Bounds
 from serving.scaling.signals import Capacity, Replicas, Signals
-from serving.settings import ModelSettings, Settings
+from serving.settings.model import ModelSettings
+from serving.settings.platform import Settings
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext

@@ -29,7 +29,7 @@ from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.gateway.edge import CALLBACK as EDGE
 from serving.inspection import Inspector
-from serving.settings import Settings
+from serving.settings.platform import Settings
 from serving.status import failure_cause
 
 DRAIN_TIMEOUT_S = 30.0
@@ -294,7 +294,7 @@ class Supervisor:
 def endpoint_url(settings: Settings) -> str:
     """Where clients on this machine connect.
 
-    >>> from serving.settings import EndpointSettings
+    >>> from serving.settings.gateway import EndpointSettings
     >>> endpoint_url(Settings.model_construct(endpoint=EndpointSettings(host="0.0.0.0", port=80)))
     'http://127.0.0.1:80'
     """

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from serving.settings import PoolName, Settings
+from serving.settings.platform import Settings
+from serving.settings.section import PoolName
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?$")]
 """A Kubernetes quantity, such as `500m` or `4Gi`."""

@@ -18,7 +18,7 @@ from serving.adapters.settings_sources import read_preset
 from serving.errors import ConfigError
 from serving.planner.engine_defaults import with_chosen_chunk
 from serving.planner.engine_device import CPU
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 BENCH = "chunk"
 DEFAULT, PLANNED = "vllm-default", "planner"

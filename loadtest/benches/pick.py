@@ -15,13 +15,13 @@ from loadtest.figures import Figures, Line, blocks, quantile
 from serving import __version__
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId
 from serving.gateway.fleet import Fleet
-from serving.gateway.replica_pool import PoolSettings, QueueLimits
+from serving.gateway.pool_settings import PoolSettings, QueueLimits
 from serving.gateway.replica_states import ReplicaState
 from serving.protocol.state_frames import CacheLayout, LoadReport
 from serving.routing.policies import kv_aware
 from serving.routing.prefix_index import CacheGroup, PrefixIndex
 from serving.routing.snapshots import RequestProfile
-from serving.settings import RoutingWeights
+from serving.settings.routing import RoutingWeights
 
 BENCH = "pick"
 SUBJECT = "galerne"

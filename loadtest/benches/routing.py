@@ -30,7 +30,7 @@ from loadtest.workload.oracle import oracle_hit_ratio
 from loadtest.workload.prompts import Prompts
 from serving.errors import ConfigError
 from serving.lab.traces import TraceRequest, read_trace
-from serving.settings import RoutingSettings
+from serving.settings.routing import RoutingSettings
 
 BENCH = "routing"
 POLICIES: tuple[str, ...] = get_args(RoutingSettings.model_fields["policy"].annotation)

@@ -19,7 +19,7 @@ from loadtest.peers.base import Peer, Server, UnavailableError
 from loadtest.peers.single import Command, serve
 from loadtest.processes import free_port
 from serving.engine.arguments import engine_environment
-from serving.settings import ResourceSettings
+from serving.settings.engine import ResourceSettings
 
 MODEL = "demo"
 START_TIMEOUT_S = 300.0

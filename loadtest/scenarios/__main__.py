@@ -35,7 +35,7 @@ from serving.adapters.state_paths import StatePaths
 from serving.cli.console import EXIT_FAILURE, err, report
 from serving.cli.load_run import EXIT_INTERRUPTED, results_folder
 from serving.errors import ConfigError, ServingError
-from serving.settings import SloSettings
+from serving.settings.scaling import SloSettings
 
 _PROMISED = Slo(request=RequestLimits(ttft_ms=1000 * SloSettings().ttft_s))
 """What a model's settings promise unless they say otherwise."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serving.adapters.model_cache import disk_full
 from serving.errors import ConfigError
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 
 
 def fetch_snapshot(settings: WeightSettings) -> Path:

@@ -13,7 +13,7 @@ from serving.adapters.manifest import CONFIG_NAMES
 from serving.errors import ConfigError
 from serving.planner.engine_defaults import chosen_chunk, with_chosen_chunk
 from serving.planner.model_config import ModelConfig, read_model_config
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 logger = logging.getLogger("ray.serve")
 

@@ -29,7 +29,7 @@ from serving.adapters.model_cache import Progress, no_progress
 from serving.adapters.object_download import Listing, ensure_folder
 from serving.adapters.object_store import ModelStore
 from serving.errors import ConfigError
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 

@@ -19,7 +19,8 @@ from serving.adapters.local_ports import LocalPorts
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
-from serving.settings import LimitSettings, Settings
+from serving.settings.gateway import LimitSettings
+from serving.settings.platform import Settings
 
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Serve passes requests over HTTP; the object store only carries deployment definitions."""

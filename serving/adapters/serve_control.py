@@ -15,7 +15,7 @@ from serving.adapters.deployment_state import DeploymentState, ReplicaState
 from serving.core.clocks import ahead_s
 from serving.errors import ConfigError
 from serving.planner.serve_config import APP_NAME, GATEWAY, ROOT, is_ours
-from serving.settings import EndpointSettings
+from serving.settings.gateway import EndpointSettings
 
 if TYPE_CHECKING:
     from ray import serve

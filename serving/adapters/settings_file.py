@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from serving.adapters.secrets_file import replace_private_file
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 logger = logging.getLogger("ray.serve")
 

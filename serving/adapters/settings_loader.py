@@ -25,7 +25,7 @@ from serving.adapters.settings_sources import (
     read_preset,
 )
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 
 def load_settings(

@@ -14,7 +14,7 @@ from serving.adapters.manifest import CONFIG_NAMES, MANIFEST_NAME, verify_manife
 from serving.adapters.model_cache import Progress, no_progress
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
-from serving.settings import DEMO_SOURCE, WeightSettings
+from serving.settings.weights import DEMO_SOURCE, WeightSettings
 
 _TOKENIZER_FILES = ("*.json", "*.jinja")
 _ADAPTER_CONFIG_NAME = "adapter_config.json"

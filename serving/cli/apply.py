@@ -15,7 +15,7 @@ from serving.cli.console import err, progress
 from serving.cli.options import ConfigOption, PresetOption, SetOption
 from serving.cli.platform import check_extra_options, check_weights
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 _POLL_S = 0.5
 

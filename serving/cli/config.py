@@ -9,7 +9,7 @@ import yaml
 
 from serving.cli.console import print_json
 from serving.cli.options import ConfigOption, PresetOption, SetOption, read_settings
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 app = typer.Typer(help="Show and describe settings.", no_args_is_help=True)
 

@@ -13,7 +13,7 @@ from serving.errors import ClusterError
 from serving.operations.readiness import Phase, assess
 from serving.operations.slo_watch import Events, all_events, bad_events, broken_slo
 from serving.operations.snapshot import settings_name
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 _PERIOD_S = 10.0
 _SHORTEST_WINDOW_S = 30.0

@@ -10,7 +10,7 @@ import typer
 
 from serving.cli.console import err
 from serving.cli.sim import model_settings
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 if TYPE_CHECKING:
     from serving.lab.demand import Demand

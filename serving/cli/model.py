@@ -16,7 +16,7 @@ from serving.cli.console import err, out, print_json, report
 from serving.cli.model_fetch import fetch
 from serving.cli.model_progress import model_progress
 from serving.errors import ConfigError
-from serving.settings import DEMO_SOURCE, WeightSettings
+from serving.settings.weights import DEMO_SOURCE, WeightSettings
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -18,7 +18,8 @@ from serving.adapters.weights import resolve_weights
 from serving.cli.console import err, out, print_json, report
 from serving.cli.model_progress import model_progress
 from serving.errors import ConfigError
-from serving.settings import DEMO_SOURCE, Settings, WeightSettings
+from serving.settings.platform import Settings
+from serving.settings.weights import DEMO_SOURCE, WeightSettings
 
 
 @dataclass(frozen=True, slots=True)

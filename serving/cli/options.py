@@ -11,7 +11,7 @@ import typer
 
 from serving.adapters.settings_loader import load_settings
 from serving.adapters.settings_sources import available_presets
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 DEFAULT_PRESET = "cpu"
 """What runs when neither a preset nor a config file is named: it needs no GPU and no download."""

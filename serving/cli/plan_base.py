@@ -10,7 +10,10 @@ from serving.adapters.model_configs import load_model_config, read_folder
 from serving.errors import ConfigError
 from serving.planner.engine_defaults import by_option
 from serving.planner.model_config import ModelConfig
-from serving.settings import DEMO_SOURCE, EngineSettings, ModelSettings, Settings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.platform import Settings
+from serving.settings.weights import DEMO_SOURCE
 
 _NOT_PLANNED = frozenset(
     {

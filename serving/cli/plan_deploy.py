@@ -26,12 +26,12 @@ from serving.planner.hardware import GPUS, Gpu, find_gpu
 from serving.planner.measured_timing import MeasuredTiming, read_measured_timing
 from serving.planner.model_config import ModelConfig
 from serving.planner.replica_plan import ReplicaQuestion
-from serving.settings import EngineSettings
+from serving.settings.engine import EngineSettings
 
 if TYPE_CHECKING:
     from serving.lab.deployment import DeploymentQuestion
     from serving.lab.fleet import Slo
-    from serving.settings import Settings
+    from serving.settings.platform import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import tokenizer_folder
 from serving.errors import ConfigError
 from serving.planner.engine_defaults import chosen_chunk
-from serving.settings import DEMO_SOURCE, ModelSettings, Settings
+from serving.settings.model import ModelSettings
+from serving.settings.platform import Settings
+from serving.settings.weights import DEMO_SOURCE
 
 
 def planned(settings: Settings, paths: StatePaths) -> Iterator[str]:

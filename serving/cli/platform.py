@@ -27,7 +27,9 @@ from serving.cli.options import ConfigOption, PresetOption, SetOption, read_sett
 from serving.cli.planned import planned
 from serving.engine.option_check import check_options
 from serving.errors import ConfigError
-from serving.settings import DEMO_SOURCE, GatewaySettings, Settings
+from serving.settings.gateway import GatewaySettings
+from serving.settings.platform import Settings
+from serving.settings.weights import DEMO_SOURCE
 from serving.supervisor import Ready, Supervisor, endpoint_url
 
 FIRST_KEY_NAME = "first-key"

@@ -21,7 +21,8 @@ from serving.cli.console import err, print_json, progress
 from serving.cli.options import read_settings
 from serving.core.types import ModelId
 from serving.errors import ConfigError
-from serving.settings import ModelSettings, TimingSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import TimingSettings
 from serving.simulator.calibration import (
     Calibration,
     EngineLimits,

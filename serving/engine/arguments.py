@@ -10,7 +10,8 @@ from pathlib import Path
 
 from serving.errors import ConfigError
 from serving.planner.placement import Placement
-from serving.settings import ModelSettings, ResourceSettings
+from serving.settings.engine import ResourceSettings
+from serving.settings.model import ModelSettings
 
 GIB = 1024**3
 _OPTION_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -26,7 +26,7 @@ from serving.protocol.state_frames import CacheLayout, LoadReport
 from serving.routing.block_namer import CacheChange, GroupedNames
 from serving.routing.routed_prefixes import PART_TOKENS, RoutedPrefixes
 from serving.scaling.replica_figures import figures_of
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

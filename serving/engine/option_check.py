@@ -17,7 +17,7 @@ from pathlib import Path
 from serving.engine.arguments import engine_arguments
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 _OPTION = re.compile(r"--([a-z0-9-]+)")
 _WEIGHTS = Path("weights")

@@ -15,7 +15,7 @@ from serving.engine.socket_dir import make_socket_dir
 from serving.engine.vllm_shim import KvEventSource, VllmEngine, start_engine
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement, tensor_group_spans_nodes
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 
 async def launch_vllm(

@@ -40,7 +40,7 @@ from serving.protocol.request_bounds import check_bounds
 from serving.rendering.reading import has_prompt
 from serving.routing.routed_prefixes import pack_header
 from serving.routing.snapshots import RequestProfile
-from serving.settings import GatewaySettings, LimitSettings
+from serving.settings.gateway import GatewaySettings, LimitSettings
 from serving.tenancy.cache_salt import CacheSalts
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from serving.core.types import ModelId
 from serving.errors import RequestError
 from serving.protocol import anthropic
 from serving.protocol.openai import model_entry, model_list
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 
 class Catalog:

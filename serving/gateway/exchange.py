@@ -15,7 +15,7 @@ from serving.gateway.edge import DIRECT_SEND
 from serving.gateway.routes import speaks_anthropic
 from serving.gateway.slo import SloCounts
 from serving.protocol.anthropic import VERSION as ANTHROPIC_VERSION
-from serving.settings import LimitSettings
+from serving.settings.gateway import LimitSettings
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -13,7 +13,8 @@ from typing import Self
 
 from serving.core.types import NOBODY, ModelId, ReplicaEndpoint, ReplicaId, TenantId
 from serving.errors import Overloaded
-from serving.gateway.replica_pool import PoolSettings, ReplicaPool
+from serving.gateway.pool_settings import PoolSettings
+from serving.gateway.replica_pool import ReplicaPool
 from serving.routing.pipeline import Decision
 from serving.routing.snapshots import RequestProfile
 
@@ -108,7 +109,7 @@ class Fleet:
 
     def num_in_flight(self, model: ModelId) -> int:
         """Requests this gateway holds on the model's replicas."""
-        return self._pools[model].in_flight.total()
+        return self._pools[model].num_in_flight
 
     def decide(self, model: ModelId, request: RequestProfile) -> Decision:
         """Where the request would go now, and why."""

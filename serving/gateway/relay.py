@@ -28,7 +28,7 @@ from serving.protocol.anthropic import VERSION as ANTHROPIC_VERSION
 from serving.protocol.journal import HEARTBEAT_S, JournalReader
 from serving.protocol.openai import error_event
 from serving.protocol.usage import pack_tenant
-from serving.settings import GatewaySettings
+from serving.settings.gateway import GatewaySettings
 
 FORWARDED_HEADERS = frozenset(
     {

@@ -6,73 +6,28 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 from serving.core.types import ModelId, ReplicaEndpoint, ReplicaId, TenantId
 from serving.errors import Overloaded
-from serving.gateway.replica_states import LOST_S, SUSPECT_S, ReplicaState
+from serving.gateway.pool_settings import PoolSettings
+from serving.gateway.replica_load import ReplicaLoads, take_off
+from serving.gateway.replica_states import LOST_S, SUSPECT_S
 from serving.routing.backlog import CompletionRate, retry_after_s
 from serving.routing.breaker import Breakers
 from serving.routing.pipeline import Decision, Obstacle, choose, warming_up
-from serving.routing.policies import Policy
-from serving.routing.snapshots import (
-    UNKNOWN_PREFILL_TOKENS_PER_S,
-    ReplicaSnapshot,
-    RequestProfile,
-)
+from serving.routing.snapshots import ReplicaSnapshot, RequestProfile
 from serving.tenancy.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from serving.gateway.fleet import Ticket
 
-Counted = TypeVar("Counted", ReplicaId, TenantId)
-
-_STALE_S = 3.0
-"""A report this old says nothing any more: a replica that was full must not stay so for ever."""
 _MAX_LEAVING = 64
 """A gateway that nobody asks for them would remember all that there have ever been."""
 _FULL_PAUSE_S = 0.1
 """How long a replica is left alone that refused for want of room, since other gateways hold its
 places, or of which this gateway holds more than its share. Replicas report twice in that time."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """What waiting may cost.
-
-    `max_queued` requests wait per model, each up to `queue_timeout_s` for room on a replica and up
-    to `no_replica_wait_s` while there is no replica at all. One that has waited for `fresh_s` lets
-    newer ones go first: its answer would begin too late anyway.
-    """
-
-    max_queued: int
-    queue_timeout_s: float
-    no_replica_wait_s: float
-    fresh_s: float = math.inf
-
-
-class ToldStates(Protocol):
-    """What replicas tell of themselves."""
-
-    def state(self, replica: ReplicaId) -> ReplicaState | None:
-        """What the replica last said of itself."""
-
-    def silent_s(self, replica: ReplicaId) -> float:
-        """For how long the replica has neither said nor answered anything, in seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """One model's replicas: the requests each accepts at once, how one is chosen, how long a new
-    one is spared, what they tell of themselves, and what waiting for one may cost."""
-
-    replica_limit: int
-    policy: Policy
-    warm_up_s: float
-    told: ToldStates
-    limits: QueueLimits
 
 
 class ReplicaPool:
@@ -94,10 +49,7 @@ class ReplicaPool:
         """The latest that take no new requests, and may still finish some."""
         self.leaving_hosts: Mapping[str, str] = {}
         """Addresses of machines that are about to go, and why: others are better."""
-        self.in_flight: Counter[ReplicaId] = Counter()
-        self._waiting_tokens: Counter[ReplicaId] = Counter()  # of requests without an answer yet
-        self._sent: Counter[ReplicaId] = Counter()  # requests since the replica's last report
-        self._sent_tokens: Counter[ReplicaId] = Counter()
+        self._loads = ReplicaLoads(settings.told)
         self._known_since: dict[ReplicaId, float] = {}
         self._places: Counter[TenantId] = Counter()  # on replicas, by whose requests hold them
         self.waiting: FairQueue[Ticket] = FairQueue(fresh_s=settings.limits.fresh_s)
@@ -107,6 +59,11 @@ class ReplicaPool:
         self._rng = rng
         self._pauses: dict[ReplicaId, asyncio.TimerHandle] = {}
         self._breakers = Breakers()
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that hold a replica."""
+        return self._loads.in_flight.total()
 
     def has_replica_for(self, ticket: Ticket) -> bool:
         """Whether a replica runs, busy or not, that is not lost and has not failed the request."""
@@ -129,15 +86,17 @@ class ReplicaPool:
         for oldest in list(self.leaving)[:-_MAX_LEAVING]:
             del self.leaving[oldest]
         self.endpoints = tuple(endpoints)
-        for gone in self._sent.keys() - self._known_since.keys():
-            del self._sent[gone], self._sent_tokens[gone]
+        self._loads.keep(self._known_since)
         self._breakers.keep(self._known_since)
         self.serve_waiting()
 
     def decide(self, request: RequestProfile, excluded: Collection[ReplicaId] = ()) -> Decision:
         """Where the request would go now; nothing changes."""
         now = self.now()
-        replicas = [self._snapshot(endpoint, now) for endpoint in self.endpoints]
+        replicas = [
+            self._loads.snapshot(endpoint, self._known_since[endpoint.id], now)
+            for endpoint in self.endpoints
+        ]
         silent = {r.id: Obstacle.SILENT for r in replicas if r.silent_s >= SUSPECT_S}
         failing = {r.id: Obstacle.FAILING for r in replicas if self._breakers.is_open(r.id, now)}
         leaving = dict.fromkeys(self._on_leaving_hosts(), Obstacle.LEAVING)
@@ -177,11 +136,8 @@ class ReplicaPool:
         self._breakers.sent(picked, self.now())
         ticket.held = next(endpoint for endpoint in self.endpoints if endpoint.id == picked)
         ticket.is_answered = False
-        self.in_flight[picked] += 1
+        self._loads.sent(picked, ticket.request)
         self._places[ticket.tenant] += 1
-        self._waiting_tokens[picked] += ticket.request.prompt_tokens
-        self._sent[picked] += 1
-        self._sent_tokens[picked] += ticket.request.uncached_tokens(picked)
         if not ticket.is_counted:  # one that a replica has sent back is no new work
             ticket.is_counted = True
             self.on_sent(ticket.request.prompt_tokens, ticket.request.hit_tokens.get(picked, 0))
@@ -189,8 +145,7 @@ class ReplicaPool:
 
     def heard(self, replica: ReplicaId) -> None:
         """The replica's report counts what it has been sent until now."""
-        self._sent.pop(replica, None)
-        self._sent_tokens.pop(replica, None)
+        self._loads.heard(replica)
         if self.waiting:
             self.serve_waiting()
 
@@ -199,7 +154,7 @@ class ReplicaPool:
         if ticket.held is None or ticket.is_answered:
             return
         ticket.is_answered = True
-        _take_off(self._waiting_tokens, ticket.held.id, ticket.request.prompt_tokens)
+        self._loads.answered(ticket.held.id, ticket.request)
 
     def answered(self, ticket: Ticket) -> None:
         """The first byte of the request's answer has come."""
@@ -222,11 +177,12 @@ class ReplicaPool:
             return
         self.count_as_answered(ticket)
         replica, ticket.held = ticket.held.id, None
-        if self._has_too_much_of(replica):
+        limit = self._settings.replica_limit
+        if self.waiting and self._loads.has_too_much_of(replica, limit=limit):
             self.pause(replica)
         self._breakers.left(replica)
-        _take_off(self.in_flight, replica, 1)
-        _take_off(self._places, ticket.tenant, 1)
+        self._loads.left(replica)
+        take_off(self._places, ticket.tenant, 1)
         self.serve_waiting()
 
     def pause(self, replica: ReplicaId) -> None:
@@ -299,45 +255,6 @@ class ReplicaPool:
             retry_after_s=max(1.0, self.limits.no_replica_wait_s),
         )
 
-    def _has_too_much_of(self, replica: ReplicaId) -> bool:
-        """Whether others would have to wait for this gateway's requests to become fewer."""
-        state = self._settings.told.state(replica)
-        if state is None or not self.waiting:
-            return False
-        limit, report = self._settings.replica_limit, state.report
-        is_full = report.in_flight + self._sent[replica] >= limit
-        return is_full and (self.in_flight[replica] - 1) * report.num_gateways >= limit
-
-    def _snapshot(self, endpoint: ReplicaEndpoint, now: float) -> ReplicaSnapshot:
-        replica = endpoint.id
-        known_for_s = now - self._known_since[replica]
-        state = self._settings.told.state(replica)
-        silent_s = self._settings.told.silent_s(replica)
-        if state is None or now - state.heard_at > _STALE_S:
-            return ReplicaSnapshot(
-                replica,
-                in_flight=self.in_flight[replica],
-                waiting_tokens=self._waiting_tokens[replica],
-                node_id=endpoint.node_id,
-                known_for_s=known_for_s,
-                silent_s=silent_s,
-            )
-        report, layout = state.report, state.layout
-        return ReplicaSnapshot(
-            replica,
-            in_flight=max(self.in_flight[replica], report.in_flight + self._sent[replica]),
-            waiting_tokens=report.waiting_tokens + self._sent_tokens[replica],
-            prefill_tokens_per_s=report.prefill_tokens_per_s or UNKNOWN_PREFILL_TOKENS_PER_S,
-            free_kv_tokens=(layout.total_blocks - report.kv_blocks_used) * layout.block_size,
-            total_kv_tokens=layout.total_blocks * layout.block_size,
-            adapters=frozenset(report.adapters),
-            node_id=endpoint.node_id,
-            is_draining=report.draining,
-            report_age_s=now - state.heard_at,
-            known_for_s=known_for_s,
-            silent_s=silent_s,
-        )
-
     def _obstacle(
         self,
         replica: ReplicaSnapshot,
@@ -361,10 +278,3 @@ class ReplicaPool:
 
 def _ignore(*_told: object) -> None:
     pass
-
-
-def _take_off(counter: Counter[Counted], counted: Counted, number: int) -> None:
-    """Without leaving zeros: replicas and tenants come and go for as long as the gateway lives."""
-    counter[counted] -= number
-    if not counter[counted]:
-        del counter[counted]

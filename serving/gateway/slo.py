@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from serving.core.types import ModelId
-from serving.settings import SloSettings
+from serving.settings.scaling import SloSettings
 
 
 @dataclass(slots=True)

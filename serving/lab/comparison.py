@@ -18,7 +18,7 @@ from serving.lab.demand import Demand, bursty_day
 from serving.lab.fleet import Slo, rules_of
 from serving.lab.scaling import Course, Outcome, Scaler, Setting, experiment
 from serving.scaling.policy import DEFAULT_QUANTILE, Bounds, Tuning
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 POLICIES = ("ray_default", "ray_default_tuned", "keda_threshold", "slo", "oracle")
 

@@ -24,7 +24,8 @@ from serving.lab.replay import (
     State,
     advance,
 )
-from serving.settings import ModelSettings, TimingSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import TimingSettings
 from serving.simulator.launch import scheduler_config
 
 UNBOUNDED = 1 << 40

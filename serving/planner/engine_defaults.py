@@ -14,7 +14,7 @@ from serving.planner.chunk import ChunkChoice, choose_chunk, lengths_of
 from serving.planner.engine_device import CPU, EngineDevice, gpu_device
 from serving.planner.kv_cache import KvLayout, KvOptions, kv_layout, plan_kv_cache
 from serving.planner.model_config import ModelConfig
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 _GIB = 1024**3
 _DECIDED_ELSEWHERE = frozenset({"max-num-batched-tokens", "disable-sliding-window"})

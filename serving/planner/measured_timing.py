@@ -16,7 +16,7 @@ from serving.errors import ConfigError
 from serving.planner.parameters import count_parameters
 from serving.planner.roofline import Roofline, known_weights
 from serving.planner.step_timing import StepTiming
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 
 
 class MeasuredModel(BaseModel):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from serving.errors import ConfigError
-from serving.settings import EngineSettings, ResourceSettings
+from serving.settings.engine import EngineSettings, ResourceSettings
 
 _NODE_SHARE = 0.001
 """Amount of `accelerator_type:X` or `pool:X` a replica asks for; a node of that kind offers 1.

@@ -23,7 +23,7 @@ from serving.planner.measured_timing import Correction, MeasuredTiming
 from serving.planner.model_config import ModelConfig
 from serving.planner.roofline import Roofline, StepLimits
 from serving.planner.step_timing import StepTiming
-from serving.settings import EngineSettings
+from serving.settings.engine import EngineSettings
 
 GPU_MEMORY_UTILIZATION: float = EngineSettings().gpu_memory_utilization
 """The default of the settings, a little below vLLM's own, which is 0.92. Source: `CacheConfig` in

@@ -20,7 +20,7 @@ from serving.planner.model_config import ModelConfig
 from serving.planner.parameters import count_parameters
 from serving.planner.quantization import WeightFormat
 from serving.planner.step_timing import StepTiming
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 
 FLOPS_16_BIT_RATIO = 0.6
 FLOPS_8_BIT_RATIO = 0.45

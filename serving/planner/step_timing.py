@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 
 
 @dataclass(frozen=True, slots=True)

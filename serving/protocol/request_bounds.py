@@ -16,7 +16,7 @@ import msgspec
 
 from serving.errors import RequestError
 from serving.protocol.schema_bounds import check_schemas
-from serving.settings import LimitSettings
+from serving.settings.gateway import LimitSettings
 
 _TOKENIZING = frozenset({"/tokenize", "/detokenize"})
 _POOLING = frozenset(

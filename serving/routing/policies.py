@@ -21,7 +21,7 @@ from serving.routing.scorers import (
     score_ttft,
 )
 from serving.routing.snapshots import ReplicaSnapshot, RequestProfile
-from serving.settings import RoutingWeights
+from serving.settings.routing import RoutingWeights
 
 
 @dataclass(frozen=True, slots=True)

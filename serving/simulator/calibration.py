@@ -16,7 +16,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigError
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,8 @@ from serving.protocol.state_frames import CacheLayout
 from serving.rendering.tokenizer import PieceTokenizer, Tokenizer
 from serving.routing.block_hashing import BlockHasher
 from serving.routing.block_namer import BlockNamer, CacheChange, GroupedNames
-from serving.settings import ModelSettings, SimulatorSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings
 from serving.simulator.api import SimulatorApi
 from serving.simulator.engine import EngineLoop, EngineParts
 from serving.simulator.generation import AnswerSource

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from random import Random
 
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 from serving.simulator.step_plan import StepPlan
 
 

@@ -23,7 +23,7 @@ from serving.adapters import process_tree, ray_cluster
 from serving.adapters.local_ports import HeldPorts
 from serving.adapters.secrets_file import ensure_secret
 from serving.adapters.state_paths import StatePaths
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 IDLE_TIMEOUT_S = 3.0
 MOST_NODES = 3

@@ -33,7 +33,7 @@ from serving.adapters.state_paths import StatePaths
 from serving.core.types import ReplicaEndpoint
 from serving.core.wire import INTERNAL_TOKEN
 from serving.planner.serve_config import engine_name
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 MODEL = "sim"
 DEPLOYMENT = engine_name(MODEL)

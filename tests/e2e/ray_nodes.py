@@ -33,7 +33,7 @@ from serving.adapters.run_record import process_start_ticks
 from serving.adapters.secrets_file import ensure_secret, read_secret
 from serving.adapters.state_paths import StatePaths
 from serving.gateway.edge import CALLBACK as EDGE
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 HEAD = "head"
 REDIS = "redis"

@@ -22,7 +22,8 @@ from serving.engine.vllm_shim import KvEventSource, VllmEngine, start_engine
 from serving.planner.placement import plan_placement
 from serving.routing.block_hashing import BlockHasher
 from serving.routing.prefix_index import CacheGroup, PrefixIndex
-from serving.settings import ModelSettings, WeightSettings
+from serving.settings.model import ModelSettings
+from serving.settings.weights import WeightSettings
 
 pytestmark = pytest.mark.filterwarnings("default")  # of vLLM, in this process
 REPLICA = ReplicaId("real")

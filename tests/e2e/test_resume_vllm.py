@@ -19,7 +19,8 @@ from serving.engine.vllm_shim import KvEventSource, VllmEngine, start_engine
 from serving.planner.placement import plan_placement
 from serving.protocol.journal import Journal
 from serving.protocol.usage import RequestUsage, TokenCounts, current_usage
-from serving.settings import ModelSettings, WeightSettings
+from serving.settings.model import ModelSettings
+from serving.settings.weights import WeightSettings
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # of vLLM, in this process

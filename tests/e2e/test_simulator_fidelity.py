@@ -31,13 +31,10 @@ from serving.adapters.weights import resolve_weights
 from serving.core.types import ModelId
 from serving.core.wire import INTERNAL_TOKEN, STATE_PATH
 from serving.engine.guard import EngineGuard
-from serving.settings import (
-    EngineSettings,
-    ModelSettings,
-    SimulatorSettings,
-    TimingSettings,
-    WeightSettings,
-)
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings, TimingSettings
+from serving.settings.weights import WeightSettings
 from serving.simulator.launch import SimulatedEngine, build_engine
 
 TOKEN = "test-token"

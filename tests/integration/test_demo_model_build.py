@@ -14,7 +14,7 @@ import pytest
 from serving.adapters import demo_model, manifest, weights
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -13,7 +13,7 @@ from serving.engine.arguments import OWNED_OPTIONS, engine_arguments
 from serving.engine.option_check import refusals
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 FULL: dict[str, Any] = {
     "max_model_len": 4096, "max_num_batched_tokens": 512, "block_size": 16, "kv_cache_gib": 1.5,

@@ -90,7 +90,7 @@ async def main() -> dict[str, Any]:
 
     from serving.core.types import ModelId
     from serving.engine.deployment import EngineReplica, EngineSpec
-    from serving.settings import ModelSettings
+    from serving.settings.model import ModelSettings
     from serving.simulator.launch import launch_simulator
 
     begun_at = time.time()

@@ -42,7 +42,9 @@ from serving.gateway.replica_states import ReplicaStates
 from serving.gateway.slo import SloMetrics
 from serving.protocol.envelope import with_cache_salt
 from serving.routing.policies import LeastTokens
-from serving.settings import GatewaySettings, LimitSettings, Settings, SloSettings
+from serving.settings.gateway import GatewaySettings, LimitSettings
+from serving.settings.platform import Settings
+from serving.settings.scaling import SloSettings
 from serving.tenancy.cache_salt import CacheSalts
 from serving.tenancy.classes import TenantClasses
 

@@ -28,7 +28,7 @@ from serving.adapters.local_ports import LocalPorts
 from serving.adapters.ray_cluster import cluster_environment
 from serving.adapters.state_paths import StatePaths
 from serving.gateway.edge import CALLBACK
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 NOT_IN_PODS = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
 """KubeRay gives each cluster a token; the address of a pod is for its neighbours."""

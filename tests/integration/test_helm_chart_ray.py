@@ -8,7 +8,7 @@ from helm_chart import Object, all_values, ray_service
 from ray.serve.schema import ServeDeploySchema
 
 from serving.planner.placement import plan_placement
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 EVERYTHING = all_values()
 

@@ -23,7 +23,7 @@ from helm_chart import (
 )
 
 from serving.planner.serve_config import serve_config as planned
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 POLICY = "serving.serve_scaling:ModelScaling"
 MODEL = {"simulator": {}, "resources": {"device": "cpu", "num_cpus": 0, "pool": "cpu"}}

@@ -14,7 +14,9 @@ from serving.lab.demand import Demand
 from serving.lab.fleet import Slo, VirtualFleet, rules_of
 from serving.lab.replay import Floats
 from serving.lab.scaling import goodput_ratio
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, TimingSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings, TimingSettings
 from serving.simulator.generation import Prompt, Sampling
 from serving.simulator.launch import SimulatedEngine, build_engine
 

@@ -24,7 +24,7 @@ import pytest
 from serving.adapters.object_store import ModelStore, Patience
 from serving.adapters.object_weights import fetch_model
 from serving.errors import ConfigError
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 
 WEIGHTS = "model.safetensors"
 FILES = {
@@ -45,7 +45,7 @@ REPLICA = """
 import sys
 from pathlib import Path
 from serving.adapters.object_weights import fetch_model
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 settings = WeightSettings.model_validate_json(sys.argv[1])
 print(fetch_model(settings, Path(sys.argv[2]), lambda step, *_: print(step, flush=True)))
 """

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from serving.adapters.settings_file import write_settings
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 try:
     import boto3
@@ -50,7 +50,7 @@ from pathlib import Path
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import resolve_weights
 from serving.errors import ConfigError
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 home, settings = Path(sys.argv[1]), WeightSettings.model_validate_json(sys.argv[2])
 try:
     folder = resolve_weights(settings, StatePaths.of(home / "state", home / "cache"))

@@ -9,7 +9,8 @@ import pytest
 
 from serving.adapters.state_paths import StatePaths
 from serving.planner.placement import plan_placement, to_deployment_options
-from serving.settings import EngineSettings, ResourceSettings, Settings
+from serving.settings.engine import EngineSettings, ResourceSettings
+from serving.settings.platform import Settings
 
 
 @pytest.mark.parametrize(

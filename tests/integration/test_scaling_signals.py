@@ -22,7 +22,7 @@ from serving.gateway.load_metrics import LoadMetrics
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.slo import SloMetrics
 from serving.scaling.signals import Signals
-from serving.settings import SloSettings
+from serving.settings.scaling import SloSettings
 from serving.tenancy.classes import TenantClasses
 
 MODEL = ModelId("m")

@@ -18,7 +18,8 @@ from serving.adapters.state_paths import StatePaths
 from serving.scaling.guard import Trouble
 from serving.scaling.signals import Replicas
 from serving.scaling_assembly import autoscaling_options
-from serving.settings import AutoscalerSettings, Settings
+from serving.settings.platform import Settings
+from serving.settings.scaling import AutoscalerSettings
 
 MODEL = "m"
 DEPLOYMENT = DeploymentID(name="engine:m", app_name="galerne")

@@ -16,7 +16,7 @@ import yaml
 from simulated_engine import simulated_engine
 
 from loadtest.processes import free_port
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 
 TIMING = {
     "step_s": 0.02,

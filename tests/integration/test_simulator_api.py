@@ -22,7 +22,9 @@ from prometheus_client import CollectorRegistry
 
 from serving.core.types import ModelId
 from serving.gateway.openapi import published
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, TimingSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings, TimingSettings
 from serving.simulator.launch import SimulatedEngine, build_engine
 
 MODEL = "sim"
@@ -458,7 +460,8 @@ def test_what_the_engine_refuses_ends_up_in_the_stream(http: httpx.Client) -> No
 LAUNCH = """
 import asyncio, sys, time
 from serving.core.start_record import StartRecord
-from serving.settings import ModelSettings, SimulatorSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings
 from serving.simulator.launch import launch_simulator
 
 async def main():

@@ -11,7 +11,9 @@ from journaled_call import JournaledCall
 from prometheus_client import CollectorRegistry
 
 from serving.core.types import ModelId
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, TimingSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings, TimingSettings
 from serving.simulator.launch import SimulatedEngine, build_engine
 
 MODEL = "sim"

@@ -16,7 +16,9 @@ from serving.core.types import ModelId
 from serving.engine.guard import EngineGuard
 from serving.protocol.journal import Journal
 from serving.protocol.usage import RequestUsage, TokenCounts, current_usage
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, TimingSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings, TimingSettings
 from serving.simulator.launch import SimulatedEngine, build_engine
 
 MODEL = "sim"

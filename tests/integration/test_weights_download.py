@@ -49,7 +49,7 @@ from pathlib import Path
 from serving.adapters.state_paths import StatePaths
 from serving.adapters.weights import resolve_weights
 from serving.errors import ConfigError
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 home, settings = Path(sys.argv[1]), WeightSettings.model_validate_json(sys.argv[2])
 try:
     folder = resolve_weights(settings, StatePaths.of(home / "state", home / "cache"))

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serving.settings import ModelSettings, Settings, WeightSettings
+from serving.settings.model import ModelSettings
+from serving.settings.platform import Settings
+from serving.settings.weights import WeightSettings
 
 COMMIT = "2dcff66eac0c01dc50e4c41eea959968232187fe"
 

@@ -16,7 +16,7 @@ from serving.adapters.object_download import PIECE_BYTES
 from serving.adapters.object_store import ModelStore
 from serving.adapters.object_weights import fetch_files, fetch_model
 from serving.errors import ConfigError
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 
 SOURCE = "s3://models/mistral"
 FILES = {

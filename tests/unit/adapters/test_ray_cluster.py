@@ -15,7 +15,7 @@ from serving.adapters.local_ports import LocalPorts
 from serving.adapters.ray_cluster import cluster_environment, make_run_dir
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 HOST = "127.0.0.1"
 MAX_HAPROXY_SOCKET_PATH = 97

@@ -9,7 +9,7 @@ import pytest
 from serving.adapters import settings_file
 from serving.adapters.settings_file import SettingsFile, write_settings
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 
 def settings(replicas: int) -> Settings:

@@ -10,7 +10,7 @@ import pytest
 from serving.adapters.settings_loader import load_settings
 from serving.adapters.settings_sources import available_presets
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 MODEL = "mistral-7b-v0.3"
 CONFIG = f"""

@@ -16,7 +16,7 @@ from serving.adapters.hub_weights import to_config_error
 from serving.adapters.manifest import MANIFEST_NAME, ManifestEntry, verify_manifest, write_manifest
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
-from serving.settings import WeightSettings
+from serving.settings.weights import WeightSettings
 
 COMMIT = "a" * 40
 

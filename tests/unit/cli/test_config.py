@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from serving.cli.config import app
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 
 @pytest.fixture(autouse=True)

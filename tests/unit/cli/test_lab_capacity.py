@@ -15,7 +15,8 @@ from serving.cli.lab_options import traced_demand
 from serving.cli.main import app
 from serving.cli.sim import timing_document
 from serving.errors import ConfigError
-from serving.settings import CapacitySettings, ScalingSettings, TimingSettings
+from serving.settings.scaling import CapacitySettings, ScalingSettings
+from serving.settings.simulator import TimingSettings
 
 TIMING = TimingSettings(prefill_tokens_per_s=10_000, attention_s_per_token=0)
 

@@ -13,7 +13,7 @@ from serving.adapters.settings_file import write_settings
 from serving.cli.main import app
 from serving.cli.model_fetch import weights_of
 from serving.errors import ConfigError
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 POOLED = {"resources": {"pool": "h100"}}
 SIMULATED: dict[str, Any] = {"simulator": {}}

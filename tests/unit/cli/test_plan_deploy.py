@@ -19,7 +19,8 @@ from serving.errors import ConfigError
 from serving.planner.hardware import find_gpu
 from serving.planner.measured_timing import MeasuredTiming, measured_model
 from serving.planner.replica_plan import ReplicaQuestion
-from serving.settings import Settings, TimingSettings
+from serving.settings.platform import Settings
+from serving.settings.simulator import TimingSettings
 
 RUNNER = CliRunner()
 

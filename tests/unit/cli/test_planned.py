@@ -11,7 +11,7 @@ import pytest
 from serving.adapters.model_configs import complete_settings
 from serving.adapters.state_paths import StatePaths
 from serving.cli.planned import planned
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 MISTRAL = {
     "model_type": "mistral", "num_hidden_layers": 2, "num_attention_heads": 4,

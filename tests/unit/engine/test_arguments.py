@@ -10,7 +10,8 @@ import pytest
 from serving.engine.arguments import OWNED_OPTIONS, engine_arguments, engine_environment
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
-from serving.settings import ModelSettings, ResourceSettings
+from serving.settings.engine import ResourceSettings
+from serving.settings.model import ModelSettings
 
 WEIGHTS = Path("/models/demo")
 EVENTS = "ipc:///run/events"

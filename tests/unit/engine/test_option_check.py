@@ -6,7 +6,7 @@ import pytest
 
 from serving.engine.option_check import check_options
 from serving.errors import ConfigError
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 MODELS = {
     name: ModelSettings.model_validate(

@@ -15,8 +15,8 @@ from serving.errors import EngineError, Overloaded, RequestError
 from serving.gateway.attempts import MAX_ATTEMPTS, MAX_RESUMES, Attempts
 from serving.gateway.exchange import Exchange
 from serving.gateway.fleet import Fleet
+from serving.gateway.pool_settings import PoolSettings, QueueLimits
 from serving.gateway.relay import AnswerBrokenError, Asked, Relay, ReplicaUnavailableError
-from serving.gateway.replica_pool import PoolSettings, QueueLimits
 from serving.gateway.trace import Trace
 from serving.protocol.journal import JournalReader
 from serving.routing.policies import RoundRobin

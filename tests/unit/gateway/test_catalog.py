@@ -8,7 +8,8 @@ import pytest
 
 from serving.errors import EngineError, RequestError
 from serving.gateway.catalog import Catalog
-from serving.settings import ModelSettings, WeightSettings
+from serving.settings.model import ModelSettings
+from serving.settings.weights import WeightSettings
 
 DEMO = WeightSettings(source="demo")
 MODELS = {

@@ -12,7 +12,7 @@ from starlette.types import Message, Send
 
 from serving.errors import RequestError
 from serving.gateway.exchange import ClientGoneError, Exchange
-from serving.settings import LimitSettings
+from serving.settings.gateway import LimitSettings
 
 LIMITS = LimitSettings(max_body_bytes=1024, upload_timeout_s=10, min_upload_bytes_per_s=100)
 LINGER_S = 2.0

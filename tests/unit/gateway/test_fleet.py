@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from serving.core.types import NOBODY, ModelId, ReplicaEndpoint, ReplicaId, TenantId
 from serving.errors import Overloaded
 from serving.gateway.fleet import Fleet, Ticket
-from serving.gateway.replica_pool import PoolSettings, QueueLimits
+from serving.gateway.pool_settings import PoolSettings, QueueLimits
 from serving.gateway.replica_states import ReplicaState
 from serving.protocol.state_frames import CacheLayout, LoadReport
 from serving.routing.policies import LeastTokens, Policy, RoundRobin

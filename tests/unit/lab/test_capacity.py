@@ -11,7 +11,10 @@ from serving.lab.demand import Demand, bursty_day
 from serving.lab.fleet import Slo, rules_of
 from serving.lab.scaling import Setting, experiment
 from serving.scaling.policy import Decision
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, WeightSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings
+from serving.settings.weights import WeightSettings
 
 SLO = Slo()
 MODEL = ModelSettings(

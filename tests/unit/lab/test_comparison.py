@@ -14,7 +14,9 @@ from serving.errors import ConfigError
 from serving.lab.comparison import Comparison, Question, prepare
 from serving.lab.demand import Demand, bursty_day
 from serving.lab.fleet import Slo
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings
 
 KEYS = {"policy", "violation_s", "replica_s", "goodput_ratio", "direction_changes_per_10min"}
 MODEL = ModelSettings(

@@ -14,7 +14,7 @@ from serving.lab.observation import Observation, gap_quantile, observe_trace, re
 from serving.lab.replay import NUM_GAP_BINS, Rules, _gap_bin
 from serving.planner.hardware import find_gpu
 from serving.planner.replica_plan import ReplicaPlan, ReplicaQuestion, Shape, plan_replica
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 
 SLO = Slo(ttft_s=0.5, itl_s=0.05)
 TIMING = TimingSettings(

@@ -10,7 +10,9 @@ import pytest
 
 from serving.lab.demand import Demand
 from serving.lab.fleet import Slo, VirtualFleet, rules_of
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings
 from serving.simulator.kv_cache import KvCacheConfig
 from serving.simulator.request import Request
 from serving.simulator.scheduler import Scheduler, SchedulerConfig

@@ -9,7 +9,9 @@ from serving.lab.demand import Demand
 from serving.lab.fleet import Slo, VirtualFleet, rules_of
 from serving.lab.scaling import Seen, Setting, experiment, observe
 from serving.scaling.policy import Decision
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings
 
 SIMULATOR = SimulatorSettings(kv_blocks=4000)
 MODEL = ModelSettings(

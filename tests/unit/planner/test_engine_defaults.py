@@ -9,7 +9,7 @@ import pytest
 
 from serving.planner.engine_defaults import chosen_chunk, with_chosen_chunk
 from serving.planner.model_config import ModelConfig
-from serving.settings import ModelSettings
+from serving.settings.model import ModelSettings
 
 DEMO = ModelConfig(
     windows=(512,) * 30, num_heads=9, num_kv_heads=3, head_size=64, hidden_size=576,

@@ -15,7 +15,7 @@ from serving.planner.placement import (
     plan_placement,
     tensor_group_spans_nodes,
 )
-from serving.settings import EngineSettings, ResourceSettings
+from serving.settings.engine import EngineSettings, ResourceSettings
 
 engines = st.builds(
     EngineSettings,

@@ -18,7 +18,8 @@ from serving.planner.replica_plan import (
     Shape,
     plan_replica,
 )
-from serving.settings import EngineSettings, TimingSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.simulator import TimingSettings
 
 GIB = 1 << 30
 

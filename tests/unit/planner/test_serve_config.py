@@ -10,7 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from serving.declared import GatewayArgs, ModelArgs
 from serving.planner.serve_config import APP_NAME, serve_config
-from serving.settings import Settings
+from serving.settings.platform import Settings
 
 FILE = "/etc/galerne/settings.json"
 

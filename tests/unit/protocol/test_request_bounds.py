@@ -9,7 +9,7 @@ import pytest
 
 from serving.errors import RequestError
 from serving.protocol.request_bounds import check_bounds
-from serving.settings import LimitSettings
+from serving.settings.gateway import LimitSettings
 
 CHAT = "/v1/chat/completions"
 LIMITS = LimitSettings()

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from serving.errors import ConfigError
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 from serving.simulator.calibration import (
     EngineLimits,
     Measurement,

@@ -24,7 +24,9 @@ from serving.rendering.refusal import RequestRefused
 from serving.rendering.tokenizer import PieceTokenizer
 from serving.routing.block_hashing import BlockHasher
 from serving.routing.prefix_index import CacheGroup, PrefixIndex
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings, TimingSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings, TimingSettings
 from serving.simulator.engine import EngineLoop
 from serving.simulator.generation import Answer, AnswerSource, Delta, Prompt, Sampling
 from serving.simulator.launch import SimulatedEngine, build_engine

@@ -11,7 +11,9 @@ from prometheus_client import CollectorRegistry
 from serving.core.start_record import StartRecord
 from serving.core.types import ModelId
 from serving.errors import ConfigError
-from serving.settings import EngineSettings, ModelSettings, SimulatorSettings
+from serving.settings.engine import EngineSettings
+from serving.settings.model import ModelSettings
+from serving.settings.simulator import SimulatorSettings
 from serving.simulator.launch import build_engine, launch_simulator, scheduler_config
 
 

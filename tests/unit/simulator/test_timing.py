@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from serving.settings import TimingSettings
+from serving.settings.simulator import TimingSettings
 from serving.simulator.step_plan import StepPlan
 from serving.simulator.timing import StepTimer
 
