@@ -25,6 +25,7 @@ from serving.adapters.settings_sources import (
     read_preset,
 )
 from serving.errors import ConfigError
+from serving.planner.hardware import GPUS
 from serving.settings.platform import Settings
 
 
@@ -112,9 +113,22 @@ def read_settings_json(path: Path) -> Settings:
 
 def _validate(tree: Tree) -> Settings:
     try:
-        return Settings.model_validate(tree)
+        settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise _to_config_error(error.errors(include_url=False), tree=tree) from error
+    _check_prices(settings)
+    return settings
+
+
+def _check_prices(settings: Settings) -> None:
+    for name in settings.planner.gpu_prices:
+        if name.upper() not in GPUS:
+            raise ConfigError(
+                f"planner.gpu_prices has a price of {name!r}, which is no GPU here",
+                code="gpu_unknown",
+                param=f"planner.gpu_prices.{name}",
+                hint=f"known: {', '.join(GPUS)}",
+            )
 
 
 def _to_config_error(details: Sequence[ErrorDetails], *, tree: Tree) -> ConfigError:

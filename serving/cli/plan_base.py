@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,12 @@ def check_same(name: str, own: ModelConfig | None, planned: ModelConfig) -> None
         ConfigError: it is another (`model_differs`).
     """
     if own is not None and own != planned:
+        different = [
+            field for field, value in asdict(own).items() if value != asdict(planned)[field]
+        ]
         raise ConfigError(
-            f"the settings' model {name} has another configuration than --model",
+            f"the settings' model {name} has another configuration than --model: it differs in "
+            f"{', '.join(different)}",
             code="model_differs",
             param="--model",
             hint=f"plan that one with --model {name}, or give the settings of the other",
@@ -120,6 +124,8 @@ def _unplanned(engine: EngineSettings) -> list[tuple[str, object]]:
         found.append(("kv_cache_gib", engine.kv_cache_gib))
     if engine.dtype == "float32":
         found.append(("dtype", engine.dtype))
+    if engine.enforce_eager:
+        found.append(("enforce_eager", engine.enforce_eager))
     extra = by_option(engine.extra_args)
     return found + [(f"extra_args.{name}", extra[name]) for name in sorted(_NOT_PLANNED & {*extra})]
 

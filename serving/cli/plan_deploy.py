@@ -19,6 +19,7 @@ from serving.cli.options import ConfigOption, read_settings
 from serving.cli.plan_apply import Chosen, plan_settings
 from serving.cli.plan_base import Base, check_same, own_config, planned_model, read_base
 from serving.cli.plan_kv import longest
+from serving.cli.plan_picture import check_picture, draw_report
 from serving.cli.plan_report import Report, ranked_table, remarks, to_document
 from serving.cli.plan_slo import DEFAULT_ITL_S, DEFAULT_TTFT_S, read_plan_slo
 from serving.errors import ConfigError
@@ -153,8 +154,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         )
     _check_finite({"--price": price, "--ttft-s": ttft_s, "--itl-s": itl_s})
     check_new(apply, option="--apply")
-    _check_picture(picture)
-    check_new(picture, option="--picture")
+    check_picture(picture)
     limits = read_plan_slo(slo, ttft_s=ttft_s, itl_s=itl_s)
     settings = read_settings(None, config=config, overrides=None) if config else None
     asked = Asked(model, gpu, trace, trace_format, max_model_len, kv_dtype, block_size, calibration)
@@ -170,7 +170,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         write_new(apply, plan_settings(base, chosen), option="--apply")
         err.print(f"wrote {apply}: galerne up --config {apply}", soft_wrap=True)
     if picture is not None:
-        _draw(picture, report)
+        draw_report(picture, report)
     if not report.ranking.deployments:
         raise typer.Exit(EXIT_FAILURE)
 
@@ -242,34 +242,6 @@ def _show(report: Report, *, top: int, as_json: bool) -> None:
         err.print(f"[dim]{line}[/dim]", soft_wrap=True)
 
 
-def _check_picture(picture: Path | None) -> None:
-    """
-    Raises:
-        ConfigError: the file's name does not end in .png (`picture_invalid`).
-    """
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise ConfigError(
-            f"{picture} is no name of a PNG file",
-            code="picture_invalid",
-            param="--picture",
-            hint="let it end in .png",
-        )
-
-
-def _draw(picture: Path, report: Report) -> None:
-    from serving.lab.deployment import by_replicas
-    from serving.lab.deployment_picture import draw
-
-    best = next(iter(report.ranking.deployments), None)
-    course = by_replicas(report.question, best) if best else ()
-    try:
-        draw(picture, report.question, report.ranking, course)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {picture}: {error.strerror}", code="not_written", param="--picture"
-        ) from error
-
-
 def _measured(path: Path | None) -> MeasuredTiming | None:
     """
     Raises:
@@ -287,17 +259,5 @@ def _measured(path: Path | None) -> MeasuredTiming | None:
 
 
 def _listed_price(settings: Settings | None, gpu: Gpu) -> float | None:
-    """
-    Raises:
-        ConfigError: a listed price is of no GPU that is known here (`gpu_unknown`).
-    """
     prices = settings.planner.gpu_prices if settings else {}
-    for name in prices:
-        if name.upper() not in GPUS:
-            raise ConfigError(
-                f"planner.gpu_prices has a price of {name!r}, which is no GPU here",
-                code="gpu_unknown",
-                param=f"planner.gpu_prices.{name}",
-                hint=f"known: {', '.join(GPUS)}",
-            )
     return next((price for name, price in prices.items() if name.upper() == gpu.name), None)

@@ -169,13 +169,14 @@ def missed_windows(fleet: VirtualFleet, setting: Setting) -> Bools:
 
 
 def goodput_ratio(fleet: VirtualFleet, slo: Slo) -> float:
-    """The share of requests whose TTFT and mean time between tokens were good."""
+    """The share of requests that ended, and whose TTFT and mean time between tokens were good."""
     requests = fleet.state.requests
     is_prompt = requests.first_token_s - requests.at_s <= slo.longest_ttft_s
     num_gaps = np.maximum(requests.output_tokens - 1, 1)
     with np.errstate(invalid="ignore"):
         mean_gap_s = (requests.end_s - requests.first_token_s) / num_gaps
-    return float((is_prompt & (mean_gap_s <= slo.itl_s)).mean())
+    is_complete = np.isfinite(requests.end_s)
+    return float((is_complete & is_prompt & (mean_gap_s <= slo.itl_s)).mean())
 
 
 def direction_changes(course: Course) -> int:

@@ -88,10 +88,14 @@ class Roofline:
     @property
     def weight_bytes(self) -> int:
         """Weights on each GPU."""
-        format_ = known_weights(self.model)
         counted = count_parameters(self.model)
-        stored = counted.layers * format_.bits // 8 + (counted.total - counted.layers) * 2
-        return -(-stored // self.tensor_parallel_size)
+        return self._shared_bytes(counted.total - counted.layers)
+
+    @property
+    def read_bytes(self) -> int:
+        """Weights that a step reads on each GPU: the layers and the output layer. Of the table of
+        tokens it looks up rows, and a vision tower rests."""
+        return self._shared_bytes(count_parameters(self.model).embedding)
 
     @property
     def kv_bytes_per_token(self) -> float:
@@ -131,6 +135,11 @@ class Roofline:
         what it attends to comes on top."""
         return 2.0 * count_parameters(self.model).active_layers
 
+    def _shared_bytes(self, num_unquantized: int) -> int:
+        """Of the layers and so many other parameters, on each GPU."""
+        layers = count_parameters(self.model).layers * known_weights(self.model).bits // 8
+        return -(-(layers + num_unquantized * 2) // self.tensor_parallel_size)
+
     def _attention_s(self, flops: float) -> float:
         """Seconds of so many operations. Attention is a kernel of its own, so it overlaps with no
         reading of weights; it computes in 16 bits whatever the weights are stored in."""
@@ -140,7 +149,7 @@ class Roofline:
     def step_s(self, num_tokens: int, flops_per_token: float) -> float:
         """Seconds of a step that computes so many tokens, without attention."""
         compute_s = num_tokens * flops_per_token / (self._peak_flops * self._flops_ratio)
-        read_s = self.weight_bytes / self._bytes_per_s
+        read_s = self.read_bytes / self._bytes_per_s
         return max(compute_s, read_s) + self._exchange_s(num_tokens) + STEP_OVERHEAD_S
 
     def _token_s(self, num_tokens: int, flops_per_token: float) -> float:

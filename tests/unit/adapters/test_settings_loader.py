@@ -230,6 +230,12 @@ def test_unknown_names_get_the_closest_known_one(override: str, param: str, mean
     assert meant in error.hint
 
 
+def test_a_price_of_no_known_gpu_is_refused() -> None:
+    error = refuse("planner.gpu_prices.h100=2")
+    assert (error.code, error.param) == ("gpu_unknown", "planner.gpu_prices.h100")
+    assert "H100-80G" in error.hint
+
+
 def test_a_model_named_like_a_section_does_not_mislead_the_hint() -> None:
     error = refuse("models.weights.weights.source=demo", "models.weights.replica=2")
     assert error.hint == "did you mean models.weights.replicas?"

@@ -327,6 +327,7 @@ def test_a_kv_type_that_is_asked_for_takes_the_place_of_the_settings(
         ("{pipeline_parallel_size: 2}", "pipeline_parallel_size"),
         ("{kv_cache_gib: 2}", "kv_cache_gib"),
         ("{dtype: float32}", "dtype"),
+        ("{enforce_eager: true}", "enforce_eager"),
         ("{extra_args: {num_gpu_blocks_override: 9}}", "extra_args.num-gpu-blocks-override"),
     ],
 )
@@ -342,6 +343,7 @@ def test_a_plan_is_not_written_onto_another_model(trace: Path, tmp_path: Path) -
     config, written = settings_of(tmp_path, "{}"), tmp_path / "planned.yaml"
     error = refused(plan(trace, "--config", config, "--apply", written))
     assert error.code == "model_differs"
+    assert "num_heads" in error.message
     assert not written.exists()
 
 
