@@ -45,6 +45,9 @@ from serving.simulator.launch import launch_simulator
 _HEALTH_CHECK_PERIOD_S = 2.0
 _HEALTH_CHECK_TIMEOUT_S = 10.0
 """Serve gives a replica up that does not answer three checks in a row."""
+_MAX_SERVE_QUEUE = 256
+"""Requests that a gateway may have accepted and not yet begun: with 0 Serve refuses all. They wait
+first come first served, so there are to be few."""
 _DRAIN_MARGIN_S = 30.0
 
 
@@ -96,7 +99,7 @@ def build_gateways(
         name=GATEWAY,
         num_replicas=number,
         max_ongoing_requests=settings.gateway.max_concurrent_requests,
-        max_queued_requests=settings.gateway.max_concurrent_requests,
+        max_queued_requests=_MAX_SERVE_QUEUE,
         max_replicas_per_node=settings.gateway.max_per_node,
         ray_actor_options={"num_cpus": 0, "resources": pool_share(settings.gateway.pool)},
         logging_config={"enable_access_log": False},

@@ -19,7 +19,7 @@ from serving.adapters.local_ports import LocalPorts
 from serving.adapters.state_paths import StatePaths
 from serving.errors import ConfigError
 from serving.planner.placement import plan_placement
-from serving.settings.gateway import LimitSettings
+from serving.settings.gateway import GatewaySettings, LimitSettings
 from serving.settings.platform import Settings
 
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -39,9 +39,9 @@ those that nobody told to stop, and must outlive them."""
 _HAPROXY_BUFFER_BYTES = 128 * 1024
 """A request head must fit in one, else HAProxy refuses it in its own words; the gateway's limit is
 at most 32 KiB, and what is not absurdly beyond that shall get the gateway's answer. A connection
-has two buffers while bytes wait in them, and none while it is idle: 4,096 clients that all stall at
-the worst moment would take 1 GiB, of which the kernel backs only the pages that were written."""
-_MAX_CONNECTIONS = 4096
+has two buffers while bytes wait in them, and none while it is idle: 6,144 clients that all stall at
+the worst moment would take 1.5 GiB, of which the kernel backs only the pages that were written."""
+_MAX_CONNECTIONS = 32_768
 _HAPROXY_OWN_DESCRIPTORS = 64
 
 
@@ -91,7 +91,7 @@ def cluster_environment(
         # hold its GPU meanwhile.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MAX_HAPROXY_THREADS, os.cpu_count() or 1)),
-        "RAY_SERVE_HAPROXY_MAXCONN": str(_max_connections(descriptor_limit())),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_max_connections(settings.gateway, descriptor_limit())),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_HAPROXY_BUFFER_BYTES),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_HAPROXY_HARD_STOP_S),
         "GALERNE_HEADER_TIMEOUT_S": str(settings.gateway.limits.header_timeout_s),
@@ -121,15 +121,18 @@ def cluster_environment(
     return environment
 
 
-def _max_connections(limit: int) -> int:
-    """Clients that HAProxy takes at once under a limit of file descriptors; further ones wait.
+def _max_connections(gateway: GatewaySettings, limit: int) -> int:
+    """Clients that HAProxy takes at once: as many as its gateways do, under a limit of file
+    descriptors; further ones wait, first come first served.
 
     It takes two descriptors for each and does not start if they are not to be had.
 
-    >>> _max_connections(20_000), _max_connections(1024)
-    (4096, 480)
+    >>> gateway = GatewaySettings(replicas=2)
+    >>> _max_connections(gateway, 100_000), _max_connections(gateway, 1024)
+    (12288, 480)
     """
-    return min(_MAX_CONNECTIONS, (limit - _HAPROXY_OWN_DESCRIPTORS) // 2)
+    wanted = min(gateway.replicas * gateway.max_concurrent_requests, _MAX_CONNECTIONS)
+    return min(wanted, (limit - _HAPROXY_OWN_DESCRIPTORS) // 2)
 
 
 def _client_timeout_s(limits: LimitSettings) -> int:

@@ -81,9 +81,10 @@ def up(  # noqa: PLR0913 (one parameter per command-line option)
 def descriptor_remark(gateway: GatewaySettings, limit: int) -> str | None:
     r"""What to say if a gateway cannot hold as many requests as it is set to.
 
-    >>> descriptor_remark(GatewaySettings(max_concurrent_requests=384), 1024)
+    >>> few = GatewaySettings(max_concurrent_requests=384, max_queued_requests=99)
+    >>> descriptor_remark(few, 1024)
     >>> print(descriptor_remark(GatewaySettings(), 1024))
-    a process may open 1024 files here, enough for about 384 of the 4096 requests of \
+    a process may open 1024 files here, enough for about 384 of the 6144 requests of \
 gateway.max_concurrent_requests; raise the hard limit (ulimit -Hn)
     """
     enough = num_requests(limit)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -120,7 +121,11 @@ class EngineReplica:
         spec, layout = self._spec, self._engine.layout
         self._routed = RoutedPrefixes(layout.total_blocks * layout.block_size // PART_TOKENS)
         self._stream = StateStream(
-            layout, report=self._report, changes=self._changes, cached=self._cached
+            layout,
+            report=self._report,
+            changes=self._changes,
+            cached=self._cached,
+            rng=Random(),  # noqa: S311 (no secret)
         )
         self._guard = EngineGuard(
             self._engine.app,

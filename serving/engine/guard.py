@@ -114,14 +114,14 @@ class EngineGuard:
         return hmac.compare_digest(presented, self._token)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.in_flight += 1
-        self._idle.clear()
         headers = dict(scope["headers"])
         if ROUTED in headers:
             self.on_routed(headers[ROUTED])
         closing = _CloseAfterFailure(send)
         usage = RequestUsage()
         current_usage.set(usage)
+        self.in_flight += 1
+        self._idle.clear()
         try:
             if is_journaled(scope):
                 await serve_journaled(self._app, scope, receive, closing, version=self._version)

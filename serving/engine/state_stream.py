@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING
 
 from serving.protocol.state_frames import (
@@ -47,6 +48,7 @@ class StateStream:
         report: the replica's load now.
         changes: what has changed in the prefix cache since the last call.
         cached: everything in it.
+        rng: source of the order in which gateways are told.
 
     `run` must run for anything to be told.
     """
@@ -58,11 +60,13 @@ class StateStream:
         report: Callable[[], LoadReport],
         changes: Callable[[], CacheChange],
         cached: Callable[[], GroupedNames],
+        rng: Random,
     ) -> None:
         self._layout = layout
         self._report = report
         self._changes = changes
         self._cached = cached
+        self._rng = rng
         self._subscribers: set[_Subscriber] = set()
         self._seq = 0
         self._last_report: LoadReport | None = None
@@ -118,7 +122,8 @@ class StateStream:
 
     def _hand_out(self, frame: bytes, report: LoadReport) -> None:
         snapshot: bytes | None = None
-        for subscriber in self._subscribers:
+        # Who is told first has the room that there is; nobody is to be first every time.
+        for subscriber in self._rng.sample(tuple(self._subscribers), len(self._subscribers)):
             if len(subscriber.frames) >= _MAX_BEHIND:
                 subscriber.frames.clear()
                 subscriber.needs_snapshot = True

@@ -92,8 +92,10 @@ class Attempts:
         replica = self._ticket.take()
         self._trace.picking_s = monotonic() - begun
         if replica is None:
-            replica = await unless_gone(self._exchange, self._ticket.wait())
-            self._trace.queued_s += monotonic() - begun
+            try:
+                replica = await unless_gone(self._exchange, self._ticket.wait())
+            finally:  # also of those who wait in vain
+                self._trace.queued_s += monotonic() - begun
         self._note(replica.id)
         return replica
 

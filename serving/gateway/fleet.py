@@ -156,6 +156,8 @@ class Ticket:
         self._patience_s = _USED_PATIENCE * patience_s
         self._wait_until_its_end()
         self._arrival: asyncio.Future[Overloaded | None] | None = None
+        self._timeout: asyncio.Timeout | None = None
+        self._has_replica = False
         self.has_begun = False
         """Whether its client has a part of the answer, from a replica that was lost."""
         self.excluded: set[ReplicaId] = set()
@@ -199,18 +201,12 @@ class Ticket:
                 replica to wait for.
         """
         pool = self._pool
-        is_new = self._arrival is None and not self.has_begun
-        if is_new and not pool.find_place(self):
-            raise pool.overloaded()
+        is_new = not (self.is_counted or self._arrival or self.has_begun)
         self._arrival = asyncio.get_running_loop().create_future()
-        pool.join_queue(self)
-        timeout_s = (
-            max(self._deadline - pool.now(), 0.0)
-            if pool.has_replica_for(self)
-            else min(pool.limits.no_replica_wait_s, max(self._late_at - pool.now(), 0.0))
-        )
+        self._has_replica = pool.has_replica_for(self)
+        pool.join_queue(self, is_new=is_new)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(self._patience_left_s()) as self._timeout:
                 refusal = await self._arrival
         except TimeoutError:
             refusal = pool.overloaded() if pool.has_replica_for(self) else pool.empty()
@@ -220,6 +216,16 @@ class Ticket:
             assert refusal is not None
             raise refusal
         return self.held
+
+    def reconsider(self) -> None:
+        """If the request waits for room now and no longer for a replica, or the other way round,
+        it has the whole time that this may take."""
+        has_replica = self._pool.has_replica_for(self)
+        if has_replica == self._has_replica or self._timeout is None or self._timeout.expired():
+            return
+        self._has_replica = has_replica
+        self._deadline = self._pool.now() + self._pool.limits.queue_timeout_s
+        self._timeout.reschedule(asyncio.get_running_loop().time() + self._patience_left_s())
 
     def arrive(self) -> None:
         """Wake the request: it now holds a replica."""
@@ -269,4 +275,10 @@ class Ticket:
         """Begin to count how long the client waits."""
         now = self._pool.now()
         self._late_at = now + self._patience_s
-        self._deadline = now + min(self._pool.limits.queue_timeout_s, self._patience_s)
+        self._deadline = now + self._pool.limits.queue_timeout_s
+
+    def _patience_left_s(self) -> float:
+        """How much longer to wait, for room or for a replica, in seconds."""
+        now, limits = self._pool.now(), self._pool.limits
+        left_s = self._deadline - now if self._has_replica else limits.no_replica_wait_s
+        return max(min(left_s, self._late_at - now), 0.0)

@@ -59,7 +59,7 @@ class ReplicaLoads:
         for gone in [replica for replica in self._sent if replica not in running]:
             del self._sent[gone], self._sent_tokens[gone]
 
-    def has_too_much_of(self, replica: ReplicaId, *, limit: int) -> bool:
+    def has_too_much_of(self, replica: ReplicaId, now: float, *, limit: int) -> bool:
         """Whether the replica is full and more than this gateway's share of it is this gateway's.
 
         Args:
@@ -67,7 +67,9 @@ class ReplicaLoads:
             limit: requests that the replica accepts at once.
         """
         state = self._told.state(replica)
-        if state is None or state.report.in_flight + self._sent[replica] < limit:
+        if state is None or now - state.heard_at > _STALE_S:
+            return False
+        if state.report.in_flight + self._sent[replica] < limit:
             return False
         return (self.in_flight[replica] - 1) * state.report.num_gateways >= limit
 

@@ -14,7 +14,7 @@ from serving.errors import Overloaded
 from serving.gateway.pool_settings import PoolSettings
 from serving.gateway.replica_load import ReplicaLoads, take_off
 from serving.gateway.replica_states import LOST_S, SUSPECT_S
-from serving.routing.backlog import CompletionRate, retry_after_s
+from serving.routing.backlog import MAX_RETRY_AFTER_S, CompletionRate, retry_after_s
 from serving.routing.breaker import Breakers
 from serving.routing.pipeline import Decision, Obstacle, choose, warming_up
 from serving.routing.snapshots import ReplicaSnapshot, RequestProfile
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _MAX_LEAVING = 64
 """A gateway that nobody asks for them would remember all that there have ever been."""
+_LOOK_S = 1.0
+"""How often requests that wait are looked at if nothing happens: silence is no event, and it may
+make a replica lost, or what it last said void."""
 _FULL_PAUSE_S = 0.1
 """How long a replica is left alone that refused for want of room, since other gateways hold its
 places, or of which this gateway holds more than its share. Replicas report twice in that time."""
@@ -58,6 +61,7 @@ class ReplicaPool:
         self._settings = settings
         self._rng = rng
         self._pauses: dict[ReplicaId, asyncio.TimerHandle] = {}
+        self._next_look: asyncio.TimerHandle | None = None
         self._breakers = Breakers()
 
     @property
@@ -89,14 +93,15 @@ class ReplicaPool:
         self._loads.keep(self._known_since)
         self._breakers.keep(self._known_since)
         self.serve_waiting()
+        if self.waiting:
+            self._reconsider()
+            if not endpoints:
+                self.on_missing()
 
     def decide(self, request: RequestProfile, excluded: Collection[ReplicaId] = ()) -> Decision:
         """Where the request would go now; nothing changes."""
         now = self.now()
-        replicas = [
-            self._loads.snapshot(endpoint, self._known_since[endpoint.id], now)
-            for endpoint in self.endpoints
-        ]
+        replicas = [self._snapshot(endpoint, now) for endpoint in self.endpoints]
         silent = {r.id: Obstacle.SILENT for r in replicas if r.silent_s >= SUSPECT_S}
         failing = {r.id: Obstacle.FAILING for r in replicas if self._breakers.is_open(r.id, now)}
         leaving = dict.fromkeys(self._on_leaving_hosts(), Obstacle.LEAVING)
@@ -146,7 +151,10 @@ class ReplicaPool:
     def heard(self, replica: ReplicaId) -> None:
         """The replica's report counts what it has been sent until now."""
         self._loads.heard(replica)
-        if self.waiting:
+        if not self.waiting:
+            return
+        heard = (endpoint for endpoint in self.endpoints if endpoint.id == replica)
+        if any(self._has_room(endpoint, self.now()) for endpoint in heard):
             self.serve_waiting()
 
     def count_as_answered(self, ticket: Ticket) -> None:
@@ -178,7 +186,7 @@ class ReplicaPool:
         self.count_as_answered(ticket)
         replica, ticket.held = ticket.held.id, None
         limit = self._settings.replica_limit
-        if self.waiting and self._loads.has_too_much_of(replica, limit=limit):
+        if self.waiting and self._loads.has_too_much_of(replica, self.now(), limit=limit):
             self.pause(replica)
         self._breakers.left(replica)
         self._loads.left(replica)
@@ -191,23 +199,21 @@ class ReplicaPool:
             loop = asyncio.get_running_loop()
             self._pauses[replica] = loop.call_later(_FULL_PAUSE_S, self._end_pause, replica)
 
-    def find_place(self, newcomer: Ticket) -> bool:
-        """Whether the queue has a place for one more, perhaps since another had to give up its."""
-        if len(self.waiting) < self.limits.max_queued:
-            return True
-        displaced = self.waiting.to_displace(newcomer)
-        if displaced is None:
-            return False
-        self.waiting.discard(displaced)
-        displaced.refuse(self.overloaded())
-        return True
+    def join_queue(self, ticket: Ticket, *, is_new: bool) -> None:
+        """Queue a request, one that came back where it was before.
 
-    def join_queue(self, ticket: Ticket) -> None:
-        """Queue a request, one that came back where it was before."""
+        If a new one finds neither room nor a place in the queue, it or another one is refused.
+        """
         self.waiting.add(ticket)
         self.serve_waiting()
+        if is_new and ticket.held is None and len(self.waiting) > self.limits.max_queued:
+            displaced = self.waiting.to_displace(ticket)
+            self.waiting.discard(displaced)
+            displaced.refuse(self.overloaded())
         if not self.endpoints:
             self.on_missing()
+        if self.waiting and self._next_look is None:
+            self._look_later()
 
     def leave_queue(self, ticket: Ticket) -> None:
         """Forget a request that waits no longer."""
@@ -215,16 +221,22 @@ class ReplicaPool:
 
     def serve_waiting(self) -> None:
         """Hand free room to the requests that wait, in the queue's order."""
+        if not self.waiting:
+            return
         now = self.now()
-        passed: list[Ticket] = []
-        while (ticket := self.waiting.next(self._places, now, passed=passed)) is not None:
-            if self.assign(ticket):
-                self.waiting.discard(ticket)
-                ticket.arrive()
-            elif ticket.excluded:
-                passed.append(ticket)
-            else:
-                return  # no room for anyone
+        free = {endpoint.id for endpoint in self.endpoints if self._has_room(endpoint, now)}
+        passed: set[Ticket] = set()
+        while free:
+            ticket = self.waiting.next(self._places, now, passed=passed)
+            if ticket is None:
+                return
+            if free <= ticket.excluded or not self.assign(ticket):
+                passed.add(ticket)
+                continue
+            self.waiting.serve(ticket)
+            ticket.arrive()
+            if ticket.held is not None and not self._has_room(ticket.held, now):
+                free.discard(ticket.held.id)
 
     def num_replicas(self) -> dict[str, int]:
         """Replicas by how they are heard: heard, silent, lost."""
@@ -252,7 +264,7 @@ class ReplicaPool:
             code="model_not_ready",
             param="model",
             retryable=True,
-            retry_after_s=max(1.0, self.limits.no_replica_wait_s),
+            retry_after_s=min(max(1.0, self.limits.no_replica_wait_s), MAX_RETRY_AFTER_S),
         )
 
     def _obstacle(
@@ -270,6 +282,28 @@ class ReplicaPool:
         if replica.in_flight >= self._settings.replica_limit or replica.id in self._pauses:
             return Obstacle.FULL
         return spared.get(replica.id)
+
+    def _snapshot(self, endpoint: ReplicaEndpoint, now: float) -> ReplicaSnapshot:
+        return self._loads.snapshot(endpoint, self._known_since[endpoint.id], now)
+
+    def _has_room(self, endpoint: ReplicaEndpoint, now: float) -> bool:
+        """Whether some request could have the replica, as the last choice at least."""
+        return self._obstacle(self._snapshot(endpoint, now), (), {}) is None
+
+    def _look_later(self) -> None:
+        self._next_look = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._next_look = None
+        self.serve_waiting()
+        self._reconsider()
+        if self.waiting:
+            self._look_later()
+
+    def _reconsider(self) -> None:
+        """How long each request may wait depends on whether there is a replica for it."""
+        for ticket in self.waiting:
+            ticket.reconsider()
 
     def _end_pause(self, replica: ReplicaId) -> None:
         del self._pauses[replica]

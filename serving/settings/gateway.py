@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from serving.settings.section import PoolName, Section
 
@@ -68,13 +70,14 @@ class GatewaySettings(Section):
     """Most gateways on one node; those that find no place wait for a node. `None` leaves it to Ray,
     which spreads them roughly; 1 with as many `replicas` as nodes puts one on each. With a limit
     there is no room for new gateways beside the old: a change replaces one in five at a time."""
-    max_concurrent_requests: int = Field(4096, ge=1)
-    """Requests one gateway replica holds at once; more get 503 from Serve's backpressure."""
+    max_concurrent_requests: int = Field(6144, ge=1)
+    """Requests one gateway replica holds at once, those that wait included; a few more wait, first
+    come first served, and others get 503 from Serve's backpressure."""
     engine_connect_timeout_s: float = Field(5.0, gt=0)
     """Time to open a connection to an engine replica before another one is tried."""
     engine_silence_timeout_s: float = Field(600.0, gt=0)
     """Longest accepted silence of an engine, before the first byte and between bytes."""
-    max_queued_requests: int = Field(4096, ge=0)
+    max_queued_requests: int = Field(2048, ge=0)
     """Requests that one gateway lets wait per model while every replica is at its limit; more get
     429 with `Retry-After`, those of tenants with the most of them first."""
     queue_timeout_s: float = Field(120.0, ge=0)
@@ -89,3 +92,13 @@ class GatewaySettings(Section):
     key_refresh_s: float = Field(1.0, gt=0, le=5.0)
     """How often the key store is looked at; bounds how long a revoked key still works."""
     limits: LimitSettings = LimitSettings()
+
+    @model_validator(mode="after")
+    def _queue_can_be_full(self) -> Self:
+        if self.max_queued_requests >= self.max_concurrent_requests:
+            raise ValueError(
+                f"max_queued_requests ({self.max_queued_requests}) must be below "
+                f"max_concurrent_requests ({self.max_concurrent_requests}), or requests wait where "
+                "tenants do not share"
+            )
+        return self

@@ -41,6 +41,8 @@ class FairQueue(Generic[W]):
     the tenant that holds the fewest places: who asks for less than an equal share gets all of it,
     and those who ask for more share the rest evenly (max-min fairness), with no memory of what
     anybody had before. Source: D. Bertsekas and R. Gallager, Data Networks (1992), section 6.5.2.
+    Tenants that hold equally many take turns: where there are more of them than places, nobody
+    holds fewer than one who has just given up a place.
 
     Of one tenant's requests the oldest is next that has waited for less than `fresh_s`, and only
     where there is none the oldest of all. Under lasting overload a queue by arrival serves everyone
@@ -56,6 +58,8 @@ class FairQueue(Generic[W]):
         self._fresh_s = fresh_s
         self._begun: list[W] = []
         self._by_tenant: dict[TenantId, list[W]] = {}
+        self._turns: dict[TenantId, int] = {}  # of those that wait: when each last had a place
+        self._num_served = 0
         self._length = 0
 
     def __len__(self) -> int:
@@ -70,7 +74,11 @@ class FairQueue(Generic[W]):
 
     def add(self, request: W) -> None:
         """Let it wait at the place that its number gives it."""
-        line = self._begun if request.has_begun else self._by_tenant.setdefault(request.tenant, [])
+        if request.has_begun:
+            line = self._begun
+        else:
+            line = self._by_tenant.setdefault(request.tenant, [])
+            self._turns.setdefault(request.tenant, self._num_served)
         insort(line, request, key=_number)
         self._length += 1
 
@@ -83,19 +91,27 @@ class FairQueue(Generic[W]):
         del line[place]
         self._length -= 1
         if not line and not request.has_begun:
-            del self._by_tenant[request.tenant]
+            del self._by_tenant[request.tenant], self._turns[request.tenant]
+
+    def serve(self, request: W) -> None:
+        """It has its place now, and waits no longer; its tenant's next turn comes after those of
+        all who wait now."""
+        self.discard(request)
+        self._num_served += 1
+        if request.tenant in self._turns:
+            self._turns[request.tenant] = self._num_served
 
     def next(
         self, held: Mapping[TenantId, int], now_s: float, *, passed: Collection[W] = ()
     ) -> W | None:
         """The request that is to have the next place; it goes on waiting.
 
-        Takes time in proportion to the tenants that wait.
+        Takes time in proportion to the tenants that wait, and to what is passed over.
 
         Args:
             held: places by tenant.
             now_s: by the clock of `arrived_at_s`.
-            passed: requests that no free place suits.
+            passed: requests that no free place suits, as a set if they may be many.
         """
         for request in self._begun:
             if request not in passed:
@@ -105,23 +121,23 @@ class FairQueue(Generic[W]):
             for line in self._by_tenant.values()
             if (first := self._first(line, now_s, passed)) is not None
         ]
-        return min(firsts, key=lambda one: (held.get(one.tenant, 0), one.number), default=None)
+        turns = self._turns
+        return min(
+            firsts,
+            key=lambda one: (held.get(one.tenant, 0), turns[one.tenant], one.number),
+            default=None,
+        )
 
-    def to_displace(self, newcomer: W) -> W | None:
-        """Who has to make room for the newcomer in a queue that is full: the last to come of the
-        tenant with the most requests in it, unless the newcomer's own has as many."""
+    def to_displace(self, newcomer: W) -> W:
+        """Who has to leave a queue that is too long since the newcomer has joined it: the last to
+        come of the tenant with the most requests in it, or the newcomer if its own has as many."""
         longest = max(self._by_tenant.values(), key=len, default=[])
-        if len(longest) < self.num_of(newcomer.tenant) + 2:
-            return None
-        return longest[-1]
+        return longest[-1] if len(longest) > self.num_of(newcomer.tenant) else newcomer
 
     def _first(self, line: list[W], now_s: float, passed: Collection[W]) -> W | None:
-        if passed:
-            line = [request for request in line if request not in passed]
-        if not line:
-            return None
         late = bisect_right(line, now_s - self._fresh_s, key=_arrived_at_s)
-        return line[late if late < len(line) else 0]
+        places = chain(range(late, len(line)), range(late))
+        return next((line[place] for place in places if line[place] not in passed), None)
 
 
 def _number(request: Waiting) -> int:

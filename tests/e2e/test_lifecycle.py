@@ -263,9 +263,14 @@ def _running_engine(platform: Platform) -> tuple[psutil.Process, psutil.Process]
 
 
 def _engine_core(replica: psutil.Process) -> psutil.Process | None:
-    """vLLM's engine process below a replica. The kernel keeps 15 characters of its name."""
-    children = replica.children(recursive=True)
-    return next((c for c in children if c.name().startswith("VLLM::Eng")), None)
+    """vLLM's engine process below a replica, by the title that it gives itself."""
+    for child in replica.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            title = child.cmdline()[:1]
+            print(f"below the replica: {child.name()} {title}")
+            if title == ["VLLM::EngineCore"]:
+                return child
+    return None
 
 
 def _new_engine_pid(platform: Platform, old: int) -> bool:

@@ -38,6 +38,7 @@ class Replica:
             report=lambda: LoadReport(self.running, 0, 0, 0.0, 0, 0, draining=False),
             changes=self._change,
             cached=lambda: {0: list(self.held)},
+            rng=Random(0),
         )
         self.listener = HttpListener(self, host=HOST)
         self.endpoint = ReplicaEndpoint(ReplicaId(name), self.listener.url, "", "node", 1, "v")

@@ -38,6 +38,7 @@ class Replica:
             report=lambda: self.report,
             changes=self.take_change,
             cached=lambda: {0: [*self.held]},
+            rng=Random(0),
         )
 
     def take_change(self) -> CacheChange:

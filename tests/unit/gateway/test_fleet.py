@@ -675,6 +675,132 @@ async def test_a_gateway_that_nobody_asks_forgets_the_oldest() -> None:
     assert leaving[-1].id == "r198"
 
 
+async def settled() -> None:
+    """What was woken has run."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_what_waits_for_a_replica_waits_for_room_once_there_is_one() -> None:
+    """Which may take as long as if it had come only then."""
+    fleet = make_fleet(room=1, no_replica_wait_s=0.02, queue_timeout_s=NEVER_S)
+    waiting = [await queue(fleet) for _ in range(2)]
+    fleet.update(MODEL, [A])
+    await asyncio.sleep(0.05)
+    assert [arrival.done() for _, arrival in waiting] == [True, False]
+    assert fleet.num_queued(MODEL) == 1
+    waiting[1][1].cancel()
+
+
+async def test_a_wait_for_room_ends_as_set_though_a_replica_might_have_taken_longer() -> None:
+    fleet = make_fleet(room=1, no_replica_wait_s=NEVER_S, queue_timeout_s=0.01)
+    waiting = [await queue(fleet) for _ in range(2)]
+    fleet.update(MODEL, [A])
+    with pytest.raises(Overloaded) as refused:
+        await waiting[1][1]
+    assert refused.value.code == "engine_overloaded"
+
+
+async def test_the_last_replica_s_leaving_is_told_and_bounds_the_wait() -> None:
+    missing: list[ModelId] = []
+    fleet = make_fleet(A, room=1, no_replica_wait_s=0.01, queue_timeout_s=NEVER_S)
+    fleet.tell(on_sent=lambda *_: None, on_missing=missing.append)
+    take(fleet)
+    waiting = (await queue(fleet))[1]
+    fleet.update(MODEL, [])
+    assert missing == [MODEL]
+    with pytest.raises(Overloaded) as refused:
+        await waiting
+    assert refused.value.code == "model_not_ready"
+
+
+async def test_nobody_is_told_to_stay_away_for_longer_than_a_minute() -> None:
+    fleet = make_fleet(no_replica_wait_s=300.0)
+    waiting = (await queue(fleet))[1]
+    ticket = fleet.ticket(MODEL, ANY, patience_s=0.01)
+    assert (await refusal(fleet, ticket)).retry_after_s == 60
+    waiting.cancel()
+
+
+async def test_a_request_that_nothing_suits_does_not_fill_a_small_queue() -> None:
+    fleet = make_fleet(A, B, room=1, max_queued=0)
+    unlucky = take(fleet)
+    other = take(fleet)
+    assert unlucky.held is not None
+    unlucky.has_begun = True
+    unlucky.give_back(is_full=False)
+    stuck = asyncio.create_task(unlucky.wait())
+    await settled()
+    _, served = await queue(fleet, wait=False)
+    assert await served != other.held
+    stuck.cancel()
+
+
+async def test_a_request_sent_back_has_a_place_in_a_full_queue() -> None:
+    fleet = make_fleet(A, B, room=1, max_queued=1)
+    oldest, other = take(fleet), take(fleet)
+    second = other.held
+    later = (await queue(fleet))[1]
+    oldest.give_back(is_full=False)
+    assert await later != second
+    newest = (await queue(fleet))[1]
+    back = asyncio.create_task(oldest.wait())
+    await settled()
+    assert not back.done()
+    other.__exit__(None, None, None)
+    assert await back == second
+    assert not newest.done()
+    newest.cancel()
+
+
+async def test_a_replica_that_dies_under_a_crowd_costs_each_event_little() -> None:
+    """Those that it has failed are passed over together while no other replica has room."""
+    decided = 0
+
+    class Counting(LeastTokens):
+        def judge(self, *asked: Any) -> Any:
+            nonlocal decided
+            decided += 1
+            return super().judge(*asked)
+
+    limits = QueueLimits(9999, NEVER_S, NEVER_S)
+    fleet = Fleet(
+        {MODEL: PoolSettings(50, Counting(), 0.0, Told(), limits)},
+        rng=Random(0),
+        now=time.monotonic,
+    )
+    fleet.update(MODEL, [A, B])
+    tickets = [take(fleet) for _ in range(100)]
+    lost = [ticket for ticket in tickets if ticket.held == A]
+    fleet.update(MODEL, [B])
+    decided = 0
+    for ticket in lost:
+        ticket.give_back(is_full=False)
+    back = [asyncio.create_task(ticket.wait()) for ticket in lost]
+    await settled()
+    for _ in range(20):
+        fleet.heard(MODEL, B.id)
+    assert (fleet.num_queued(MODEL), decided) == (50, 0)
+    for task in back:
+        task.cancel()
+
+
+async def test_room_that_comes_with_silence_is_noticed() -> None:
+    """A report of a full replica is void after three seconds, and nothing else happens then."""
+    clock = [0.0]
+    states = Told({A.id: told(in_flight=1)})
+    limits = QueueLimits(9, NEVER_S, NEVER_S)
+    fleet = Fleet(
+        {MODEL: PoolSettings(1, LeastTokens(), 0.0, states, limits)},
+        rng=Random(0),
+        now=lambda: clock[0],
+    )
+    fleet.update(MODEL, [A])
+    waiting = (await queue(fleet))[1]
+    clock[0] = 4.0
+    assert await asyncio.wait_for(waiting, 10) == A
+
+
 async def test_a_request_for_a_model_without_replicas_is_told() -> None:
     missing: list[ModelId] = []
     fleet = make_fleet(no_replica_wait_s=0.0)

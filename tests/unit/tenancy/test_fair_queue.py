@@ -35,7 +35,7 @@ def drained(queue: FairQueue[Asked], held: Counter[TenantId], now_s: float = 0.0
     """All that waits, in the order in which places are given; none is given back."""
     order = []
     while (asked := queue.next(held, now_s)) is not None:
-        queue.discard(asked)
+        queue.serve(asked)
         held[asked.tenant] += 1
         order.append(asked)
     return order
@@ -86,22 +86,60 @@ def test_what_no_place_suits_is_passed_over() -> None:
     assert queue.next(NONE, 0.0, passed=[first, second, other]) is None
 
 
+def test_tenants_that_hold_equally_many_take_turns() -> None:
+    """One place, and the flood's next request is older than the quiet tenant's."""
+    queue = queue_of(*(Asked(number, ANN) for number in range(9)), Asked(20, BOB), Asked(21, BOB))
+    queue.add(Asked(22, CAT))
+    order = []
+    for _ in range(6):
+        asked = queue.next(NONE, 0.0)
+        assert asked is not None
+        queue.serve(asked)
+        order.append(asked.tenant)
+    assert order == [ANN, BOB, CAT, ANN, BOB, ANN]
+
+
+def test_who_has_just_had_a_turn_and_comes_again_is_behind_those_who_wait() -> None:
+    queue = queue_of(Asked(0, ANN), Asked(5, BOB))
+    queue.serve(Asked(0, ANN))
+    queue.add(Asked(1, ANN))
+    assert queue.next(NONE, 0.0) == Asked(5, BOB)
+
+
+def test_many_that_no_place_suits_cost_little() -> None:
+    """A replica has died beneath hundreds of requests, and the others are full."""
+    back = [Asked(number) for number in range(500)]
+    queue = queue_of(*back, *(Asked(number) for number in range(500, 4500)))
+    passed: set[Asked] = set()
+    while (asked := queue.next(NONE, 0.0, passed=passed)) in back:
+        passed.add(asked)
+    assert asked == Asked(500)
+
+
+def joined(queue: FairQueue[Asked], newcomer: Asked) -> Asked:
+    """Who would have to leave if the queue were too long with the newcomer."""
+    queue.add(newcomer)
+    displaced = queue.to_displace(newcomer)
+    queue.discard(newcomer)
+    return displaced
+
+
 def test_a_full_queue_takes_from_whoever_has_most_in_it() -> None:
     queue = queue_of(*(Asked(number, ANN) for number in range(3)), Asked(3, BOB))
-    assert queue.to_displace(Asked(9, CAT)) == Asked(2, ANN)
-    assert queue.to_displace(Asked(9, BOB)) == Asked(2, ANN)
-    assert queue.to_displace(Asked(9, ANN)) is None
+    assert joined(queue, Asked(9, CAT)) == Asked(2, ANN)
+    assert joined(queue, Asked(9, BOB)) == Asked(2, ANN)
+    assert joined(queue, Asked(9, ANN)) == Asked(9, ANN)
 
 
 def test_nobody_is_displaced_for_an_equal() -> None:
     queue = queue_of(*(Asked(number, ANN) for number in range(2)), Asked(3, BOB))
-    assert queue.to_displace(Asked(9, BOB)) is None, "they would change places for ever"
-    assert queue_of().to_displace(Asked(9, BOB)) is None
+    assert joined(queue, Asked(9, BOB)) == Asked(9, BOB), "they would change places for ever"
+    assert joined(queue_of(), Asked(9, BOB)) == Asked(9, BOB)
 
 
 def test_an_answer_that_has_begun_is_not_displaced() -> None:
     begun = [Asked(number, ANN, has_begun=True) for number in range(9)]
-    assert queue_of(*begun, Asked(10, ANN)).to_displace(Asked(11, BOB)) is None
+    assert joined(queue_of(*begun, Asked(10, ANN)), Asked(11, BOB)) == Asked(11, BOB)
 
 
 def test_what_has_left_is_not_there() -> None:
@@ -150,7 +188,7 @@ def test_places_are_shared_max_min_fairly(asked_for: dict[TenantId, int], num_pl
     held: Counter[TenantId] = Counter()
     for _ in range(num_places):
         if (asked := queue.next(held, 0.0)) is not None:
-            queue.discard(asked)
+            queue.serve(asked)
             held[asked.tenant] += 1
     assert held.total() == min(num_places, sum(asked_for.values())), "no place stays empty"
     for tenant in asked_for:
@@ -169,12 +207,9 @@ def test_a_flood_leaves_others_their_part_of_the_queue(
     queue = queue_of()
     for number, tenant in enumerate(coming):
         newcomer = Asked(number, tenant)
-        if len(queue) >= max_queued:
-            displaced = queue.to_displace(newcomer)
-            if displaced is None:
-                continue
-            queue.discard(displaced)
         queue.add(newcomer)
+        if len(queue) > max_queued:
+            queue.discard(queue.to_displace(newcomer))
     assert len(queue) == min(max_queued, len(coming))
     most = max((queue.num_of(tenant) for tenant in TENANTS), default=0)
     for tenant, number in Counter(coming).items():
