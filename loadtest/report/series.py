@@ -43,13 +43,13 @@ class Bins:
         return np.histogram(at_s, self.edges_s)[0] / self.width_s
 
     def quantile(self, at_s: Floats, values: Floats, q: float) -> Floats:
-        """Of the values in each; `nan` where there are none."""
+        """Of the values in each, as the summary defines it; `nan` where there are none."""
         order = np.argsort(at_s, kind="stable")
         ends = np.searchsorted(at_s[order], self.edges_s)
         ends[-1] = at_s.size
         return np.array(
             [
-                np.quantile(values[order[begin:end]], q, method="higher") if end > begin else np.nan
+                np.quantile(values[order[begin:end]], q) if end > begin else np.nan
                 for begin, end in pairwise(ends)
             ]
         )
