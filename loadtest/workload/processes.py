@@ -7,12 +7,15 @@
     {process: step, steps: [[5, 60], [50, 30]]}       step:5x60,50x30
     {process: trace, path: day.jsonl, format: mooncake, speed: 2, limit: 1000}
 
-Rates are sessions a second. All but `step` and `trace` last as long as the workload.
+Rates are sessions a second. All but `step` and `trace` last as long as the workload. `times` are
+the arrivals before `duration_s`, and `expected` is how many there are on average.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -56,9 +59,8 @@ class _Steady(_Process):
     def peak_rate(self) -> float:
         return self.rate
 
-    @property
-    def mean_rate(self) -> float:
-        return self.rate
+    def expected(self, *, duration_s: float, rate_scale: float) -> float:
+        return self.rate * rate_scale * duration_s
 
 
 class Constant(_Steady):
@@ -108,9 +110,8 @@ class Ramp(_Process):
     def peak_rate(self) -> float:
         return max(self.start_rate, self.end_rate)
 
-    @property
-    def mean_rate(self) -> float:
-        return (self.start_rate + self.end_rate) / 2
+    def expected(self, *, duration_s: float, rate_scale: float) -> float:
+        return (self.start_rate + self.end_rate) / 2 * rate_scale * duration_s
 
     def times(self, rng: np.random.Generator, *, duration_s: float, rate_scale: float) -> Floats:
         start, end = self.start_rate * rate_scale, self.end_rate * rate_scale
@@ -135,12 +136,15 @@ class Step(_Process):
         return max(rate for rate, _ in self.steps)
 
     @property
-    def mean_rate(self) -> float:
-        return sum(rate * seconds for rate, seconds in self.steps) / self.lasts_s
-
-    @property
     def lasts_s(self) -> float:
         return sum(seconds for _, seconds in self.steps)
+
+    def expected(self, *, duration_s: float, rate_scale: float) -> float:
+        begins_s = accumulate((seconds for _, seconds in self.steps), initial=0.0)
+        return rate_scale * sum(
+            rate * min(seconds, max(duration_s - begin_s, 0.0))
+            for (rate, seconds), begin_s in zip(self.steps, begins_s, strict=False)
+        )
 
     def times(self, rng: np.random.Generator, *, duration_s: float, rate_scale: float) -> Floats:
         steps = [(rate * rate_scale, seconds) for rate, seconds in self.steps]
@@ -176,12 +180,13 @@ class Replay(_Process):
         return read_trace(self.path, self.format, speed=self.speed, limit=self.limit)
 
     @property
-    def mean_rate(self) -> float:
-        return len(self.trace.requests) / max(self.lasts_s, 1.0)
-
-    @property
     def lasts_s(self) -> float:
         return self.trace.requests[-1].at_s
+
+    def expected(self, *, duration_s: float, rate_scale: float) -> float:
+        return bisect_left(
+            self.trace.requests, duration_s * rate_scale, key=lambda request: request.at_s
+        )
 
     def times(self, _rng: np.random.Generator, *, duration_s: float, rate_scale: float) -> Floats:
         times_s = np.array([request.at_s for request in self.trace.requests]) / rate_scale

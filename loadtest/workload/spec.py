@@ -41,6 +41,8 @@ from serving.errors import ConfigError
 TrafficName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 _MAX_SESSIONS = 100_000_000
 """Their times are drawn at once, and take a gigabyte."""
+_WIDEST_SCALE = 1e6
+_SCALE_PRECISION = 1.0001
 _OF_A_TRACE = ("prompt_tokens", "output_tokens", "turns", "think_s", "shared_prefix_tokens")
 
 
@@ -177,13 +179,48 @@ class Workload(_Document):
             ends_s.append(math.inf if lasts_s is None else lasts_s / speed)
         return min(duration_s, max(ends_s))
 
-    def mean_rate(self) -> float:
-        """Sessions a second, of all traffic.
+    def mean_rate(self, rate_scale: float = 1.0) -> float:
+        """Sessions a second that are planned on average while sessions begin, of all traffic;
+        infinite where all are due at once.
 
         Raises:
             ConfigError: a trace cannot be read.
         """
-        return sum(traffic.arrivals.mean_rate for traffic in self.traffic.values())
+        duration_s = math.inf if self.duration_s is None else self.duration_s
+        expected = sum(
+            traffic.arrivals.expected(duration_s=duration_s, rate_scale=rate_scale)
+            for traffic in self.traffic.values()
+        )
+        planned_s = self.planned_s(rate_scale)
+        return expected / planned_s if planned_s else math.inf
+
+    def scale_to(self, rate: float) -> float:
+        """The `rate_scale` at which `mean_rate` is this rate.
+
+        Raises:
+            ConfigError: a trace cannot be read, or there is no rate that could be scaled.
+        """
+        if any(replay.lasts_s == 0 for replay in self._replays().values()):
+            raise ConfigError(
+                "all requests of this trace are due at once: there is no rate to scale",
+                code="trace_without_rate",
+                param="--trace",
+                hint="take a trace that lasts, or --arrivals",
+            )
+        own_rate = self.mean_rate()
+        if not own_rate:
+            raise ConfigError(
+                "nothing is due within the duration", code="workload_idle", param="--duration"
+            )
+        scale = rate / own_rate
+        if math.isclose(self.mean_rate(scale), rate):
+            return scale
+        # Sooner played, more of a trace is within the duration, and that may be denser or sparser.
+        low, high = scale / _WIDEST_SCALE, scale * _WIDEST_SCALE
+        while high > low * _SCALE_PRECISION:
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if self.mean_rate(middle) < rate else (low, middle)
+        return high
 
     def num_dropped(self) -> dict[str, int]:
         """By traffic that replays a trace: requests of length 0 that were left out of it.
@@ -191,8 +228,12 @@ class Workload(_Document):
         Raises:
             ConfigError: a trace cannot be read.
         """
+        return {name: replay.trace.num_dropped for name, replay in self._replays().items()}
+
+    def _replays(self) -> dict[str, Replay]:
+        """Traces, by traffic."""
         return {
-            name: traffic.arrivals.trace.num_dropped
+            name: traffic.arrivals
             for name, traffic in self.traffic.items()
             if isinstance(traffic.arrivals, Replay)
         }

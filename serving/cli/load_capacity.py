@@ -76,13 +76,12 @@ def _search(asks: CapacitySearch, plan: Plan, limits: Slo, folder: Path) -> None
     """The search is over; its probes are in the folder."""
     from serving.cli.load_run import print_problem
 
-    own_rps = plan.workload.mean_rate()
     for number in itertools.count(1):
         rate_rps = asks.next_rate()
         if rate_rps is None:
             return
         err.print(f"probe {number}: {rate_rps:.4g}/s")
-        probe = _valid(replace(plan, rate_scale=rate_rps / own_rps), limits)
+        probe = _valid(replace(plan, rate_scale=plan.workload.scale_to(rate_rps)), limits)
         print_problem(probe)
         probe.write_figures(folder / f"probe-{number:02d}")
         if not probe.result.about.is_whole:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -179,3 +180,57 @@ def test_a_workload_is_frozen() -> None:
     workload: Workload = to_workload(document())
     with pytest.raises(ValueError, match="frozen"):
         workload.seed = 3  # type: ignore[misc]
+
+
+def trace(folder: Path, *times_s: float) -> dict[str, Any]:
+    """A traffic that replays requests of these times."""
+    lines = [{"at_s": at_s, "prompt_tokens": 3, "output_tokens": 2} for at_s in times_s]
+    path = folder / "day.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return {"model": "m", "arrivals": {**REPLAY, "path": path}}
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "rate"),
+    [
+        ("constant:5", 5.0),
+        ("gamma:5:2", 5.0),
+        ("ramp:1:20", 10.5),
+        ("step:1x60,100x60", 1.0),
+        ("step:1x30,100x60", 50.5),
+        ("step:4x30,1x10", 3.25),
+    ],
+)
+def test_the_mean_rate_is_what_is_planned_within_the_duration(arrivals: str, rate: float) -> None:
+    workload = to_workload({**document(arrivals=arrivals), "duration_s": 60})
+
+    assert workload.mean_rate() == pytest.approx(rate)
+    planned = len(list(workload.sessions(200.0))) / workload.planned_s(200.0)
+    assert workload.mean_rate(200.0) == pytest.approx(planned, rel=0.05)
+    assert workload.mean_rate(workload.scale_to(17.0)) == pytest.approx(17.0)
+
+
+def test_of_a_trace_the_rate_is_of_the_part_that_is_played(tmp_path: Path) -> None:
+    times_s = [*np.linspace(0, 60, 60, endpoint=False), *np.linspace(60, 120, 1200)]
+    content = {"traffic": {"day": trace(tmp_path, *times_s)}}
+    whole, begun = to_workload(content), to_workload({**content, "duration_s": 60})
+
+    assert whole.mean_rate() == pytest.approx(1260 / 120)
+    assert begun.mean_rate() == pytest.approx(1.0)
+    for workload in (whole, begun):
+        scale = workload.scale_to(15.0)
+        planned = len(list(workload.sessions(scale))) / workload.planned_s(scale)
+        assert planned == pytest.approx(15.0, rel=0.01)
+
+
+@pytest.mark.parametrize("duration_s", [None, 60])
+def test_a_trace_without_time_has_no_rate(tmp_path: Path, duration_s: float | None) -> None:
+    content = {"traffic": {"day": trace(tmp_path, 0, 0, 0)}, "duration_s": duration_s}
+
+    with pytest.raises(ConfigError, match="due at once: there is no rate to scale"):
+        to_workload(content).scale_to(5.0)
+
+
+def test_what_is_due_after_the_duration_only_has_no_rate() -> None:
+    with pytest.raises(ConfigError, match="nothing is due within the duration"):
+        to_workload(document(arrivals="step:0x60,5x60")).scale_to(5.0)
