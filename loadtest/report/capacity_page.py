@@ -21,8 +21,8 @@ _MARKS: Mapping[Verdict, tuple[str, str, str]] = {
     "invalid": ("generator too slow to tell", style.GREY, "D"),
 }
 _LOOKS: Mapping[Outcome, tuple[str, str, str]] = {
-    "found": ("pass", "✓", "{} requests/s"),
-    "at least": ("pass", "≥", "At least {} requests/s"),
+    "found": ("pass", "✓", "{}"),
+    "at least": ("pass", "≥", "At least {}"),
     "none": ("fail", "✕", "No rate is known to hold"),
     "unsettled": ("invalid", "?", "Unsettled"),
 }
@@ -34,8 +34,18 @@ def render_capacity(capacity: Capacity, plot: Plot, *, title: str) -> str:
     template = environment().get_template("capacity.html.j2")
     return template.render(
         capacity=capacity, plots=(plot,), title=title, reasons=(capacity.reason,), marks=_MARKS,
-        look=Look(kind, sign, word.format(number(capacity.rate_rps))),
+        look=Look(kind, sign, word.format(_rate(capacity))),
     )  # fmt: skip
+
+
+def _rate(capacity: Capacity) -> str:
+    """The rate that holds, in requests a second also where it counts sessions."""
+    if capacity.rate_rps is None:
+        return ""
+    rate = f"{number(capacity.rate_rps)} {capacity.unit}/s"
+    if capacity.unit == "requests":
+        return rate
+    return f"{rate}, {number(capacity.offered_at(capacity.rate_rps))} requests/s"
 
 
 @style.house_style
@@ -55,15 +65,16 @@ def capacity_plot(capacity: Capacity) -> Plot:
         "capacity",
         "Goodput over the offered rate",
         "Each mark is one probe. On the grey line everything that was offered came back in time; "
-        "where the marks leave it, the server is past what it can take.",
+        "where the marks leave it, the server is past what it can take. Upright lines are where "
+        "probes of that rate lie on average.",
         f"Goodput over the offered rate: {capacity.reason}",
         figure,
     )
 
 
 def _draw(above: Axes, below: Axes, capacity: Capacity) -> None:
-    rates = np.array([probe.rate_rps for probe in capacity.probes])
-    (ideal,) = above.plot([0, rates.max()], [0, rates.max()], color=style.GREY, linewidth=1.0)
+    most_rps = max(probe.offered_rps for probe in capacity.probes)
+    (ideal,) = above.plot([0, most_rps], [0, most_rps], color=style.GREY, linewidth=1.0)
     handles, labels = list[Artist]([ideal]), ["all of it"]
     for verdict, (label, colour, marker) in _MARKS.items():
         probes = [probe for probe in capacity.probes if probe.verdict == verdict]
@@ -75,18 +86,19 @@ def _draw(above: Axes, below: Axes, capacity: Capacity) -> None:
         (capacity.failing_rps, "does not hold", ":"),
     ):
         if rate is not None:
-            handles.append(above.axvline(rate, color=style.INK, linewidth=1.1, linestyle=look))
-            below.axvline(rate, color=style.INK, linewidth=1.1, linestyle=look)
-            labels.append(f"{number(rate)}/s {label}")
-    above.set_xlim(0, 1.08 * rates.max())
+            at_rps = capacity.offered_at(rate)
+            handles.append(above.axvline(at_rps, color=style.INK, linewidth=1.1, linestyle=look))
+            below.axvline(at_rps, color=style.INK, linewidth=1.1, linestyle=look)
+            labels.append(f"{number(rate)} {capacity.unit}/s: {label}")
+    above.set_xlim(0, 1.08 * most_rps)
     above.set_ylim(bottom=0)
     below.set_ylim(0, 108)
     style.legend(above, handles, labels)
 
 
 def _marks(above: Axes, below: Axes, probes: Sequence[Probe], *, color: str, marker: str) -> Artist:
-    rates = np.array([probe.rate_rps for probe in probes])
+    offered = np.array([probe.offered_rps for probe in probes])
     goodputs = np.array([probe.goodput_rps for probe in probes])
-    below.plot(rates, 100 * goodputs / rates, marker, color=color, alpha=0.75)
-    (marks,) = above.plot(rates, goodputs, marker, color=color, alpha=0.75)
+    below.plot(offered, 100 * goodputs / offered, marker, color=color, alpha=0.75)
+    (marks,) = above.plot(offered, goodputs, marker, color=color, alpha=0.75)
     return marks

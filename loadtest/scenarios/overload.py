@@ -94,7 +94,13 @@ def _search(stage: Stage, plan: Plan) -> tuple[Capacity, list[Probed]]:
     while (rate := search.next_rate()) is not None:
         outcome = _at(stage, rate, plan.probe_s)
         found.append(Probed(_rated(outcome, stage, plan, rate), outcome.summary))
-        search.tell(rate, outcome.summary.verdict, outcome.summary.overall.goodput_rps)
+        overall = outcome.summary.overall
+        search.tell(
+            rate,
+            outcome.summary.verdict,
+            offered_rps=overall.offered_rps,
+            goodput_rps=overall.goodput_rps,
+        )
     return search.result(), found
 
 

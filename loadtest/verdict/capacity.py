@@ -4,7 +4,10 @@ Pure: whoever asks runs the probes and tells what they came to.
 
     search = CapacitySearch(start_rps=1.0, max_rps=1000.0)
     while (rate_rps := search.next_rate()) is not None:
-        search.tell(rate_rps, verdict_at(rate_rps), goodput_at(rate_rps))
+        search.tell(
+            rate_rps, verdict_at(rate_rps),
+            offered_rps=offered_at(rate_rps), goodput_rps=goodput_at(rate_rps),
+        )
     print(search.result())
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,6 +26,9 @@ Outcome = Literal["found", "at least", "none", "unsettled"]
 """`found`: `rate_rps` holds, and a little more does not. `at least`: it holds, and no more could be
 tried. `none`: no rate is known to hold. `unsettled`: probes contradict each other, or were ended
 before they told enough."""
+
+Unit = Literal["requests", "sessions"]
+"""What a rate counts. A session of several turns is several requests."""
 
 LOWEST_SHARE = 1 / 64
 """How far below `start_rps` is searched."""
@@ -38,10 +44,12 @@ Source: NIST/SEMATECH e-Handbook of Statistical Methods, section 1.3.6.7.2."""
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A run at one rate, and what it came to."""
+    """A run at one rate, and what it came to. `rate_rps` is what was asked for, in the unit of the
+    search; `offered_rps` are the requests a second that were due."""
 
     rate_rps: float
     verdict: Verdict
+    offered_rps: float
     goodput_rps: float
 
 
@@ -59,8 +67,9 @@ class Capacity:
     """What a server can take.
 
     `rate_rps` is the highest rate that held in most of its probes, below `failing_rps`, the lowest
-    that did not; each is `None` where there is none. `goodput_rps` is of all probes at `rate_rps`,
-    `None` for fewer than two. `reason` says in words why the search ended.
+    that did not; each is `None` where there is none. Both count what `unit` says. `goodput_rps` is
+    of all probes at `rate_rps`, in requests a second, `None` for fewer than two. `reason` says in
+    words why the search ended.
     """
 
     outcome: Outcome
@@ -69,6 +78,13 @@ class Capacity:
     goodput_rps: Interval | None
     reason: str
     probes: tuple[Probe, ...]
+    unit: Unit = "requests"
+
+    def offered_at(self, rate_rps: float) -> float:
+        """Requests a second that were due in the probes of a rate, on average."""
+        return statistics.fmean(
+            probe.offered_rps for probe in self.probes if probe.rate_rps == rate_rps
+        )
 
 
 class CapacitySearch:
@@ -84,13 +100,15 @@ class CapacitySearch:
         precision_ratio: how far the rate that does not hold may be above the one that does, above
             0.
         repeats: probes of the rate that is found.
+        unit: what the rates count.
 
     Raises:
         ConfigError: these make no search.
 
     >>> search = CapacitySearch(1.0, 100.0, precision_ratio=0.5, repeats=1)
     >>> while (rate_rps := search.next_rate()) is not None:
-    ...     search.tell(rate_rps, "pass" if rate_rps <= 5 else "fail", min(rate_rps, 5.0))
+    ...     verdict = "pass" if rate_rps <= 5 else "fail"
+    ...     search.tell(rate_rps, verdict, offered_rps=rate_rps, goodput_rps=min(rate_rps, 5.0))
     >>> [probe.rate_rps for probe in search.result().probes]
     [1.0, 2.0, 4.0, 8.0, 5.656854249492381]
     >>> search.result().rate_rps
@@ -104,6 +122,7 @@ class CapacitySearch:
         *,
         precision_ratio: float = 0.05,
         repeats: int = 3,
+        unit: Unit = "requests",
     ) -> None:
         _check(start_rps, max_rps, precision_ratio, repeats)
         self._start_rps = start_rps
@@ -111,7 +130,9 @@ class CapacitySearch:
         self._max_rps = max_rps
         self._widest = 1 + precision_ratio
         self._repeats = repeats
+        self._unit: Unit = unit
         self._probes: list[Probe] = []
+        self._ended: str | None = None
 
     @property
     def most_probes(self) -> int:
@@ -122,11 +143,21 @@ class CapacitySearch:
 
     def next_rate(self) -> float | None:
         """The rate to try next, the same until its probe is told; `None` when there is none."""
-        if self._is_invalid or len(self._probes) >= self.most_probes:
+        if self._ended is not None or self._is_invalid or len(self._probes) >= self.most_probes:
             return None
         return self._wanted()
 
-    def tell(self, rate_rps: float, verdict: Verdict, goodput_rps: float) -> None:
+    def num_tried(self, rate_rps: float) -> int:
+        """How many probes of this rate there were."""
+        return sum(probe.rate_rps == rate_rps for probe in self._probes)
+
+    def end(self, reason: str) -> None:
+        """No further rate can be tried, and this is why."""
+        self._ended = reason
+
+    def tell(
+        self, rate_rps: float, verdict: Verdict, *, offered_rps: float, goodput_rps: float
+    ) -> None:
         """What a run at the rate asked for came to. One that the generator was the bottleneck of
         ends the search, which cannot tell more.
 
@@ -137,14 +168,14 @@ class CapacitySearch:
             raise ConfigError("a capacity takes an SLO to meet", code="slo_missing", param="slo")
         if rate_rps != self.next_rate():
             raise ValueError(f"{rate_rps} is not the rate that was asked for")
-        self._probes.append(Probe(rate_rps, verdict, goodput_rps))
+        self._probes.append(Probe(rate_rps, verdict, offered_rps, goodput_rps))
 
     def result(self) -> Capacity:
         """What is known so far."""
         holding, failing = _ends(self._votes())
         outcome, reason = self._outcome(holding, failing)
-        goodputs = [probe.goodput_rps for probe in self._probes if probe.rate_rps == holding]
-        return Capacity(outcome, holding, failing, interval(goodputs), reason, tuple(self._probes))
+        goodput = interval([p.goodput_rps for p in self._probes if p.rate_rps == holding])
+        return Capacity(outcome, holding, failing, goodput, reason, tuple(self._probes), self._unit)
 
     @property
     def _is_invalid(self) -> bool:
@@ -184,17 +215,30 @@ class CapacitySearch:
         return math.sqrt(holding * failing) if failing > holding * self._widest else None
 
     def _outcome(self, holding: float | None, failing: float | None) -> tuple[Outcome, str]:
+        known: Outcome = "none" if holding is None else "at least"
+        if self._ended is not None:
+            return known, "; ".join((*self._known(holding, failing), self._ended))
         if self._is_invalid:
-            rate = self._probes[-1].rate_rps
-            known: Outcome = "none" if holding is None else "at least"
-            return known, f"the generator was the bottleneck at {rate:.4g} requests/s"
+            return (
+                known,
+                f"the generator was the bottleneck at {self._of(self._probes[-1].rate_rps)}",
+            )
         if self._wanted() is not None:
             return "unsettled", f"the search was ended after {len(self._probes)} probes"
         if holding is None:
-            return "none", f"even {failing:.4g} requests/s, the least that is tried, do not hold"
+            return "none", f"even {self._of(failing)}, the least that is tried, do not hold"
         if failing is None:
-            return "at least", f"{holding:.4g} requests/s, the most that is tried, hold"
-        return "found", f"{holding:.4g} requests/s hold, {failing:.4g} do not"
+            return "at least", f"{self._of(holding)}, the most that is tried, hold"
+        return "found", f"{self._of(holding)} hold, {failing:.4g} do not"
+
+    def _known(self, holding: float | None, failing: float | None) -> Iterator[str]:
+        if holding is not None:
+            yield f"{self._of(holding)} hold"
+        if failing is not None:
+            yield f"{self._of(failing)} do not"
+
+    def _of(self, rate_rps: float | None) -> str:
+        return f"{rate_rps:.4g} {self._unit}/s"
 
 
 class _Votes(NamedTuple):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from heapq import merge
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -145,6 +145,17 @@ class Workload(_Document):
                 )
         return self
 
+    @property
+    def unit(self) -> Literal["requests", "sessions"]:
+        """What its rates count: where sessions may have several turns they are no requests."""
+        has_turns = any(traffic.turns.text != "1" for traffic in self.traffic.values())
+        return "sessions" if has_turns else "requests"
+
+    @property
+    def has_traces(self) -> bool:
+        """Whether a part of it is shorter at a higher rate."""
+        return bool(self._replays())
+
     def sessions(self, rate_scale: float = 1.0) -> Iterator[Session]:
         """Sessions of all traffic in order of arrival, made as they are asked for.
 
@@ -178,6 +189,16 @@ class Workload(_Document):
             speed = rate_scale if isinstance(traffic.arrivals, Replay) else 1.0
             ends_s.append(math.inf if lasts_s is None else lasts_s / speed)
         return min(duration_s, max(ends_s))
+
+    def shortest_trace_s(self, rate_scale: float = 1.0) -> float:
+        """How long the shortest of its traces is played, in seconds; infinite without any.
+
+        Raises:
+            ConfigError: a trace cannot be read.
+        """
+        duration_s = math.inf if self.duration_s is None else self.duration_s
+        lasts_s = [replay.lasts_s / rate_scale for replay in self._replays().values()]
+        return min([duration_s, *lasts_s]) if lasts_s else math.inf
 
     def mean_rate(self, rate_scale: float = 1.0) -> float:
         """Sessions a second that are planned on average while sessions begin, of all traffic;

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loadtest.generator.run import Plan
     from loadtest.verdict.capacity import Capacity, CapacitySearch
     from loadtest.verdict.slo import Slo
+    from loadtest.verdict.summary import Summary
     from serving.cli.load_run import Outcome
 
 _TRIES = 3
@@ -38,10 +39,10 @@ def capacity(
 ) -> None:
     """Find the highest rate that still meets an SLO.
 
-    The rate is doubled until the SLO is not met, then narrowed down; both ends are repeated, so
-    that neither a lucky run nor an unlucky one decides. The workload says how requests come and
-    what they are; its own rate is scaled. A rate counts sessions, so conversations of several turns
-    send more requests.
+    The rate is doubled until the SLO is not met, then narrowed down; both ends are repeated with
+    other seeds, so that neither a lucky run nor an unlucky one decides. The workload says how
+    requests come and what they are; its own rate is scaled. Of conversations a rate counts
+    sessions, which send more requests; goodput counts requests.
 
     **Examples**
 
@@ -54,11 +55,15 @@ def capacity(
     from serving.cli.load_run import EXIT_INVALID, new_results
 
     limits = read_slo(slo)
-    asks = CapacitySearch(
-        search.start_rps, search.max_rps, precision_ratio=search.precision, repeats=search.repeats
-    )
     with new_results(out_folder) as folder:
         plan = replace(make_plan(sending, asked), is_last=False)
+        asks = CapacitySearch(
+            search.start_rps,
+            search.max_rps,
+            precision_ratio=search.precision,
+            repeats=search.repeats,
+            unit=plan.workload.unit,
+        )
         try:
             _search(asks, plan, limits, folder)
         finally:
@@ -69,26 +74,55 @@ def capacity(
     _print(found, as_json=as_json)
     if found.outcome in ("found", "at least"):
         return
-    sys.exit(EXIT_INVALID if found.probes[-1].verdict == "invalid" else 1)
+    is_invalid = bool(found.probes) and found.probes[-1].verdict == "invalid"
+    sys.exit(EXIT_INVALID if is_invalid else 1)
 
 
 def _search(asks: CapacitySearch, plan: Plan, limits: Slo, folder: Path) -> None:
-    """The search is over; its probes are in the folder."""
-    from serving.cli.load_run import print_problem
+    """The search is over; its probes are in the folder.
+
+    Raises:
+        ConfigError: already the first probe would tell nothing.
+    """
+    from serving.cli.load_capacity_probe import doubt, probe_at, too_small
 
     for number in itertools.count(1):
-        rate_rps = asks.next_rate()
-        if rate_rps is None:
+        rate = asks.next_rate()
+        if rate is None:
             return
-        err.print(f"probe {number}: {rate_rps:.4g}/s")
-        probe = _valid(replace(plan, rate_scale=plan.workload.scale_to(rate_rps)), limits)
-        print_problem(probe)
-        probe.write_figures(folder / f"probe-{number:02d}")
-        if not probe.result.about.is_whole:
-            sys.exit(probe.exit_code)
-        summary = probe.summary
-        say(escape(f"  {summary.verdict}: {'; '.join(summary.reasons)}"))
-        asks.tell(rate_rps, summary.verdict, summary.overall.goodput_rps)
+        probe = probe_at(plan, rate, num_tried=asks.num_tried(rate))
+        if (refusal := too_small(probe)) is not None:
+            if number == 1:
+                raise refusal
+            asks.end(refusal.message)
+            return
+        err.print(f"probe {number}: {rate:.4g} {plan.workload.unit}/s", highlight=False)
+        summary = _performed(probe, limits, folder / f"probe-{number:02d}")
+        if summary.verdict == "pass" and (doubted := doubt(probe, summary)) is not None:
+            say(f"  {doubted}")
+            if plan.workload.has_traces:
+                asks.end(f"at {rate:.4g} {plan.workload.unit}/s {doubted}")
+                return
+        overall = summary.overall
+        asks.tell(
+            rate,
+            summary.verdict,
+            offered_rps=overall.offered_rps,
+            goodput_rps=overall.goodput_rps,
+        )
+
+
+def _performed(planned: Plan, limits: Slo, folder: Path) -> Summary:
+    """What a probe came to, with its figures in the folder; one that is not whole ends it all."""
+    from serving.cli.load_run import print_problem
+
+    probe = _valid(planned, limits)
+    print_problem(probe)
+    probe.write_figures(folder)
+    if not probe.result.about.is_whole:
+        sys.exit(probe.exit_code)
+    say(escape(f"  {probe.summary.verdict}: {'; '.join(probe.summary.reasons)}"))
+    return probe.summary
 
 
 def _write(found: Capacity, folder: Path, *, title: str) -> None:
@@ -122,8 +156,9 @@ def _print(found: Capacity, *, as_json: bool) -> None:
         return
     goodput = found.goodput_rps
     out.print(f"[bold]{found.outcome}[/bold]: {found.reason}", highlight=False)
-    if goodput is not None:
+    if found.rate_rps is not None and goodput is not None:
         out.print(
-            f"goodput {goodput.mean:.4g}/s (95 %: {goodput.low:.4g} to {goodput.high:.4g})",
+            f"goodput {goodput.mean:.4g} of {found.offered_at(found.rate_rps):.4g} requests/s "
+            f"(95 %: {goodput.low:.4g} to {goodput.high:.4g})",
             highlight=False,
         )

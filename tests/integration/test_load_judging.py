@@ -70,6 +70,20 @@ def test_a_capacity_lies_between_what_holds_and_what_does_not(url: str, tmp_path
     assert About.read(tmp_path / "out" / "probe-01").rate_scale == pytest.approx(10.0)
 
 
+def test_a_capacity_is_not_read_from_a_trace_that_is_over_at_once(url: str, tmp_path: Path) -> None:
+    (tmp_path / "slo.yaml").write_text("request: {ttft_ms: 2500}")
+    lines = [{"at_s": n, "prompt_tokens": 8, "output_tokens": NUM_TOKENS} for n in range(51)]
+    (tmp_path / "trace.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = load(
+        "capacity", "--url", url, "--slo", tmp_path / "slo.yaml", "--trace",
+        tmp_path / "trace.jsonl", "--format", "galerne", "--start", "200", "--out",
+        tmp_path / "out",
+    )  # fmt: skip
+
+    assert "the trace is over in 0.255 s" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_endpoints_that_are_one_do_not_differ(url: str, tmp_path: Path) -> None:
     done = load(
         "ab", "--url", url, "--other", url + "/v1", "--arrivals", "constant:5", "--duration", "2",

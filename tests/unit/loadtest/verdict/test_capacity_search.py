@@ -21,7 +21,7 @@ System = Callable[[float], Verdict]
 def searched(system: System, search: CapacitySearch) -> Capacity:
     while (rate_rps := search.next_rate()) is not None:
         assert search.next_rate() == rate_rps
-        search.tell(rate_rps, system(rate_rps), rate_rps)
+        search.tell(rate_rps, system(rate_rps), offered_rps=rate_rps, goodput_rps=rate_rps)
     return search.result()
 
 
@@ -128,6 +128,29 @@ def test_what_holds_at_the_highest_rate_is_a_capacity_of_at_least_that() -> None
     assert found.reason == "20 requests/s, the most that is tried, hold"
 
 
+def test_a_rate_of_sessions_is_not_called_one_of_requests() -> None:
+    found = searched(up_to(10.0), CapacitySearch(8.0, 16.0, precision_ratio=1.0, unit="sessions"))
+
+    assert found.unit == "sessions"
+    assert found.reason == "8 sessions/s hold, 16 do not"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "outcome", "known"),
+    [("pass", "at least", "8 requests/s hold"), ("fail", "none", "8 requests/s do not")],
+)
+def test_a_search_that_cannot_go_on_says_why(verdict: Verdict, outcome: str, known: str) -> None:
+    search = CapacitySearch(8.0, 100.0)
+    search.tell(8.0, verdict, offered_rps=7.5, goodput_rps=7.0)
+    search.end("the trace is too short")
+
+    found = search.result()
+    assert search.next_rate() is None
+    assert (found.outcome, found.reason) == (outcome, f"{known}; the trace is too short")
+    assert (search.num_tried(8.0), search.num_tried(16.0)) == (1, 0)
+    assert found.offered_at(8.0) == 7.5
+
+
 def test_what_does_not_hold_at_the_lowest_rate_has_no_capacity() -> None:
     found = searched(up_to(0.0), CapacitySearch(64.0, 100.0))
 
@@ -159,7 +182,7 @@ def test_a_search_that_is_ended_early_tells_what_it_knows() -> None:
     for verdict in ("pass", "pass", "fail"):
         rate_rps = search.next_rate()
         assert rate_rps is not None
-        search.tell(rate_rps, verdict, 0.5)  # type: ignore[arg-type]
+        search.tell(rate_rps, verdict, offered_rps=1.0, goodput_rps=0.5)  # type: ignore[arg-type]
 
     found = search.result()
     assert (found.outcome, found.rate_rps, found.failing_rps) == ("unsettled", 2.0, 4.0)
@@ -170,7 +193,7 @@ def test_goodput_is_of_all_probes_at_the_rate_found() -> None:
     goodputs = iter([9.0, 10.0, 11.0])
     search = CapacitySearch(10.0, 10.0)
     while (rate_rps := search.next_rate()) is not None:
-        search.tell(rate_rps, "pass", next(goodputs))
+        search.tell(rate_rps, "pass", offered_rps=10.0, goodput_rps=next(goodputs))
 
     goodput = search.result().goodput_rps
 
@@ -217,9 +240,9 @@ def test_nonsense_is_refused(options: dict[str, Any], param: str) -> None:
 
 def test_a_run_without_an_slo_tells_nothing() -> None:
     with pytest.raises(ConfigError, match="takes an SLO"):
-        CapacitySearch(1.0, 10.0).tell(1.0, "none", 1.0)
+        CapacitySearch(1.0, 10.0).tell(1.0, "none", offered_rps=1.0, goodput_rps=1.0)
 
 
 def test_only_the_rate_that_was_asked_for_can_be_told() -> None:
     with pytest.raises(ValueError, match="not the rate"):
-        CapacitySearch(1.0, 10.0).tell(2.0, "pass", 2.0)
+        CapacitySearch(1.0, 10.0).tell(2.0, "pass", offered_rps=2.0, goodput_rps=2.0)
