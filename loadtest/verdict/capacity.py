@@ -68,8 +68,8 @@ class Capacity:
 
     `rate_rps` is the highest rate that held in most of its probes, below `failing_rps`, the lowest
     that did not; each is `None` where there is none. Both count what `unit` says. `goodput_rps` is
-    of all probes at `rate_rps`, in requests a second, `None` for fewer than two. `reason` says in
-    words why the search ended.
+    of all probes at `rate_rps` whose generator kept up, in requests a second, `None` for fewer than
+    two. `reason` says in words why the search ended.
     """
 
     outcome: Outcome
@@ -174,7 +174,8 @@ class CapacitySearch:
         """What is known so far."""
         holding, failing = _ends(self._votes())
         outcome, reason = self._outcome(holding, failing)
-        goodput = interval([p.goodput_rps for p in self._probes if p.rate_rps == holding])
+        told = [probe for probe in self._probes if probe.verdict != "invalid"]
+        goodput = interval([probe.goodput_rps for probe in told if probe.rate_rps == holding])
         return Capacity(outcome, holding, failing, goodput, reason, tuple(self._probes), self._unit)
 
     @property

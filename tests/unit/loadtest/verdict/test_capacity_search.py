@@ -203,6 +203,15 @@ def test_goodput_is_of_all_probes_at_the_rate_found() -> None:
     assert (goodput.low, goodput.high) == pytest.approx((7.5157, 12.4843), abs=1e-4)
 
 
+def test_a_probe_of_a_generator_at_its_limit_is_in_no_goodput() -> None:
+    search = CapacitySearch(10.0, 10.0)
+    verdicts: list[tuple[Verdict, float]] = [("pass", 9.0), ("pass", 9.0), ("invalid", 1.0)]
+    for verdict, goodput_rps in verdicts:
+        search.tell(10.0, verdict, offered_rps=10.0, goodput_rps=goodput_rps)
+
+    assert search.result().goodput_rps == interval([9.0, 9.0])
+
+
 def test_an_interval_takes_two_values() -> None:
     assert interval([]) is None
     assert interval([1.0]) is None
