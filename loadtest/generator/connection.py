@@ -12,11 +12,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-OUT_OF_SOCKETS = "generator_out_of_sockets"
-"""Why a request was lost that the generator could not even send."""
-
-GENERATOR_FAILED = "generator_failed"
-"""Why a request was lost that the generator itself has a bug with."""
+from loadtest.records import GENERATOR_FAILED, OUT_OF_SOCKETS
 
 SOCKETS_USED_UP = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS)
 """What the system says to a process that may not have another socket."""

@@ -107,6 +107,7 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
     asked = {(t.model, key_of(t, environment)) for t in plan.workload.traffic.values()}
     await _unless(interrupted, preflight.check(plan.target, asked))
     machine = describe({"galerne": __version__})
+    traces = await asyncio.to_thread(plan.workload.trace_digests)
     records: list[Record] = []
     problem = None
     async with _coordinating(plan, records.extend) as (coordinator, url, token):
@@ -139,6 +140,7 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
         rate_scale=plan.rate_scale,
         seed=plan.workload.seed,
         workload=plan.workload.model_dump(mode="json", exclude_none=True),
+        traces=traces,
         workers=coordinator.figures,
         machine=machine,
         is_whole=is_whole,

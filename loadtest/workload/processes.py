@@ -12,6 +12,7 @@ Rates are sessions a second. All but `step` and `trace` last as long as the work
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,6 +30,7 @@ from pydantic import (
 
 from loadtest.workload import arrivals
 from loadtest.workload.arrivals import Floats
+from serving.errors import ConfigError
 from serving.lab.traces import Trace, TraceFormat, read_trace
 
 FOLDER = "folder"
@@ -174,6 +176,21 @@ class Replay(_Process):
             ConfigError: it is no trace of this format.
         """
         return read_trace(self.path, self.format, speed=self.speed, limit=self.limit)
+
+    @property
+    def digest(self) -> str:
+        """The file's SHA-256, in hex.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ConfigError(
+                f"the trace {self.path} cannot be read: {error.strerror}", code="trace_unreadable"
+            ) from error
 
     @property
     def mean_rate(self) -> float:

@@ -185,6 +185,18 @@ class Workload(_Document):
         """
         return sum(traffic.arrivals.mean_rate for traffic in self.traffic.values())
 
+    def trace_digests(self) -> dict[str, str]:
+        """By traffic that replays a trace: the SHA-256 of its file, in hex.
+
+        Raises:
+            ConfigError: a trace cannot be read.
+        """
+        return {
+            name: traffic.arrivals.digest
+            for name, traffic in self.traffic.items()
+            if isinstance(traffic.arrivals, Replay)
+        }
+
     def num_dropped(self) -> dict[str, int]:
         """By traffic that replays a trace: requests of length 0 that were left out of it.
 
