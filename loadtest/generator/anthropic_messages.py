@@ -21,12 +21,21 @@ from loadtest.generator.wire import (
 
 
 class _MessagesUsage(msgspec.Struct):
+    """Input tokens are only those that were neither read from the prefix cache nor written to it.
+
+    Source: vllm/entrypoints/anthropic/serving.py, vLLM 0.32 (`_build_anthropic_usage`).
+    """
+
     input_tokens: NumTokens | None = None
+    cache_creation_input_tokens: NumTokens | None = None
     cache_read_input_tokens: NumTokens | None = None
     output_tokens: NumTokens | None = None
 
     def usage(self) -> Usage:
-        return Usage(self.input_tokens, self.cache_read_input_tokens, self.output_tokens)
+        prompt_tokens, cached_tokens = self.input_tokens, self.cache_read_input_tokens
+        if prompt_tokens is not None:
+            prompt_tokens += (cached_tokens or 0) + (self.cache_creation_input_tokens or 0)
+        return Usage(prompt_tokens, cached_tokens, self.output_tokens)
 
 
 class _MessagesDelta(msgspec.Struct):

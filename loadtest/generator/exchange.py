@@ -177,7 +177,7 @@ class Exchange:
         return self.planned.wire.refusal(bytes(self._received[:_MAX_ERROR_BYTES]), self._status)
 
     def _end(self, now: float, error: str | None, *, cancelled: bool = False) -> None:
-        planned, usage = self.planned, self._part.usage or Usage()
+        planned, usage = self.planned, (self._part.usage or Usage()).believed()
         self.record = Record(
             session=planned.session,
             turn=planned.turn,

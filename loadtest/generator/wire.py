@@ -27,6 +27,15 @@ class Usage(NamedTuple):
         """
         return Usage(*(old if new is None else new for old, new in zip(self, later, strict=True)))
 
+    def believed(self) -> Usage:
+        """Without cached tokens that are more than the prompt had: they are a share of nothing.
+
+        >>> Usage(5, 5).believed().cached_tokens, Usage(5, 6).believed().cached_tokens
+        (5, None)
+        """
+        fits = (self.cached_tokens or 0) <= (self.prompt_tokens or 0)
+        return self if fits else self._replace(cached_tokens=None)
+
 
 class Part(NamedTuple):
     """What an event of a stream, or a whole answer, brought. `error` is a short code."""

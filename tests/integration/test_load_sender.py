@@ -208,6 +208,22 @@ async def test_an_unreadable_answer_in_one_piece() -> None:
     assert (record.error, record.status) == ("bad_answer", 200)
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b'{"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 10}}',
+        b'{"prompt_tokens_details": {"cached_tokens": 10}}',
+    ],
+)
+async def test_no_more_is_cached_than_there_was(usage: bytes) -> None:
+    async def answer(call: Call) -> None:
+        await call.answer(200, WHOLE.replace(USAGE, usage))
+
+    record = await outcome(answer, is_stream=False)
+
+    assert (record.error, record.cached_tokens) == (None, None)
+
+
 def until_the_end(body: bytes, version: str = "1.0", status: int = 200) -> Script:
     """An answer that ends with its connection."""
 

@@ -122,6 +122,30 @@ def test_messages() -> None:
 
 
 @pytest.mark.parametrize(
+    ("counts", "usage"),
+    [
+        ({"input_tokens": 20720}, Usage(20720)),
+        ({"input_tokens": 240, "cache_read_input_tokens": 20480}, Usage(20720, 20480)),
+        ({"input_tokens": 240, "cache_read_input_tokens": None}, Usage(240)),
+        (
+            {
+                "input_tokens": 240,
+                "cache_read_input_tokens": 19456,
+                "cache_creation_input_tokens": 1024,
+            },
+            Usage(20720, 19456),
+        ),
+        ({"cache_read_input_tokens": 19456}, Usage(None, 19456)),
+    ],
+)
+def test_what_was_cached_is_a_part_of_the_prompt(counts: dict[str, Any], usage: Usage) -> None:
+    ended = {"type": "message_delta", "delta": {}, "usage": counts}
+
+    assert event("messages", ended).usage == usage
+    assert whole("messages", {"content": [], "usage": counts}).usage == usage
+
+
+@pytest.mark.parametrize(
     ("dialect", "document", "code"),
     [
         ("chat", {"error": {"message": "m", "type": "server_error", "code": "lost"}}, "lost"),
