@@ -8,6 +8,7 @@ import msgspec
 
 from loadtest.generator.wire import (
     DONE,
+    OPENAI_END,
     NumTokens,
     Part,
     Usage,
@@ -66,6 +67,8 @@ _read_messages_answer = reader(_MessagesAnswer)
 
 
 def _messages_event(data: bytes) -> Part:
+    if data == OPENAI_END:
+        return Part()  # some servers add it; what ends this stream is another event
     event = _read_messages_event(data)
     match event.type:
         case "content_block_delta" if event.delta is not None:

@@ -9,6 +9,7 @@ import msgspec
 
 from loadtest.generator.wire import (
     DONE,
+    OPENAI_END,
     Message,
     NumTokens,
     Part,
@@ -74,7 +75,7 @@ _read_chunk = reader(_Chunk)
 
 
 def _openai_event(data: bytes) -> Part:
-    if data == b"[DONE]":
+    if data == OPENAI_END:
         return DONE
     chunk = _read_chunk(data)
     if chunk.error is not None:

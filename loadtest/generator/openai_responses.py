@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from loadtest.generator.wire import (
+    OPENAI_END,
     NumTokens,
     Part,
     UnreadableError,
@@ -72,6 +73,8 @@ _read_response = reader(_Response)
 
 
 def _responses_event(data: bytes) -> Part:
+    if data == OPENAI_END:
+        return Part()  # some servers add it; what ends this stream is another event
     event = _read_responses_event(data)
     match event.type:
         case "response.output_text.delta":

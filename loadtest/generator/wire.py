@@ -49,6 +49,9 @@ class Part(NamedTuple):
 
 DONE = Part(is_last=True)
 
+OPENAI_END = b"[DONE]"
+"""What follows the last event of OpenAI's streams."""
+
 
 class Counted(Protocol):
     """A usage as one API writes it."""

@@ -18,7 +18,7 @@ from loadtest.generator.sender import Limits, PromptText, Sender
 from loadtest.generator.target import Composer, Target
 from loadtest.generator.wire import Part, Wire, Wording
 from loadtest.records import Record
-from loadtest.workload.request import Session, Turn
+from loadtest.workload.request import Dialect, Session, Turn
 from tests.scripted_server import Call, Script, scripted_server
 
 USAGE = (
@@ -222,6 +222,36 @@ async def test_no_more_is_cached_than_there_was(usage: bytes) -> None:
     record = await outcome(answer, is_stream=False)
 
     assert (record.error, record.cached_tokens) == (None, None)
+
+
+STREAMED: dict[Dialect, tuple[bytes, bytes]] = {
+    "messages": (
+        b'data: {"type": "content_block_delta", "delta": {"text": "ab"}}\n\n',
+        b'data: {"type": "message_stop"}\n\n',
+    ),
+    "responses": (
+        b'data: {"type": "response.output_text.delta", "delta": "ab"}\n\n',
+        b'data: {"type": "response.completed", "response": {"status": "completed"}}\n\n',
+    ),
+}
+
+
+@pytest.mark.parametrize(("has_end", "error"), [(True, None), (False, "truncated")])
+@pytest.mark.parametrize("dialect", STREAMED)
+async def test_an_end_as_chat_streams_have_it_neither_spoils_nor_ends_another(
+    dialect: Dialect, has_end: bool, error: str | None
+) -> None:
+    token, end = STREAMED[dialect]
+
+    async def script(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(token + (end if has_end else b"") + b"data: [DONE]\n\n")
+        await call.end_stream()
+
+    async with scripted_server(script) as server:
+        (record,) = await send(server.url, [session()], wire=WIRES[dialect])
+
+    assert record.error == error
 
 
 def until_the_end(body: bytes, version: str = "1.0", status: int = 200) -> Script:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loadtest.generator.dialects import WIRES
-from loadtest.generator.wire import Message, Part, UnreadableError, Usage, Wording
+from loadtest.generator.wire import DONE, Message, Part, UnreadableError, Usage, Wording
 from loadtest.workload.request import Dialect
 
 TALK = [Message("user", b'"hi"'), Message("assistant", b'"a \\"b\\""'), Message("user", b'"go on"')]
@@ -143,6 +143,12 @@ def test_what_was_cached_is_a_part_of_the_prompt(counts: dict[str, Any], usage: 
 
     assert event("messages", ended).usage == usage
     assert whole("messages", {"content": [], "usage": counts}).usage == usage
+
+
+def test_the_end_of_another_api_is_no_end() -> None:
+    ends = {dialect: WIRES[dialect].read_event(b"[DONE]") for dialect in DIALECTS}
+
+    assert ends == {"chat": DONE, "completions": DONE, "responses": Part(), "messages": Part()}
 
 
 @pytest.mark.parametrize(
