@@ -86,10 +86,14 @@ class Exchange:
         self._connections.ask(self.planned.request, self)
 
     def give_up(self, error: str | None) -> None:
-        """Leave before the answer's end: because of an error, or as the workload has it."""
+        """Leave before the answer's end: because of an error, or as the workload has it.
+
+        An error that the stream has carried by then is what became of the request all the same.
+        """
         if self.record is None:
             if self._connection is not None:
                 self._connection.close()
+            error = self._part.error or error
             self._end(time.perf_counter(), error, cancelled=error is None)
 
     # --- what the connection calls ----------------------------------------------------------------

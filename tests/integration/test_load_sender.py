@@ -208,6 +208,22 @@ async def test_an_unreadable_answer_in_one_piece() -> None:
     assert (record.error, record.status) == ("bad_answer", 200)
 
 
+@pytest.mark.parametrize("cancel_after_s", [None, 0.2])
+async def test_an_error_that_came_is_not_lost_when_the_client_leaves(
+    cancel_after_s: float | None,
+) -> None:
+    async def stall_after_an_error(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(TOKEN + b'data: {"error": {"code": "engine_lost"}}\n\n')
+        await asyncio.sleep(60)
+
+    async with scripted_server(stall_after_an_error) as server:
+        asked = [session(cancel_after_s=cancel_after_s)]
+        (record,) = await send(server.url, asked, limits=Limits(timeout_s=0.5))
+
+    assert (record.error, record.cancelled) == ("engine_lost", False)
+
+
 @pytest.mark.parametrize(
     "usage",
     [
