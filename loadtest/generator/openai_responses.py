@@ -65,7 +65,8 @@ class _ResponsesEvent(msgspec.Struct):
     type: str = ""
     delta: Any = None
     response: _Response | None = None
-    code: str | None = None
+    code: Any = None
+    error: Any = None
 
 
 _read_responses_event = reader(_ResponsesEvent)
@@ -76,6 +77,8 @@ def _responses_event(data: bytes) -> Part:
     if data == OPENAI_END:
         return Part()  # some servers add it; what ends this stream is another event
     event = _read_responses_event(data)
+    if event.error is not None:  # no event of this API: a gateway has lost its engine
+        return Part(error=error_code(event.error) or "error_event")
     match event.type:
         case "response.output_text.delta":
             return Part(bool(event.delta), str(event.delta))
@@ -84,7 +87,7 @@ def _responses_event(data: bytes) -> Part:
         case "response.failed" if event.response is not None:
             return Part(error=event.response.part().error or "response_failed")
         case "error":
-            return Part(error=event.code or "error_event")
+            return Part(error=error_code({"code": event.code}) or "error_event")
         case kind:
             return Part(has_tokens=kind.endswith(".delta") and bool(event.delta))
 
