@@ -11,6 +11,7 @@ from loadtest.generator.wire import (
     OPENAI_END,
     NumTokens,
     Part,
+    UnreadableError,
     Usage,
     Wire,
     conversation,
@@ -58,8 +59,9 @@ class _MessagesEvent(msgspec.Struct):
 
 
 class _MessagesAnswer(msgspec.Struct):
-    content: list[_MessagesDelta]
+    content: list[_MessagesDelta] | None = None
     usage: _MessagesUsage | None = None
+    error: Any = None
 
 
 _read_messages_event = reader(_MessagesEvent)
@@ -70,6 +72,8 @@ def _messages_event(data: bytes) -> Part:
     if data == OPENAI_END:
         return Part()  # some servers add it; what ends this stream is another event
     event = _read_messages_event(data)
+    if event.error is not None:
+        return Part(error=error_code(event.error) or "error_event")
     match event.type:
         case "content_block_delta" if event.delta is not None:
             delta = event.delta
@@ -82,13 +86,17 @@ def _messages_event(data: bytes) -> Part:
         case "message_stop":
             return DONE
         case "error":
-            return Part(error=error_code(event.error) or "error_event")
+            return Part(error="error_event")
         case _:
             return Part()
 
 
 def _messages_whole(data: bytes) -> Part:
     answer = _read_messages_answer(data)
+    if answer.error is not None:
+        return Part(error=error_code(answer.error) or "response_failed")
+    if answer.content is None:
+        raise UnreadableError
     text = "".join(block.text or "" for block in answer.content)
     usage = usage_of(answer.usage)
     return Part(bool(answer.content), text, usage, is_last=True)

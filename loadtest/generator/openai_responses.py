@@ -94,7 +94,7 @@ def _responses_event(data: bytes) -> Part:
 
 def _responses_whole(data: bytes) -> Part:
     response = _read_response(data)
-    if response.output is None:
+    if response.output is None and response.error is None:
         raise UnreadableError
     return response.part()
 

@@ -157,6 +157,10 @@ def test_the_end_of_another_api_is_no_end() -> None:
         ("chat", {"error": {"message": "m", "type": "server_error", "code": "lost"}}, "lost"),
         ("chat", {"error": {"type": "server_error", "code": 500}}, "server_error"),
         ("chat", {"error": "oops"}, "error_event"),
+        ("chat", {"object": "error", "message": "m", "type": "t", "code": 500}, "t"),
+        ("chat", {"object": "error", "message": "m", "code": "lost"}, "lost"),
+        ("chat", {"object": "error", "message": "m", "code": 500}, "error_event"),
+        ("chat", {"choices": [{"delta": {}}], "error": {"code": "lost"}}, "lost"),
         ("responses", {"type": "error", "code": "lost"}, "lost"),
         ("responses", {"type": "error"}, "error_event"),
         ("responses", {"type": "error", "code": 500}, "error_event"),
@@ -165,10 +169,39 @@ def test_the_end_of_another_api_is_no_end() -> None:
         ("responses", {"error": "oops"}, "error_event"),
         ("responses", {"type": "response.failed", "response": {"error": {"code": "x"}}}, "x"),
         ("messages", {"type": "error", "error": {"type": "overloaded_error"}}, "overloaded_error"),
+        ("messages", {"type": "error"}, "error_event"),
+        ("messages", {"error": {"code": "lost"}}, "lost"),
     ],
 )
 def test_errors_inside_streams(dialect: Dialect, document: dict[str, Any], code: str) -> None:
     assert event(dialect, document).error == code
+
+
+ERROR = {"message": "m", "type": "server_error", "code": "lost"}
+CHOICES = [{"message": {"role": "assistant", "content": "abc"}}]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "document", "code"),
+    [
+        ("chat", {"error": ERROR}, "lost"),
+        ("chat", {"choices": None, "error": "oops"}, "response_failed"),
+        ("chat", {"choices": CHOICES, "error": ERROR}, "lost"),
+        ("chat", {"choices": CHOICES, "error": None}, None),
+        ("chat", {"object": "error", **ERROR}, "lost"),
+        ("chat", {"object": "error", **ERROR, "code": 500}, "server_error"),
+        ("chat", {"object": "error", "message": "m", "code": 500}, "response_failed"),
+        ("completions", {"object": "error", **ERROR}, "lost"),
+        ("responses", {"error": ERROR}, "lost"),
+        ("responses", {"status": "failed", "output": [], "error": ERROR}, "lost"),
+        ("messages", {"type": "error", "error": {"type": "overloaded_error"}}, "overloaded_error"),
+        ("messages", {"content": [], "error": "oops"}, "response_failed"),
+    ],
+)
+def test_an_answer_with_an_error_is_one(
+    dialect: Dialect, document: dict[str, Any], code: str | None
+) -> None:
+    assert whole(dialect, document).error == code
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
