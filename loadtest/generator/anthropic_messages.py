@@ -99,7 +99,9 @@ def _messages_whole(data: bytes) -> Part:
         raise UnreadableError
     text = "".join(block.text or "" for block in answer.content)
     usage = usage_of(answer.usage)
-    return Part(bool(answer.content), text, usage, is_last=True)
+    # A block that is no text, such as a call of a tool, has none at all.
+    has_tokens = any(block.text != "" for block in answer.content)
+    return Part(has_tokens, text, usage, is_last=True)
 
 
 MESSAGES = Wire(

@@ -129,8 +129,7 @@ class Exchange:
         elif self._events is None:
             self._read_whole(now)
         else:
-            cut = "truncated" if self._has_event else "bad_answer"
-            self._end(now, self._part.error or (None if self._part.is_last else cut))
+            self._end(now, self._part.error or self._why_not_whole())
 
     def lost(self, reason: str, now: float) -> None:
         connection = self._connection
@@ -175,7 +174,19 @@ class Exchange:
         if self.planned.keeps_text:
             self._text.append(part.text)
         self._note(part)
-        self._end(now, part.error)
+        self._end(now, part.error or self._why_empty(has_tokens=part.has_tokens))
+
+    def _why_not_whole(self) -> str | None:
+        """What a stream lacks at its end, if anything."""
+        if self._part.is_last:
+            return self._why_empty(has_tokens=self._ttft_s is not None)
+        return "truncated" if self._has_event else "bad_answer"
+
+    def _why_empty(self, *, has_tokens: bool) -> str | None:
+        """Tokens that say nothing, such as the one that ends an answer, show in the usage alone."""
+        usage = self._part.usage
+        is_empty = not has_tokens and (usage is None or not usage.output_tokens)
+        return "empty_answer" if is_empty else None
 
     def _refusal(self) -> str:
         return self.planned.wire.refusal(bytes(self._received[:_MAX_ERROR_BYTES]), self._status)

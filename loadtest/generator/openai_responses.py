@@ -44,7 +44,13 @@ class _Content(msgspec.Struct):
 
 
 class _Item(msgspec.Struct):
+    """One part of an answer; what is no message, such as a call of a tool, has no content."""
+
     content: list[_Content] | None = None
+
+    @property
+    def has_tokens(self) -> bool:
+        return self.content is None or any(content.text != "" for content in self.content)
 
 
 class _Response(msgspec.Struct):
@@ -54,11 +60,11 @@ class _Response(msgspec.Struct):
     error: Any = None
 
     def part(self) -> Part:
-        text = "".join(
-            content.text or "" for item in self.output or () for content in item.content or ()
-        )
+        items = self.output or ()
+        text = "".join(content.text or "" for item in items for content in item.content or ())
+        has_tokens = any(item.has_tokens for item in items)
         error = None if self.error is None else error_code(self.error) or "response_failed"
-        return Part(bool(text), text, usage_of(self.usage), error, is_last=True)
+        return Part(has_tokens, text, usage_of(self.usage), error, is_last=True)
 
 
 class _ResponsesEvent(msgspec.Struct):

@@ -270,6 +270,34 @@ async def test_an_end_as_chat_streams_have_it_neither_spoils_nor_ends_another(
     assert record.error == error
 
 
+NOTHING = b'{"choices": [{"message": {"content": ""}, "delta": {"content": ""}}]'
+ONE_TOKEN, NO_TOKEN = (b', "usage": {"completion_tokens": %d}' % count for count in (1, 0))
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize(
+    ("usage", "error"), [(ONE_TOKEN, None), (NO_TOKEN, "empty_answer"), (b"", "empty_answer")]
+)
+async def test_an_answer_without_a_token_is_a_failure(
+    usage: bytes, error: str | None, is_stream: bool
+) -> None:
+    """A token that says nothing, such as the one that ends the answer, is a token."""
+
+    async def script(call: Call) -> None:
+        if is_stream:
+            await call.begin_stream()
+            await call.chunk(b"data: " + NOTHING + usage + b"}\n\ndata: [DONE]\n\n")
+            await call.end_stream()
+        else:
+            await call.answer(200, NOTHING + usage + b"}")
+
+    assert (await outcome(script, is_stream=is_stream)).error == error
+
+
+async def test_a_stream_that_only_ends_is_empty() -> None:
+    assert (await outcome(until_the_end(b"data: [DONE]\n\n"))).error == "empty_answer"
+
+
 def until_the_end(body: bytes, version: str = "1.0", status: int = 200) -> Script:
     """An answer that ends with its connection."""
 

@@ -145,6 +145,29 @@ def test_what_was_cached_is_a_part_of_the_prompt(counts: dict[str, Any], usage: 
     assert whole("messages", {"content": [], "usage": counts}).usage == usage
 
 
+@pytest.mark.parametrize(
+    ("dialect", "document", "has_tokens"),
+    [
+        ("chat", {"choices": [{"message": {"content": ""}}]}, False),
+        ("chat", {"choices": [{"message": {"content": None, "reasoning": "hm"}}]}, True),
+        ("chat", {"choices": [{"message": {"content": None, "tool_calls": [{}]}}]}, True),
+        ("completions", {"choices": [{"text": ""}]}, False),
+        ("responses", {"output": []}, False),
+        ("responses", {"output": [{"type": "message", "content": [{"text": ""}]}]}, False),
+        ("responses", {"output": [{"type": "message", "content": [{"refusal": "no"}]}]}, True),
+        ("responses", {"output": [{"type": "function_call", "arguments": "{}"}]}, True),
+        ("messages", {"content": []}, False),
+        ("messages", {"content": [{"type": "text", "text": ""}]}, False),
+        ("messages", {"content": [{"type": "thinking", "thinking": "hm"}]}, True),
+        ("messages", {"content": [{"type": "tool_use", "input": {}}]}, True),
+    ],
+)
+def test_what_is_said_without_text_counts_as_tokens(
+    dialect: Dialect, document: dict[str, Any], has_tokens: bool
+) -> None:
+    assert whole(dialect, document).has_tokens == has_tokens
+
+
 def test_the_end_of_another_api_is_no_end() -> None:
     ends = {dialect: WIRES[dialect].read_event(b"[DONE]") for dialect in DIALECTS}
 
