@@ -104,7 +104,11 @@ def _messages_whole(data: bytes) -> Part:
     return Part(has_tokens, text, usage, is_last=True)
 
 
+# Twenty models unless told otherwise, and a thousand at most.
+# Source: https://platform.claude.com/docs/en/api/models/list
+_MODELS = "/v1/models?limit=1000"
+
 MESSAGES = Wire(
     "/v1/messages", "max_tokens", vllm_fields, conversation(b"messages"),
-    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"}, "x-api-key",
+    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"}, "x-api-key", _MODELS,
 )  # fmt: skip

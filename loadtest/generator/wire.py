@@ -85,7 +85,8 @@ class Wording:
 @dataclass(frozen=True, slots=True)
 class Wire:
     """One API. `fields` are those of every request; `limit` names the field for `max_tokens`;
-    `key_header` is where its servers look for the API key, if not only in Authorization."""
+    `key_header` is where its servers look for the API key, if not only in Authorization, and
+    `models` where they list their models."""
 
     path: str
     limit: str
@@ -95,6 +96,14 @@ class Wire:
     read_whole: Callable[[bytes], Part]
     headers: Mapping[str, str] = field(default_factory=dict)
     key_header: str | None = None
+    models: str = "/v1/models"
+
+    def identity(self, key: str | None) -> dict[str, str]:
+        """The headers that say who asks, and by which version of the API."""
+        if key is None:
+            return dict(self.headers)
+        own = {} if self.key_header is None else {self.key_header: key}
+        return {"authorization": f"Bearer {key}", **own, **self.headers}
 
     def head(self, wording: Wording) -> bytes:
         """The beginning of the JSON body of every request, up to the prompt."""
