@@ -360,6 +360,28 @@ async def test_what_follows_a_body_is_no_header_of_the_next_answer() -> None:
     assert [(r.error, r.retry_after_s) for r in records] == [(None, None)] * 2
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 408 Any\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        b"oops",
+    ],
+)
+async def test_what_comes_with_an_answer_spoils_no_other(more: bytes) -> None:
+    async def answer(call: Call) -> None:
+        await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(WHOLE))
+        await call.send(WHOLE + more)
+
+    async with scripted_server(answer) as server:
+        asked = [session(i, i * 0.1) for i in range(2)]
+        records = await send(server.url, asked, is_stream=False)
+
+        assert server.num_connections == 2
+    assert [(record.error, record.output_tokens) for record in records] == [(None, 3)] * 2
+
+
 async def test_nobody_listens() -> None:
     async with scripted_server(stream) as server:
         pass
