@@ -26,7 +26,9 @@ class About(BaseModel):
     """A run. `workload` and `slo` are the documents that it was made from; `started_at` is in UTC
     as ISO 8601, and `rate_scale` multiplied every rate. `replicas` is how many served the models
     over the run, [(seconds since its beginning, count)], empty where no Prometheus was named.
-    `is_whole`: it came to its end; `problem` is what ended it early, if nobody did.
+    `traces` has the SHA-256 of each trace by its part of the workload, since a path may lead to
+    another file tomorrow. `is_whole`: it came to its end; `problem` is what ended it early, if
+    nobody did.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,6 +40,7 @@ class About(BaseModel):
     seed: int
     rate_scale: float = 1.0
     workload: Mapping[str, Any]
+    traces: Mapping[str, str] = {}
     slo: Mapping[str, Any] | None = None
     workers: tuple[WorkerFigures, ...] = ()
     machine: Mapping[str, Any] = {}

@@ -12,6 +12,15 @@ import polars as pl
 
 RECORDS_FILE = "records.parquet"
 
+OUT_OF_SOCKETS = "generator_out_of_sockets"
+"""Why a request was lost that the generator could not even send."""
+
+GENERATOR_FAILED = "generator_failed"
+"""Why a request was lost that the generator itself has a bug with."""
+
+OWN_ERRORS = (OUT_OF_SOCKETS, GENERATOR_FAILED)
+"""Errors that say nothing of the server."""
+
 
 class Record(msgspec.Struct, array_like=True):
     """One request, sent or not. Times are in seconds.

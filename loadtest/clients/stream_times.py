@@ -46,7 +46,10 @@ class StreamTimes:
     @property
     def error(self) -> str | None:
         """Why the stream, now at its end, is no whole answer."""
-        return self._error or (None if self._is_whole else "truncated")
+        if self._error or not self._is_whole:
+            return self._error or "truncated"
+        is_empty = self.ttft_s is None and not self.output_tokens
+        return "empty_answer" if is_empty else None
 
     @property
     def tpot_s(self) -> float | None:

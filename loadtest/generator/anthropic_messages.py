@@ -8,8 +8,10 @@ import msgspec
 
 from loadtest.generator.wire import (
     DONE,
+    OPENAI_END,
     NumTokens,
     Part,
+    UnreadableError,
     Usage,
     Wire,
     conversation,
@@ -21,12 +23,21 @@ from loadtest.generator.wire import (
 
 
 class _MessagesUsage(msgspec.Struct):
+    """Input tokens are only those that were neither read from the prefix cache nor written to it.
+
+    Source: vllm/entrypoints/anthropic/serving.py, vLLM 0.32 (`_build_anthropic_usage`).
+    """
+
     input_tokens: NumTokens | None = None
+    cache_creation_input_tokens: NumTokens | None = None
     cache_read_input_tokens: NumTokens | None = None
     output_tokens: NumTokens | None = None
 
     def usage(self) -> Usage:
-        return Usage(self.input_tokens, self.cache_read_input_tokens, self.output_tokens)
+        prompt_tokens, cached_tokens = self.input_tokens, self.cache_read_input_tokens
+        if prompt_tokens is not None:
+            prompt_tokens += (cached_tokens or 0) + (self.cache_creation_input_tokens or 0)
+        return Usage(prompt_tokens, cached_tokens, self.output_tokens)
 
 
 class _MessagesDelta(msgspec.Struct):
@@ -48,8 +59,9 @@ class _MessagesEvent(msgspec.Struct):
 
 
 class _MessagesAnswer(msgspec.Struct):
-    content: list[_MessagesDelta]
+    content: list[_MessagesDelta] | None = None
     usage: _MessagesUsage | None = None
+    error: Any = None
 
 
 _read_messages_event = reader(_MessagesEvent)
@@ -57,7 +69,11 @@ _read_messages_answer = reader(_MessagesAnswer)
 
 
 def _messages_event(data: bytes) -> Part:
+    if data == OPENAI_END:
+        return Part()  # some servers add it; what ends this stream is another event
     event = _read_messages_event(data)
+    if event.error is not None:
+        return Part(error=error_code(event.error) or "error_event")
     match event.type:
         case "content_block_delta" if event.delta is not None:
             delta = event.delta
@@ -70,19 +86,29 @@ def _messages_event(data: bytes) -> Part:
         case "message_stop":
             return DONE
         case "error":
-            return Part(error=error_code(event.error) or "error_event")
+            return Part(error="error_event")
         case _:
             return Part()
 
 
 def _messages_whole(data: bytes) -> Part:
     answer = _read_messages_answer(data)
+    if answer.error is not None:
+        return Part(error=error_code(answer.error) or "response_failed")
+    if answer.content is None:
+        raise UnreadableError
     text = "".join(block.text or "" for block in answer.content)
     usage = usage_of(answer.usage)
-    return Part(bool(answer.content), text, usage, is_last=True)
+    # A block that is no text, such as a call of a tool, has none at all.
+    has_tokens = any(block.text != "" for block in answer.content)
+    return Part(has_tokens, text, usage, is_last=True)
 
+
+# Twenty models unless told otherwise, and a thousand at most.
+# Source: https://platform.claude.com/docs/en/api/models/list
+_MODELS = "/v1/models?limit=1000"
 
 MESSAGES = Wire(
     "/v1/messages", "max_tokens", vllm_fields, conversation(b"messages"),
-    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"}, "x-api-key",
+    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"}, "x-api-key", _MODELS,
 )  # fmt: skip

@@ -12,11 +12,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-OUT_OF_SOCKETS = "generator_out_of_sockets"
-"""Why a request was lost that the generator could not even send."""
-
-GENERATOR_FAILED = "generator_failed"
-"""Why a request was lost that the generator itself has a bug with."""
+from loadtest.records import GENERATOR_FAILED, OUT_OF_SOCKETS
 
 SOCKETS_USED_UP = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS)
 """What the system says to a process that may not have another socket."""
@@ -83,6 +79,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Leave, without another word to the listener."""
         self._listener = None
+        self._connections.forget(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -116,6 +113,10 @@ class Connection(asyncio.Protocol):
                 self._lose(GENERATOR_FAILED)
             self._listener = None
         self._lose("truncated" if self._has_head else "connection_lost")
+
+    def on_message_begin(self) -> None:
+        if self._listener is None:
+            self.close()  # nobody asked for this: it would be taken for the next answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._has_head:  # what follows a chunked body says nothing here

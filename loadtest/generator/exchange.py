@@ -86,10 +86,14 @@ class Exchange:
         self._connections.ask(self.planned.request, self)
 
     def give_up(self, error: str | None) -> None:
-        """Leave before the answer's end: because of an error, or as the workload has it."""
+        """Leave before the answer's end: because of an error, or as the workload has it.
+
+        An error that the stream has carried by then is what became of the request all the same.
+        """
         if self.record is None:
             if self._connection is not None:
                 self._connection.close()
+            error = self._part.error or error
             self._end(time.perf_counter(), error, cancelled=error is None)
 
     # --- what the connection calls ----------------------------------------------------------------
@@ -125,8 +129,7 @@ class Exchange:
         elif self._events is None:
             self._read_whole(now)
         else:
-            cut = "truncated" if self._has_event else "bad_answer"
-            self._end(now, self._part.error or (None if self._part.is_last else cut))
+            self._end(now, self._part.error or self._why_not_whole())
 
     def lost(self, reason: str, now: float) -> None:
         connection = self._connection
@@ -171,13 +174,25 @@ class Exchange:
         if self.planned.keeps_text:
             self._text.append(part.text)
         self._note(part)
-        self._end(now, part.error)
+        self._end(now, part.error or self._why_empty(has_tokens=part.has_tokens))
+
+    def _why_not_whole(self) -> str | None:
+        """What a stream lacks at its end, if anything."""
+        if self._part.is_last:
+            return self._why_empty(has_tokens=self._ttft_s is not None)
+        return "truncated" if self._has_event else "bad_answer"
+
+    def _why_empty(self, *, has_tokens: bool) -> str | None:
+        """Tokens that say nothing, such as the one that ends an answer, show in the usage alone."""
+        usage = self._part.usage
+        is_empty = not has_tokens and (usage is None or not usage.output_tokens)
+        return "empty_answer" if is_empty else None
 
     def _refusal(self) -> str:
         return self.planned.wire.refusal(bytes(self._received[:_MAX_ERROR_BYTES]), self._status)
 
     def _end(self, now: float, error: str | None, *, cancelled: bool = False) -> None:
-        planned, usage = self.planned, self._part.usage or Usage()
+        planned, usage = self.planned, (self._part.usage or Usage()).believed()
         self.record = Record(
             session=planned.session,
             turn=planned.turn,

@@ -9,6 +9,7 @@ import msgspec
 
 from loadtest.generator.wire import (
     DONE,
+    OPENAI_END,
     Message,
     NumTokens,
     Part,
@@ -65,20 +66,36 @@ class _Choice(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    object: Any = None
+    code: Any = None
+    type: Any = None
+
+    def failure(self, unnamed: str) -> str | None:
+        """The code of the error that this is, if it is one.
+
+        Older vLLM, SGLang and TensorRT-LLM write an error's fields where those of an answer are.
+
+        Source: sglang/srt/entrypoints/openai/protocol.py (`ErrorResponse`).
+        """
+        if self.error is not None:
+            return error_code(self.error) or unnamed
+        if self.object == "error":
+            return error_code({"code": self.code, "type": self.type}) or unnamed
+        return None
 
 
 _read_chunk = reader(_Chunk)
 
 
 def _openai_event(data: bytes) -> Part:
-    if data == b"[DONE]":
+    if data == OPENAI_END:
         return DONE
     chunk = _read_chunk(data)
-    if chunk.error is not None:
-        return Part(error=error_code(chunk.error) or "error_event")
+    if (error := chunk.failure("error_event")) is not None:
+        return Part(error=error)
     usage = usage_of(chunk.usage)
     if not chunk.choices:
         return Part(usage=usage)
@@ -88,6 +105,8 @@ def _openai_event(data: bytes) -> Part:
 
 def _openai_whole(data: bytes) -> Part:
     chunk = _read_chunk(data)
+    if (error := chunk.failure("response_failed")) is not None:
+        return Part(error=error)
     if not chunk.choices:
         raise UnreadableError
     text, has_tokens = _said(chunk.choices[0])

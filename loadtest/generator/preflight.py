@@ -8,8 +8,10 @@ from collections.abc import Collection
 import aiohttp
 import msgspec
 
+from loadtest.generator.anthropic_messages import MESSAGES
+from loadtest.generator.openai_chat import CHAT
 from loadtest.generator.target import Target
-from loadtest.generator.wire import UnreadableError, reader
+from loadtest.generator.wire import UnreadableError, Wire, reader
 from serving.errors import ConfigError
 
 _TIMEOUT_S = 20.0
@@ -29,14 +31,17 @@ class _Models(msgspec.Struct):
 _read_models = reader(_Models)
 
 
-async def only_model(target: Target, key: str | None) -> str:
+async def only_model(target: Target, key: str | None, dialect: str) -> str:
     """The model that an endpoint serves, if it serves just one.
+
+    Args:
+        dialect: what it is to be asked in.
 
     Raises:
         ConfigError: the endpoint cannot be reached or refuses the key, or it serves several.
     """
     async with _session(target) as session:
-        served = await _served(session, target, key)
+        served = await _served(session, target, key, _wire((dialect,)))
     if len(served) != 1:
         raise ConfigError(
             f"{target.url} serves {', '.join(sorted(served)) or 'no model'}",
@@ -47,18 +52,21 @@ async def only_model(target: Target, key: str | None) -> str:
     return next(iter(served))
 
 
-async def check(target: Target, asked: Collection[tuple[str, str | None]]) -> None:
+async def check(
+    target: Target, asked: Collection[tuple[str, str | None]], dialects: Collection[str]
+) -> None:
     """Nothing stands in the way of requests for these models.
 
     Args:
         asked: every model with the API key that it is asked with, `None` for none.
+        dialects: what they are asked in.
 
     Raises:
         ConfigError: the endpoint cannot be reached, refuses the key or does not serve the model.
     """
     async with _session(target) as session:
         for key in {key for _, key in asked}:
-            served = await _served(session, target, key)
+            served = await _served(session, target, key, _wire(dialects))
             for model, its_key in asked:
                 if its_key == key and model not in served:
                     raise ConfigError(
@@ -75,14 +83,18 @@ def _session(target: Target) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(timeout=timeout, connector=connector)
 
 
+def _wire(dialects: Collection[str]) -> Wire:
+    """The API to ask for models in: an endpoint of `messages` may be one of Anthropic's alone, and
+    others do not mind what that adds."""
+    return MESSAGES if "messages" in dialects else CHAT
+
+
 async def _served(
-    session: aiohttp.ClientSession, target: Target, key: str | None
+    session: aiohttp.ClientSession, target: Target, key: str | None, wire: Wire
 ) -> frozenset[str]:
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    url = f"{target.url}{wire.models}"
     try:
-        async with session.get(
-            f"{target.url}/v1/models", headers=headers, allow_redirects=False
-        ) as answer:
+        async with session.get(url, headers=wire.identity(key), allow_redirects=False) as answer:
             if answer.status in (401, 403):
                 raise ConfigError(
                     f"{target.url} refuses the API key (status {answer.status})",

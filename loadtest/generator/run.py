@@ -104,9 +104,12 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
         NothingSentError: it was interrupted before they did.
     """
     environment = {**os.environ, **({KEY_VARIABLE: plan.key} if plan.key else {})}
-    asked = {(t.model, key_of(t, environment)) for t in plan.workload.traffic.values()}
-    await _unless(interrupted, preflight.check(plan.target, asked))
+    traffic = plan.workload.traffic.values()
+    asked = {(part.model, key_of(part, environment)) for part in traffic}
+    dialects = {part.dialect for part in traffic}
+    await _unless(interrupted, preflight.check(plan.target, asked, dialects))
     machine = describe({"galerne": __version__})
+    traces = await asyncio.to_thread(plan.workload.trace_digests)
     records: list[Record] = []
     problem = None
     async with _coordinating(plan, records.extend) as (coordinator, url, token):
@@ -139,6 +142,7 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
         rate_scale=plan.rate_scale,
         seed=plan.workload.seed,
         workload=plan.workload.model_dump(mode="json", exclude_none=True),
+        traces=traces,
         workers=coordinator.figures,
         machine=machine,
         is_whole=is_whole,

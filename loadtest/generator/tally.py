@@ -104,7 +104,7 @@ def _seconds(record: Record, name: str) -> float | None:
         case "itl_ms":
             return float(gaps_s.max()) if gaps_s.size else None
         case "tpot_ms":
-            if record.ttft_s is None or further_tokens <= 0:
+            if record.ttft_s is None or further_tokens <= 0 or not gaps_s.size:
                 return None
             return float(gaps_s.sum(dtype=np.float64)) / further_tokens
     return record.latency_s

@@ -94,16 +94,12 @@ class Composer:
     def make(cls, target: Target, wire: Wire, wording: Wording, key: str | None) -> Composer:
         """One that writes requests to `target`, with this API key."""
         parts = urlsplit(target.url)
-        key_headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        if key is not None and wire.key_header is not None:
-            key_headers[wire.key_header] = key
         headers: Mapping[str, str] = {
             "host": parts.netloc,
             "user-agent": f"galerne-load/{__version__}",
             "content-type": "application/json",
             "accept": "text/event-stream" if wording.is_stream else "application/json",
-            **key_headers,
-            **wire.headers,
+            **wire.identity(key),
         }
         lines = [
             f"POST {parts.path}{wire.path} HTTP/1.1",

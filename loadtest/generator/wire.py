@@ -27,6 +27,15 @@ class Usage(NamedTuple):
         """
         return Usage(*(old if new is None else new for old, new in zip(self, later, strict=True)))
 
+    def believed(self) -> Usage:
+        """Without cached tokens that are more than the prompt had: they are a share of nothing.
+
+        >>> Usage(5, 5).believed().cached_tokens, Usage(5, 6).believed().cached_tokens
+        (5, None)
+        """
+        fits = (self.cached_tokens or 0) <= (self.prompt_tokens or 0)
+        return self if fits else self._replace(cached_tokens=None)
+
 
 class Part(NamedTuple):
     """What an event of a stream, or a whole answer, brought. `error` is a short code."""
@@ -39,6 +48,9 @@ class Part(NamedTuple):
 
 
 DONE = Part(is_last=True)
+
+OPENAI_END = b"[DONE]"
+"""What follows the last event of OpenAI's streams."""
 
 
 class Counted(Protocol):
@@ -73,7 +85,8 @@ class Wording:
 @dataclass(frozen=True, slots=True)
 class Wire:
     """One API. `fields` are those of every request; `limit` names the field for `max_tokens`;
-    `key_header` is where its servers look for the API key, if not only in Authorization."""
+    `key_header` is where its servers look for the API key, if not only in Authorization, and
+    `models` where they list their models."""
 
     path: str
     limit: str
@@ -83,6 +96,14 @@ class Wire:
     read_whole: Callable[[bytes], Part]
     headers: Mapping[str, str] = field(default_factory=dict)
     key_header: str | None = None
+    models: str = "/v1/models"
+
+    def identity(self, key: str | None) -> dict[str, str]:
+        """The headers that say who asks, and by which version of the API."""
+        if key is None:
+            return dict(self.headers)
+        own = {} if self.key_header is None else {self.key_header: key}
+        return {"authorization": f"Bearer {key}", **own, **self.headers}
 
     def head(self, wording: Wording) -> bytes:
         """The beginning of the JSON body of every request, up to the prompt."""

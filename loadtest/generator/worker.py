@@ -98,8 +98,8 @@ async def _work_on(url: str, token: str) -> None:
 
 async def _send(sender: Sender, link: Link, worker: int, start: Start) -> Orders:
     gc.freeze()
-    begun = time.perf_counter() + start.in_s
-    cpu_s = time.process_time()
+    called, cpu_s = time.perf_counter(), time.process_time()
+    begun = called + start.in_s
     sending = asyncio.create_task(sender.run(begun))
     try:
         while not sending.done():
@@ -113,7 +113,7 @@ async def _send(sender: Sender, link: Link, worker: int, start: Start) -> Orders
         gc.unfreeze()
     figures = {
         "host": platform.node(),
-        "cpu_ratio": (time.process_time() - cpu_s) / max(time.perf_counter() - begun, 1e-9),
+        "cpu_ratio": (time.process_time() - cpu_s) / max(time.perf_counter() - called, 1e-9),
         "loop_lag_p99_ms": float(np.quantile(sender.loop_lags_s, 0.99)) * 1000,
     }
     last = Report(worker, sender.take_records(), 0, sender.num_sent, figures)

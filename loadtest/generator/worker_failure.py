@@ -5,7 +5,8 @@ from __future__ import annotations
 import aiohttp
 import msgspec
 
-from loadtest.generator.connection import OUT_OF_SOCKETS, SOCKETS_USED_UP
+from loadtest.generator.connection import SOCKETS_USED_UP
+from loadtest.records import OUT_OF_SOCKETS
 from serving.errors import EngineError, ServingError
 
 

@@ -16,7 +16,7 @@ from loadtest.report.meanings import meaning
 from loadtest.report.run import Run
 from loadtest.report.style import Plot
 from loadtest.report.svg import inline_svg
-from loadtest.report.words import moment, number, percent, span, whole
+from loadtest.report.words import exact, moment, number, percent, span, whole
 from loadtest.verdict.summary import Distribution, Part, Verdict
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -67,9 +67,9 @@ def environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     made.filters |= {
-        "inline_svg": inline_svg, "limit": lambda limit: f"{limit:,g}", "meaning": meaning,
-        "moment": moment, "number": number, "seconds": lambda seconds: span(1000 * seconds),
-        "span": span, "whole": whole,
+        "exact": exact, "inline_svg": inline_svg, "meaning": meaning, "moment": moment,
+        "number": number, "seconds": lambda seconds: span(1000 * seconds), "span": span,
+        "whole": whole,
     }  # fmt: skip
     made.globals["percent"] = percent
     return made
@@ -80,7 +80,7 @@ def run_facts(about: About) -> tuple[tuple[str, str], ...]:
     return (
         ("Server", about.url),
         ("Began", moment(about.started_at)),
-        ("Took", span(1000 * about.duration_s)),
+        ("Requests were due for", span(1000 * about.duration_s)),
         ("Seed", str(about.seed)),
         ("Workers", whole(len(about.workers))),
         ("Whole", "yes" if about.is_whole else "no, it was stopped early"),

@@ -10,6 +10,7 @@ _MEANINGS = {
     "truncated": "The answer began and then stopped short.",
     "not_http": "What came was not HTTP, or its head had no end.",
     "bad_answer": "What came was not what the API answers.",
+    "empty_answer": "The answer came to its end without a single token.",
     "answer_too_long": "More came than an answer can be long; the generator left.",
     "timeout": "No whole answer came within the run's time limit; the generator left.",
     "unfinished": "The run ended before the answer did.",

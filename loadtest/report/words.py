@@ -25,6 +25,15 @@ def number(value: float | None) -> str:
     return f"{value:,.{min(decimals, 6)}f}"
 
 
+def exact(value: float | None) -> str:
+    """Seven significant digits, so that what misses a limit does not look as if it kept it.
+
+    >>> [exact(value) for value in (500.4, 500.0, 0.9896, 12345.5, None)]
+    ['500.4', '500', '0.9896', '12,345.5', '—']
+    """
+    return DASH if value is None else f"{value:,.7g}"
+
+
 def whole(count: int) -> str:
     """A count.
 

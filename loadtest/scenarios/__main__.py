@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from loadtest.generator.messages import KEY_VARIABLE
 from loadtest.generator.target import Target
 from loadtest.machine import allow_many_connections
@@ -195,7 +197,7 @@ def _show(finding: Finding, folder: Path, *, as_json: bool) -> None:
     else:
         _print_figures(line)
         print(f"{finding.scenario}: {finding.verdict}: {'; '.join(finding.reasons)}", flush=True)
-    err.print(f"[dim]report  {folder}[/dim]", soft_wrap=True)
+    err.print(f"[dim]report  {escape(str(folder))}[/dim]", soft_wrap=True)
 
 
 def _print_figures(line: Mapping[str, Any]) -> None:

@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from loadtest.about import WorkerFigures
+from loadtest.records import OWN_ERRORS
 from loadtest.verdict.slo import Limits, Slo
 from loadtest.verdict.summary import Check, Part, Verdict
 
 MOST_CPU_RATIO = 0.9
 """Of one core: a worker that is busier has moments in which it is late."""
 LEAST_LAG_MS = 5.0
+_MOST_NAMED = 6
+"""Errors that a reason names: a server may make one up for each request."""
 LAG_SHARE = 0.05
 """The generator may be late by this share of what it measures, at least by `LEAST_LAG_MS`, which
 a busy machine's scheduler takes by itself. The p99 of lag is held against the median measured."""
@@ -95,7 +98,7 @@ def conclude(
         return "invalid", late
     missed = tuple(miss(check) for check in sorted(found, key=_excess) if not check.met)
     if not overall.completed:
-        return "fail", (_nothing_completed(overall), *missed)
+        return "fail", (nothing_completed(overall), *missed)
     if missed:
         return "fail", missed
     if not has_slo:
@@ -117,7 +120,10 @@ def bottlenecks(overall: Part, workers: Sequence[WorkerFigures]) -> tuple[str, .
         what = f"worker {index} on {worker.host} was busy: its share of a core"
         found.append(_beyond(what, worker.cpu_ratio, MOST_CPU_RATIO, ""))
     worst_first = sorted((pair for pair in found if pair[0] > 1), reverse=True)
-    return tuple(f"the generator was the bottleneck: {reason}" for _, reason in worst_first)
+    own = [f"it lost {overall.errors[code]} requests itself ({code})"
+           for code in OWN_ERRORS if code in overall.errors]  # fmt: skip
+    reasons = (*own, *(reason for _, reason in worst_first))
+    return tuple(f"the generator was the bottleneck: {reason}" for reason in reasons)
 
 
 def allowed_lag_ms(overall: Part) -> float:
@@ -149,10 +155,13 @@ def miss(check: Check) -> str:
     return f"{check.what} is {_shown(check.measured)}, {direction} than {limit}"
 
 
-def _nothing_completed(overall: Part) -> str:
+def nothing_completed(overall: Part) -> str:
+    """What became of requests of which none was completed."""
     ends: Mapping[str, int] = {**overall.errors, "cancelled by the workload": overall.cancelled}
-    counts = ", ".join(f"{count} {name}" for name, count in ends.items() if count)
-    return f"none of {overall.requests} requests was completed: {counts}"
+    counts = [f"{count} {name}" for name, count in ends.items() if count]
+    if others := counts[_MOST_NAMED:]:
+        counts = [*counts[:_MOST_NAMED], f"and {len(others)} further errors"]
+    return f"none of {overall.requests} requests was completed: {', '.join(counts)}"
 
 
 def _shown(value: float) -> str:

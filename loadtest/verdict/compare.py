@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from loadtest.about import About
-from loadtest.verdict.checks import NOT_WHOLE, bottlenecks, failed_ratio
+from loadtest.verdict.checks import NOT_WHOLE, bottlenecks, failed_ratio, nothing_completed
 from loadtest.verdict.effects import Effect, concluded
 from loadtest.verdict.measures import measured
 from loadtest.verdict.resampling import Floats, Ints, Sample, Seen, clustered, draws
@@ -126,6 +126,8 @@ def _overall(side: Side, slo: Slo | None) -> Part:
 def _why_unpaired(a: Side, b: Side) -> str | None:
     if a.about.workload != b.about.workload:
         return "the workloads differ"
+    if a.about.traces != b.about.traces:
+        return "the traces differ, though they are at the same path"
     if a.about.seed != b.about.seed:
         return f"the seeds differ: {a.about.seed} and {b.about.seed}"
     columns = [*_KEY, "due_s"]
@@ -150,6 +152,8 @@ def _problems(sides: _Sides, halves: _Halves) -> Iterator[str]:
     for name, side, half in zip("AB", sides, halves, strict=True):
         if not side.about.is_whole:
             yield f"{name}: {NOT_WHOLE}"
+        if half.overall.requests and not half.overall.completed:
+            yield f"{name}: {nothing_completed(half.overall)}"
         for reason in bottlenecks(half.overall, side.about.workers):
             yield f"{name}: {reason}"
 

@@ -61,9 +61,15 @@ def gate(
     reasons += [
         f"{effect.in_words()}; the tolerance is {limits[effect.name]:g}" for effect in regressions
     ]
-    if not decided:
+    if not _is_enough(comparison):
         reasons += [f"nothing can be told: {effect.in_words()}" for effect in comparison.effects]
     return Gate(not reasons, tuple(reasons), regressions, suspicions)
+
+
+def _is_enough(comparison: Comparison) -> bool:
+    """Whether anything can be told; that as many failed as before says nothing where all did."""
+    most_telling = [effect for effect in comparison.effects if not effect.is_difference]
+    return any(effect.change is not None for effect in most_telling or comparison.effects)
 
 
 def _limits(

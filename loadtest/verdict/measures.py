@@ -27,9 +27,10 @@ def measured(records: pl.DataFrame, slo: Slo | None) -> pl.DataFrame:
 
     `outcome` is completed, failed or cancelled; `error` is set for every failed one. Of completed
     ones there are `latency_ms` and, where they were streamed, `ttft_ms`, `itl_ms` (the longest gap)
-    and `tpot_ms` = (last token - first token) / (output tokens - 1), `null` for one token or where
-    the server named none. Those of others stay `null`: how long a refusal took, or half an answer,
-    is no latency. `is_good`: it was completed and keeps the limits of its part of the workload.
+    and `tpot_ms` = (last token - first token) / (output tokens - 1), `null` for one token or part,
+    or where the server named none. Those of others stay `null`: how long a refusal took, or half an
+    answer, is no latency. `is_good`: it was completed and keeps the limits of its part of the
+    workload.
     """
     is_whole = pl.col("error").is_null() & pl.col("latency_s").is_not_null()
     outcome = (
@@ -51,7 +52,9 @@ def _figures() -> dict[str, pl.Expr]:
     gaps_s = pl.col("itl_s").list
     exact_gaps_s = pl.col("itl_s").cast(pl.List(pl.Float64)).list
     further_tokens = pl.col("output_tokens") - 1
+    # All tokens in one part, as from a proxy that holds answers back: nothing was measured.
     has_further = streamed & pl.col("ttft_s").is_not_null() & (further_tokens > 0)
+    has_further &= gaps_s.len() > 0
     return {
         "send_lag_ms": _ms(pl.col("send_lag_s")),
         "latency_ms": pl.when(completed).then(_ms(pl.col("latency_s"))),

@@ -77,6 +77,7 @@ def _part(name: str, found: pl.DataFrame, span: _Span) -> Part:
     completed, cancelled = outcomes.get("completed", 0), outcomes.get("cancelled", 0)
     good, judged = int(found["is_good"].sum()), found.height - cancelled
     output_tokens = int(found["output_tokens"].sum())
+    is_uncounted = bool(found.filter(outcome="completed")["output_tokens"].null_count())
     return Part(
         name=name,
         requests=found.height,
@@ -86,7 +87,7 @@ def _part(name: str, found: pl.DataFrame, span: _Span) -> Part:
         offered_rps=_rate(found.height, span.due_s),
         completed_rps=_rate(completed, span.due_s),
         goodput_rps=_rate(good, span.due_s),
-        output_tokens_per_s=_rate(output_tokens, span.ended_s),
+        output_tokens_per_s=None if is_uncounted else _rate(output_tokens, span.ended_s),
         prompt_tokens=int(found["prompt_tokens"].sum()),
         cached_tokens=int(found["cached_tokens"].sum()),
         output_tokens=output_tokens,

@@ -40,8 +40,9 @@ class Part:
     which are `None` where nothing was measured. Rates of requests are over the seconds in which
     requests were due; goodput counts completed requests that meet the SLO's limits for a request,
     or all completed ones where it has none. `output_tokens_per_s` is over the seconds until the
-    last answer ended, so that a backlog worked off later is not taken for throughput. Tokens are of
-    all answers whose usage the server named. `errors` counts failures by code, the most first.
+    last answer ended, so that a backlog worked off later is not taken for throughput, and `None` if
+    a completed answer did not name its tokens. Tokens are of all answers whose usage the server
+    named. `errors` counts failures by code, the most first.
     `attainment_ratio` is the share of requests that goodput counts, of all but cancelled ones.
     """
 
@@ -53,7 +54,7 @@ class Part:
     offered_rps: float
     completed_rps: float
     goodput_rps: float
-    output_tokens_per_s: float
+    output_tokens_per_s: float | None
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int

@@ -13,6 +13,7 @@ the arrivals before `duration_s`, and `expected` is how many there are on averag
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from functools import cached_property
 from itertools import accumulate
@@ -32,6 +33,7 @@ from pydantic import (
 
 from loadtest.workload import arrivals
 from loadtest.workload.arrivals import Floats
+from serving.errors import ConfigError
 from serving.lab.traces import Trace, TraceFormat, read_trace
 
 FOLDER = "folder"
@@ -178,6 +180,21 @@ class Replay(_Process):
             ConfigError: it is no trace of this format.
         """
         return read_trace(self.path, self.format, speed=self.speed, limit=self.limit)
+
+    @property
+    def digest(self) -> str:
+        """The file's SHA-256, in hex.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ConfigError(
+                f"the trace {self.path} cannot be read: {error.strerror}", code="trace_unreadable"
+            ) from error
 
     @property
     def lasts_s(self) -> float:

@@ -243,6 +243,14 @@ class Workload(_Document):
             low, high = (middle, high) if self.mean_rate(middle) < rate else (low, middle)
         return high
 
+    def trace_digests(self) -> dict[str, str]:
+        """By traffic that replays a trace: the SHA-256 of its file, in hex.
+
+        Raises:
+            ConfigError: a trace cannot be read.
+        """
+        return {name: replay.digest for name, replay in self._replays().items()}
+
     def num_dropped(self) -> dict[str, int]:
         """By traffic that replays a trace: requests of length 0 that were left out of it.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from serving.cli.console import err
 from serving.cli.load_capacity import capacity
@@ -60,7 +61,7 @@ def run(
         if reporting.prometheus is not None:
             outcome = with_replicas(outcome, reporting.prometheus)
         outcome.write(folder)
-    err.print(f"[dim]report  {folder / 'report.html'}[/dim]", soft_wrap=True)
+    err.print(f"[dim]report  {escape(str(folder / 'report.html'))}[/dim]", soft_wrap=True)
     sys.exit(outcome.exit_code)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from serving.cli.console import EXIT_FAILURE, err, out
 from serving.cli.load_result_options import Judging, LastLineOption, OutOption
@@ -152,7 +153,7 @@ def _judge(a: Side, b: Side, judging: Judging, *, folder: Path | None, as_json: 
     if folder is not None:
         with kept(folder):
             page = write_comparison(folder, a, b, comparison).page
-        err.print(f"[dim]report  {page}[/dim]", soft_wrap=True)
+        err.print(f"[dim]report  {escape(str(page))}[/dim]", soft_wrap=True)
     return 0 if verdict.passed else EXIT_FAILURE
 
 

@@ -24,7 +24,14 @@ from loadtest.report.files import write_report
 from loadtest.report.live import Progress, showing
 from loadtest.verdict.slo import Slo
 from loadtest.verdict.summarize import summarize
-from loadtest.verdict.summary import SUMMARY_FILE, Distribution, Summary, last_line, to_json
+from loadtest.verdict.summary import (
+    SUMMARY_FILE,
+    Distribution,
+    Part,
+    Summary,
+    last_line,
+    to_json,
+)
 from serving.adapters.prometheus_query import query_series
 from serving.cli.console import EXIT_FAILURE, err, out, report, say
 from serving.errors import ClusterError, ConfigError, EngineError
@@ -296,10 +303,16 @@ def _table(summary: Summary) -> Table:
         ("completed", f"{part.completed}"),
         ("failed", f"{part.failed}"),
         ("goodput", f"{part.goodput_rps:.2f}/s of {part.offered_rps:.2f}/s"),
-        ("output tokens", f"{part.output_tokens_per_s:.0f}/s"),
+        ("output tokens", _tokens_per_s(part)),
     ):
         table.add_row(name, value)
     return table
+
+
+def _tokens_per_s(part: Part) -> str:
+    if part.output_tokens_per_s is None:
+        return "not all answers named them"
+    return f"{part.output_tokens_per_s:.0f}/s"
 
 
 def _cells(found: Distribution) -> list[str]:

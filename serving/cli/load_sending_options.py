@@ -82,7 +82,7 @@ def make_plan(sending: Sending, asked: Asked) -> Plan:
     key = None if sending.key is None else to_secret(sending.key, "--key") or None
 
     def only_model() -> str:
-        return asyncio.run(preflight.only_model(target, key))
+        return asyncio.run(preflight.only_model(target, key, asked.dialect or "chat"))
 
     return Plan(
         target,

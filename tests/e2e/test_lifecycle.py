@@ -263,12 +263,13 @@ def _running_engine(platform: Platform) -> tuple[psutil.Process, psutil.Process]
 
 
 def _engine_core(replica: psutil.Process) -> psutil.Process | None:
-    """vLLM's engine process below a replica, by the title that it gives itself."""
+    """vLLM's engine process below a replica, by the title that it gives itself if it can, or else
+    by what Python starts it with."""
     for child in replica.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            title = child.cmdline()[:1]
-            print(f"below the replica: {child.name()} {title}")
-            if title == ["VLLM::EngineCore"]:
+            command = " ".join(child.cmdline())
+            print(f"below the replica: {child.name()} {command}")
+            if command.startswith("VLLM::EngineCore") or "spawn_main" in command:
                 return child
     return None
 

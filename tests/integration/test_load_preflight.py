@@ -16,6 +16,10 @@ from serving.errors import ConfigError
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def target_of(server: TestServer) -> Target:
+    return Target.parse(str(server.make_url("/")))
+
+
 async def refusal(answer: web.Response | Answer) -> ConfigError:
     """Why an endpoint with this list of models is refused."""
 
@@ -26,7 +30,7 @@ async def refusal(answer: web.Response | Answer) -> ConfigError:
     application.router.add_get("/v1/models", models)
     async with TestServer(application) as server:
         with pytest.raises(ConfigError) as refused:
-            await preflight.check(Target.parse(str(server.make_url("/"))), {("m", None)})
+            await preflight.check(target_of(server), {("m", None)}, {"chat"})
     return refused.value
 
 
@@ -80,3 +84,45 @@ async def test_a_model_that_is_not_served_is_named_with_those_that_are() -> None
     error = await refusal(web.json_response({"data": [{"id": "a"}, {"id": "b"}]}))
 
     assert (error.code, error.hint) == ("model_not_found", "it serves a, b")
+
+
+def anthropics(num_models: int) -> web.Application:
+    """An endpoint that takes no other key than Anthropic's do, and lists models by the page."""
+
+    async def models(request: web.Request) -> web.Response:
+        if request.headers.get("x-api-key") != "k" or "anthropic-version" not in request.headers:
+            return web.Response(status=401)
+        size = int(request.query.get("limit", "20"))
+        return web.json_response({"data": [{"id": f"m{i}"} for i in range(num_models)][:size]})
+
+    application = web.Application()
+    application.router.add_get("/v1/models", models)
+    return application
+
+
+async def test_an_endpoint_that_speaks_only_messages() -> None:
+    async with TestServer(anthropics(num_models=50)) as server:
+        await preflight.check(target_of(server), {("m49", "k")}, {"chat", "messages"})
+        with pytest.raises(ConfigError) as refused:
+            await preflight.check(target_of(server), {("m1", "k")}, {"chat", "responses"})
+    async with TestServer(anthropics(num_models=1)) as server:
+        assert await preflight.only_model(target_of(server), "k", "messages") == "m0"
+
+    assert refused.value.code == "key_refused"
+
+
+async def test_other_endpoints_are_asked_for_no_more_than_openais() -> None:
+    asked = []
+
+    async def models(request: web.Request) -> web.Response:
+        asked.append((request.path_qs, request.headers.get("authorization")))
+        assert not {"x-api-key", "anthropic-version"} & {name.lower() for name in request.headers}
+        return web.json_response({"data": [{"id": "m"}]})
+
+    application = web.Application()
+    application.router.add_get("/v1/models", models)
+    async with TestServer(application) as server:
+        await preflight.check(target_of(server), {("m", "k")}, {"chat"})
+        assert await preflight.only_model(target_of(server), "k", "chat") == "m"
+
+    assert asked == [("/v1/models", "Bearer k")] * 2

@@ -18,7 +18,7 @@ from loadtest.generator.sender import Limits, PromptText, Sender
 from loadtest.generator.target import Composer, Target
 from loadtest.generator.wire import Part, Wire, Wording
 from loadtest.records import Record
-from loadtest.workload.request import Session, Turn
+from loadtest.workload.request import Dialect, Session, Turn
 from tests.scripted_server import Call, Script, scripted_server
 
 USAGE = (
@@ -208,6 +208,96 @@ async def test_an_unreadable_answer_in_one_piece() -> None:
     assert (record.error, record.status) == ("bad_answer", 200)
 
 
+@pytest.mark.parametrize("cancel_after_s", [None, 0.2])
+async def test_an_error_that_came_is_not_lost_when_the_client_leaves(
+    cancel_after_s: float | None,
+) -> None:
+    async def stall_after_an_error(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(TOKEN + b'data: {"error": {"code": "engine_lost"}}\n\n')
+        await asyncio.sleep(60)
+
+    async with scripted_server(stall_after_an_error) as server:
+        asked = [session(cancel_after_s=cancel_after_s)]
+        (record,) = await send(server.url, asked, limits=Limits(timeout_s=0.5))
+
+    assert (record.error, record.cancelled) == ("engine_lost", False)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b'{"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 10}}',
+        b'{"prompt_tokens_details": {"cached_tokens": 10}}',
+    ],
+)
+async def test_no_more_is_cached_than_there_was(usage: bytes) -> None:
+    async def answer(call: Call) -> None:
+        await call.answer(200, WHOLE.replace(USAGE, usage))
+
+    record = await outcome(answer, is_stream=False)
+
+    assert (record.error, record.cached_tokens) == (None, None)
+
+
+STREAMED: dict[Dialect, tuple[bytes, bytes]] = {
+    "messages": (
+        b'data: {"type": "content_block_delta", "delta": {"text": "ab"}}\n\n',
+        b'data: {"type": "message_stop"}\n\n',
+    ),
+    "responses": (
+        b'data: {"type": "response.output_text.delta", "delta": "ab"}\n\n',
+        b'data: {"type": "response.completed", "response": {"status": "completed"}}\n\n',
+    ),
+}
+
+
+@pytest.mark.parametrize(("has_end", "error"), [(True, None), (False, "truncated")])
+@pytest.mark.parametrize("dialect", STREAMED)
+async def test_an_end_as_chat_streams_have_it_neither_spoils_nor_ends_another(
+    dialect: Dialect, has_end: bool, error: str | None
+) -> None:
+    token, end = STREAMED[dialect]
+
+    async def script(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(token + (end if has_end else b"") + b"data: [DONE]\n\n")
+        await call.end_stream()
+
+    async with scripted_server(script) as server:
+        (record,) = await send(server.url, [session()], wire=WIRES[dialect])
+
+    assert record.error == error
+
+
+NOTHING = b'{"choices": [{"message": {"content": ""}, "delta": {"content": ""}}]'
+ONE_TOKEN, NO_TOKEN = (b', "usage": {"completion_tokens": %d}' % count for count in (1, 0))
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize(
+    ("usage", "error"), [(ONE_TOKEN, None), (NO_TOKEN, "empty_answer"), (b"", "empty_answer")]
+)
+async def test_an_answer_without_a_token_is_a_failure(
+    usage: bytes, error: str | None, is_stream: bool
+) -> None:
+    """A token that says nothing, such as the one that ends the answer, is a token."""
+
+    async def script(call: Call) -> None:
+        if is_stream:
+            await call.begin_stream()
+            await call.chunk(b"data: " + NOTHING + usage + b"}\n\ndata: [DONE]\n\n")
+            await call.end_stream()
+        else:
+            await call.answer(200, NOTHING + usage + b"}")
+
+    assert (await outcome(script, is_stream=is_stream)).error == error
+
+
+async def test_a_stream_that_only_ends_is_empty() -> None:
+    assert (await outcome(until_the_end(b"data: [DONE]\n\n"))).error == "empty_answer"
+
+
 def until_the_end(body: bytes, version: str = "1.0", status: int = 200) -> Script:
     """An answer that ends with its connection."""
 
@@ -268,6 +358,28 @@ async def test_what_follows_a_body_is_no_header_of_the_next_answer() -> None:
 
         assert server.num_connections == 1
     assert [(r.error, r.retry_after_s) for r in records] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 408 Any\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        b"oops",
+    ],
+)
+async def test_what_comes_with_an_answer_spoils_no_other(more: bytes) -> None:
+    async def answer(call: Call) -> None:
+        await call.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(WHOLE))
+        await call.send(WHOLE + more)
+
+    async with scripted_server(answer) as server:
+        asked = [session(i, i * 0.1) for i in range(2)]
+        records = await send(server.url, asked, is_stream=False)
+
+        assert server.num_connections == 2
+    assert [(record.error, record.output_tokens) for record in records] == [(None, 3)] * 2
 
 
 async def test_nobody_listens() -> None:

@@ -51,12 +51,17 @@ def test_what_counts_as_a_token(delta: dict[str, Any]) -> None:
     [
         ((), "truncated"),
         ((chunk(content="a"), USAGE), "truncated"),
+        ((chunk(content=""), DONE), "empty_answer"),
         ((chunk(content="a"), b"data: {oops\n", DONE), "bad_answer"),
         ((chunk(content="a"), b'data: {"error": {"code": "engine_lost"}}\n', DONE), "engine_lost"),
     ],
 )
 def test_why_a_stream_is_not_whole(lines: tuple[bytes, ...], error: str) -> None:
     assert heard(*lines).error == error
+
+
+def test_tokens_that_say_nothing_are_an_answer() -> None:
+    assert heard(USAGE, DONE).error is None
 
 
 def test_one_token_has_no_time_per_further_token() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loadtest.generator.dialects import WIRES
-from loadtest.generator.wire import Message, Part, UnreadableError, Usage, Wording
+from loadtest.generator.wire import DONE, Message, Part, UnreadableError, Usage, Wording
 from loadtest.workload.request import Dialect
 
 TALK = [Message("user", b'"hi"'), Message("assistant", b'"a \\"b\\""'), Message("user", b'"go on"')]
@@ -122,19 +122,109 @@ def test_messages() -> None:
 
 
 @pytest.mark.parametrize(
+    ("counts", "usage"),
+    [
+        ({"input_tokens": 20720}, Usage(20720)),
+        ({"input_tokens": 240, "cache_read_input_tokens": 20480}, Usage(20720, 20480)),
+        ({"input_tokens": 240, "cache_read_input_tokens": None}, Usage(240)),
+        (
+            {
+                "input_tokens": 240,
+                "cache_read_input_tokens": 19456,
+                "cache_creation_input_tokens": 1024,
+            },
+            Usage(20720, 19456),
+        ),
+        ({"cache_read_input_tokens": 19456}, Usage(None, 19456)),
+    ],
+)
+def test_what_was_cached_is_a_part_of_the_prompt(counts: dict[str, Any], usage: Usage) -> None:
+    ended = {"type": "message_delta", "delta": {}, "usage": counts}
+
+    assert event("messages", ended).usage == usage
+    assert whole("messages", {"content": [], "usage": counts}).usage == usage
+
+
+@pytest.mark.parametrize(
+    ("dialect", "document", "has_tokens"),
+    [
+        ("chat", {"choices": [{"message": {"content": ""}}]}, False),
+        ("chat", {"choices": [{"message": {"content": None, "reasoning": "hm"}}]}, True),
+        ("chat", {"choices": [{"message": {"content": None, "tool_calls": [{}]}}]}, True),
+        ("completions", {"choices": [{"text": ""}]}, False),
+        ("responses", {"output": []}, False),
+        ("responses", {"output": [{"type": "message", "content": [{"text": ""}]}]}, False),
+        ("responses", {"output": [{"type": "message", "content": [{"refusal": "no"}]}]}, True),
+        ("responses", {"output": [{"type": "function_call", "arguments": "{}"}]}, True),
+        ("messages", {"content": []}, False),
+        ("messages", {"content": [{"type": "text", "text": ""}]}, False),
+        ("messages", {"content": [{"type": "thinking", "thinking": "hm"}]}, True),
+        ("messages", {"content": [{"type": "tool_use", "input": {}}]}, True),
+    ],
+)
+def test_what_is_said_without_text_counts_as_tokens(
+    dialect: Dialect, document: dict[str, Any], has_tokens: bool
+) -> None:
+    assert whole(dialect, document).has_tokens == has_tokens
+
+
+def test_the_end_of_another_api_is_no_end() -> None:
+    ends = {dialect: WIRES[dialect].read_event(b"[DONE]") for dialect in DIALECTS}
+
+    assert ends == {"chat": DONE, "completions": DONE, "responses": Part(), "messages": Part()}
+
+
+@pytest.mark.parametrize(
     ("dialect", "document", "code"),
     [
         ("chat", {"error": {"message": "m", "type": "server_error", "code": "lost"}}, "lost"),
         ("chat", {"error": {"type": "server_error", "code": 500}}, "server_error"),
         ("chat", {"error": "oops"}, "error_event"),
+        ("chat", {"object": "error", "message": "m", "type": "t", "code": 500}, "t"),
+        ("chat", {"object": "error", "message": "m", "code": "lost"}, "lost"),
+        ("chat", {"object": "error", "message": "m", "code": 500}, "error_event"),
+        ("chat", {"choices": [{"delta": {}}], "error": {"code": "lost"}}, "lost"),
         ("responses", {"type": "error", "code": "lost"}, "lost"),
         ("responses", {"type": "error"}, "error_event"),
+        ("responses", {"type": "error", "code": 500}, "error_event"),
+        ("responses", {"error": {"type": "api_error", "code": "engine_failed"}}, "engine_failed"),
+        ("responses", {"error": {"type": "server_error", "code": 500}}, "server_error"),
+        ("responses", {"error": "oops"}, "error_event"),
         ("responses", {"type": "response.failed", "response": {"error": {"code": "x"}}}, "x"),
         ("messages", {"type": "error", "error": {"type": "overloaded_error"}}, "overloaded_error"),
+        ("messages", {"type": "error"}, "error_event"),
+        ("messages", {"error": {"code": "lost"}}, "lost"),
     ],
 )
 def test_errors_inside_streams(dialect: Dialect, document: dict[str, Any], code: str) -> None:
     assert event(dialect, document).error == code
+
+
+ERROR = {"message": "m", "type": "server_error", "code": "lost"}
+CHOICES = [{"message": {"role": "assistant", "content": "abc"}}]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "document", "code"),
+    [
+        ("chat", {"error": ERROR}, "lost"),
+        ("chat", {"choices": None, "error": "oops"}, "response_failed"),
+        ("chat", {"choices": CHOICES, "error": ERROR}, "lost"),
+        ("chat", {"choices": CHOICES, "error": None}, None),
+        ("chat", {"object": "error", **ERROR}, "lost"),
+        ("chat", {"object": "error", **ERROR, "code": 500}, "server_error"),
+        ("chat", {"object": "error", "message": "m", "code": 500}, "response_failed"),
+        ("completions", {"object": "error", **ERROR}, "lost"),
+        ("responses", {"error": ERROR}, "lost"),
+        ("responses", {"status": "failed", "output": [], "error": ERROR}, "lost"),
+        ("messages", {"type": "error", "error": {"type": "overloaded_error"}}, "overloaded_error"),
+        ("messages", {"content": [], "error": "oops"}, "response_failed"),
+    ],
+)
+def test_an_answer_with_an_error_is_one(
+    dialect: Dialect, document: dict[str, Any], code: str | None
+) -> None:
+    assert whole(dialect, document).error == code
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

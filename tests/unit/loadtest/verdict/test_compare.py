@@ -13,6 +13,7 @@ from loadtest.about import About, WorkerFigures
 from loadtest.records import SCHEMA
 from loadtest.verdict.compare import Comparison, Side, compare
 from loadtest.verdict.effects import Effect
+from loadtest.verdict.gate import gate
 from loadtest.verdict.slo import Slo
 
 TURNS = 2
@@ -108,6 +109,7 @@ def test_pairs_tell_more_than_runs_of_different_requests() -> None:
     [
         (about(seed=2), "the seeds differ: 1 and 2"),
         (about(workload={"rate": 20}), "the workloads differ"),
+        (about(traces={"chat": "0f"}), "the traces differ, though they are at the same path"),
     ],
 )
 def test_runs_of_different_requests_are_not_paired(other: About, reason: str) -> None:
@@ -192,6 +194,9 @@ def test_runs_of_which_nothing_was_measured() -> None:
     assert effect(comparison, "ttft_ms.p50").reason == "nothing was measured"
     assert effect(comparison, "failed_ratio").change == 1.0
     assert effect(comparison, "goodput_rps").change == 0.0
+    assert comparison.problems == ("B: none of 100 requests was completed: 100 http_503",)
+    neither = gate(compare(all_failed, all_failed))
+    assert (neither.passed, len(neither.regressions)) == (False, 0)
     reverse = effect(compare(all_failed, run), "goodput_rps")
     assert reverse.reason == "A's is 0, of which nothing is a multiple"
 

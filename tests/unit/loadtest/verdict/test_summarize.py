@@ -97,6 +97,30 @@ def test_without_further_tokens_there_is_no_time_per_token(output_tokens: int | 
     assert summary([record(itl_s=[0.3], output_tokens=output_tokens)]).overall.tpot_ms is None
 
 
+def test_an_answer_that_came_in_one_part_has_no_time_per_token() -> None:
+    """A proxy held it back: to say 0 ms would be wrong, and so would be to pass a limit."""
+    found = summary([record(output_tokens=128)], {"request": {"tpot_ms": 50}})
+    assert found.overall.tpot_ms is None
+    assert found.verdict == "fail"
+
+
+def test_tokens_that_not_all_answers_name_are_no_rate() -> None:
+    assert summary([record(output_tokens=None), record(1)]).overall.output_tokens_per_s is None
+    assert summary([failed(), record(1, itl_s=[0.1])]).overall.output_tokens_per_s == 0.2
+
+
+def test_what_the_generator_lost_is_not_the_servers_fault() -> None:
+    lost = failed(1, error="generator_out_of_sockets")
+    found = summary([record(), lost], {"failed_ratio": 0})
+    assert found.verdict == "invalid"
+    assert found.reasons[0].endswith("it lost 1 requests itself (generator_out_of_sockets)")
+
+
+def test_a_reason_names_a_few_of_many_errors() -> None:
+    (reason,) = summary([failed(i, error=f"error_{i}") for i in range(40)]).reasons
+    assert reason.endswith("1 error_13, and 34 further errors")
+
+
 def test_requests_that_are_not_streamed_have_a_latency_alone() -> None:
     overall = summary([record(is_stream=False, itl_s=[0.1])]).overall
 
