@@ -134,7 +134,7 @@ def _write(found: Capacity, folder: Path, *, title: str) -> None:
     with kept(folder):
         (folder / "capacity.json").write_bytes(msgspec.json.encode(found))
         page = write_capacity(folder, found, title=title).page
-    say(f"[dim]report  {page}[/dim]")
+    say(f"[dim]report  {escape(str(page))}[/dim]")
 
 
 def _valid(plan: Plan, limits: Slo) -> Outcome:
