@@ -35,7 +35,8 @@ LOAD_BURST = 4 * SEQUENCES
 STREAM_TOKENS = 20
 MOST = 4
 SCALED_WITHIN_S = 120
-IDLE_S = 20
+IDLE_S = 5
+"""As often as the autoscaler decides."""
 PROMETHEUS_OWN = {"up", "ALERTS", "ALERTS_FOR_STATE"}
 """Series of rules and dashboards that Prometheus makes by itself."""
 
@@ -221,11 +222,13 @@ async def test_replicas_come_with_the_load_and_go_with_it(scaled: Scaled) -> Non
             ups = f'galerne_scaling_changes_total{{model="{MODEL}",direction="up"}}'
             assert value(scaled, ups) > 1
 
+            # Only Prometheus may send the last replica away, and the next controller would have to
+            # see it idle anew.
+            await until(scaled, 0, model=ALONE)
+
             kill_controller(scaled.platform)
             await until(scaled, MOST)
 
-            # Only Prometheus may send the last replica away.
-            await until(scaled, 0, model=ALONE)
             scaled.watching.close()
             await asyncio.to_thread(
                 wait_until, lambda: is_held(scaled), timeout_s=60, what="held", period_s=0.5
