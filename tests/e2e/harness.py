@@ -60,6 +60,8 @@ EMBEDDER_SETTINGS = tuple(
         "engine.extra_args={runner: pooling, convert: embed}",
     )
 )
+DOWN_S = 15.0
+"""Bound on stopping a platform, and on the end of what it cuts, on a loaded machine."""
 GALERNE = Path(sys.executable).with_name("galerne")
 _START_TIMEOUT_S = 240
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -220,11 +222,13 @@ class Platform:
         self.processes |= {p for p in psutil.process_iter() if _session(p) in sessions}
 
     def stop(self) -> None:
-        """Stop it and check that nothing it started is left."""
+        """Stop it, and check that this is quick, since nothing runs any more, and that nothing it
+        started is left."""
         self.note_processes()
         begun = time.monotonic()
         down = self.run("down", timeout_s=150)
-        print(f"galerne down: {time.monotonic() - begun:.1f} s")
+        took_s = time.monotonic() - begun
+        print(f"galerne down: {took_s:.1f} s")
         self.note_processes()
         left = [p for p in self.processes if _is_alive(p)]
         described = [_describe(p) for p in left]
@@ -234,6 +238,7 @@ class Platform:
         self._remove_run_dir()
         assert down.returncode == 0, down.stderr
         assert not described, f"left behind by `galerne down`: {described}"
+        assert took_s < DOWN_S
 
     def _remove_run_dir(self) -> None:
         """Remove Ray's sockets and logs, which `galerne down` keeps for reading."""
