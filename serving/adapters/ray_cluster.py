@@ -26,14 +26,6 @@ _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Serve passes requests over HTTP; the object store only carries deployment definitions."""
 
 
-_UNUSED_STARTERS = ("start_api_server", "start_log_monitor", "start_monitor")
-"""Of Ray's node, what starts the dashboard's server (even where there is no dashboard), the process
-that sends workers' logs to drivers, and the autoscaler of nodes: three interpreters that nobody on
-one machine has a use for. `ray.init` waits for the first, and has no option to leave them out.
-
-Source: ray/_private/node.py, `start_head_processes` and `start_ray_processes`, ray 2.60.0.
-"""
-
 _MAX_RUN_DIR_CHARS = 28
 """HAProxy takes socket paths of 97 characters; Serve appends a node id of 56 and `admin.sock`."""
 
@@ -198,10 +190,7 @@ def start_ray(environment: Mapping[str, str], run_dir: Path) -> None:
     """
     os.environ.update(environment)
     import ray
-    from ray._private.node import Node
 
-    for starter in _UNUSED_STARTERS:
-        setattr(Node, starter, _start_nothing)
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address="local",
@@ -212,10 +201,6 @@ def start_ray(environment: Mapping[str, str], run_dir: Path) -> None:
         object_store_memory=_OBJECT_STORE_BYTES,
         _temp_dir=str(run_dir / "ray"),
     )
-
-
-def _start_nothing(_node: object, **_options: object) -> None:
-    """In place of one of `_UNUSED_STARTERS`."""
 
 
 def connect_ray(address: str) -> None:
