@@ -1,8 +1,8 @@
 """`galerne plan kv` says of the demo model what vLLM's engine says of it when it starts.
 
-The engine starts with every configuration in turn, in one process: it builds the real model on CPU
-with made-up weights, allocates its cache and logs its size. Imports, which take longest, are paid
-once.
+The engine starts with every configuration in turn: it builds the real model on CPU with made-up
+weights, allocates its cache and logs its size. Two processes of one thread each share the
+configurations, and each pays only once for imports, which take longest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ CASES: list[dict[str, Any]] = [
     {"window": 512, "chunk": 256, "length": 3000, "bytes": GIB // 2, "block_size": 48},
     {"window": 512, "chunk": 256, "length": 4096, "bytes": GIB // 2, "layer_types": MIXED},
 ]
+NUM_PROCESSES = 2
 _LOGGED = re.compile(
     r"KV cache size: ([\d,]+) tokens, "
     r"Maximum concurrency for ([\d,]+) tokens per request: ([\d.]+)x"
@@ -76,16 +79,16 @@ def start_engine(model: str, case: dict[str, Any]) -> int:
     return num_blocks
 
 
-def main(model: str) -> None:
-    """Start the engine for every case."""
+def main(model: str, first: int) -> None:
+    """Start the engine for one process' share of the cases."""
     import vllm  # noqa: F401 (its imports are no garbage, and most of what there is)
 
-    for index, case in enumerate(CASES):
+    for index in range(first, len(CASES), NUM_PROCESSES):
         # vLLM collects garbage seven times per start, which takes half of it if imports count.
         gc.collect()
         gc.freeze()
         print(f"CASE {index}", flush=True)
-        print(f"BLOCKS {start_engine(model, case)}", flush=True)
+        print(f"BLOCKS {start_engine(model, CASES[index])}", flush=True)
 
 
 @pytest.fixture(scope="module")
@@ -96,22 +99,30 @@ def demo() -> str:
 
 
 @pytest.fixture(scope="module")
-def logs(demo: str) -> list[str]:
+def logs(demo: str) -> dict[int, str]:
     """What the engine has said in each case."""
+    with ThreadPoolExecutor(NUM_PROCESSES) as pool:
+        said = [*pool.map(partial(run_share, demo), range(NUM_PROCESSES))]
+    found = {index: text for share in said for index, text in share.items()}
+    assert found.keys() == set(range(len(CASES)))
+    return found
+
+
+def run_share(demo: str, first: int) -> dict[int, str]:
+    """What the engine says in the cases of one process."""
     result = subprocess.run(
-        [sys.executable, __file__, demo],
+        [sys.executable, __file__, demo, str(first)],
         env={**os.environ, **ENVIRONMENT},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:]
-    _, *parts = re.split(r"^CASE \d+$", result.stdout, flags=re.MULTILINE)
-    assert len(parts) == len(CASES)
-    return parts
+    _, *parts = re.split(r"^CASE (\d+)$", result.stdout, flags=re.MULTILINE)
+    return {int(index): text for index, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 @pytest.mark.parametrize("index", range(len(CASES)))
 def test_the_plan_is_what_the_engine_logs(
-    logs: list[str], demo: str, tmp_path: Path, index: int
+    logs: dict[int, str], demo: str, tmp_path: Path, index: int
 ) -> None:
     case = CASES[index]
     logged = _LOGGED.findall(logs[index])
@@ -154,4 +165,4 @@ def test_the_bundled_demo_is_the_one_that_is_built(demo: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
