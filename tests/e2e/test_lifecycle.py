@@ -224,39 +224,49 @@ def test_killed_engine_is_replaced_and_leaves_nothing(platform: Platform) -> Non
     assert outcomes.slowest_s < 20
 
 
-@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
-def test_hung_engine_is_replaced_and_leaves_nothing(platform: Platform, *, busy: bool) -> None:
-    """Its process is stopped, not killed: alive, and silent."""
-    replica, core = wait_until(
-        lambda: _running_engine(platform), timeout_s=60, what="an EngineCore", period_s=0.5
-    )
-    children = replica.children(recursive=True)
-    with platform.client() as client, ThreadPoolExecutor() as pool:
-        if busy:
-            body = chat(stream=True, **ENDLESS)
-            answer = pool.submit(lambda: client.post(CHAT, json=body).text)
-            wait_until(lambda: platform.engine()["state"]["load"]["running"], timeout_s=60)
-        core.suspend()
-        hung_at = time.monotonic()
-        if busy:
-            assert "engine_failed" in answer.result(timeout=HANG_S), "the client is told"
-            print(f"stream ended after {time.monotonic() - hung_at:.1f} s")
-        wait_until(
-            lambda: _new_engine_pid(platform, replica.pid),
-            timeout_s=HANG_S + ENGINE_RESTART_S,
-            what="a new engine replica",
-            period_s=1,
+def test_hung_engines_are_replaced_and_leave_nothing(platform: Platform) -> None:
+    """One that is busy and one that is idle. Their processes are stopped, not killed: alive, and
+    silent."""
+    hung = {
+        model: wait_until(
+            lambda model=model: _running_engine(platform, model),
+            timeout_s=60,
+            what=f"an EngineCore of {model}",
+            period_s=0.5,
         )
-        print(f"engine replaced after {time.monotonic() - hung_at:.1f} s")
-        _, left = psutil.wait_procs([replica, *children], timeout=20)
-        assert not left, f"orphans of the hung replica: {left}"
+        for model in (MODEL, EMBEDDER)
+    }
+    replicas = {model: replica for model, (replica, _) in hung.items()}
+    children = [child for r in replicas.values() for child in r.children(recursive=True)]
+    with platform.client() as client, ThreadPoolExecutor() as pool:
+        body = chat(stream=True, **ENDLESS)
+        answer = pool.submit(lambda: client.post(CHAT, json=body).text)
+        wait_until(lambda: platform.engine()["state"]["load"]["running"], timeout_s=60)
+        for _, core in hung.values():
+            core.suspend()
+        hung_at = time.monotonic()
+        assert "engine_failed" in answer.result(timeout=HANG_S), "the client is told"
+        print(f"stream ended after {time.monotonic() - hung_at:.1f} s")
+        for model, replica in replicas.items():
+            wait_until(
+                lambda model=model, old=replica.pid: _new_engine_pid(platform, old, model),
+                timeout_s=HANG_S + ENGINE_RESTART_S,
+                what=f"a new engine replica of {model}",
+                period_s=1,
+            )
+            print(f"{model} replaced after {time.monotonic() - hung_at:.1f} s")
+        _, left = psutil.wait_procs([*replicas.values(), *children], timeout=20)
+        assert not left, f"orphans of the hung replicas: {left}"
         wait_until(lambda: client.post(CHAT, json=chat()).status_code == 200, timeout_s=60)
 
 
-def _running_engine(platform: Platform) -> tuple[psutil.Process, psutil.Process] | None:
+def _running_engine(
+    platform: Platform, model_id: str
+) -> tuple[psutil.Process, psutil.Process] | None:
     """The replica and its engine's process; a gateway may know the one before a moment longer."""
     with suppress(psutil.NoSuchProcess):
-        replica = psutil.Process(platform.engine()["pid"])
+        (found,) = platform.engines(model_id)
+        replica = psutil.Process(found["pid"])
         if (core := _engine_core(replica)) is not None:
             return replica, core
     return None
@@ -274,8 +284,8 @@ def _engine_core(replica: psutil.Process) -> psutil.Process | None:
     return None
 
 
-def _new_engine_pid(platform: Platform, old: int) -> bool:
-    model = platform.model_status()
+def _new_engine_pid(platform: Platform, old: int, model_id: str = MODEL) -> bool:
+    model = platform.model_status(model_id)
     return any(r["state"] == "RUNNING" and r["pid"] != old for r in model["replicas"])
 
 
