@@ -322,11 +322,11 @@ def descriptors(pid: int, *, num_free: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
-async def crowd(fleet: Platform, count: int) -> Counter[str]:
+async def crowd(fleet: Platform, count: int, *, num_tokens: int = 100) -> Counter[str]:
     """How so many streams at once end: `whole`, `refused`, or what else happened."""
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     message = {"role": "user", "content": "Tell me about the sea."}
-    body = {"model": MODEL, "messages": [message], "max_tokens": 100, "ignore_eos": True}
+    body = {"model": MODEL, "messages": [message], "max_tokens": num_tokens, "ignore_eos": True}
 
     async def one(session: aiohttp.ClientSession) -> str:
         try:
@@ -364,12 +364,13 @@ async def test_a_gateway_short_of_descriptors_refuses_and_recovers(
 
 
 async def test_a_low_hard_limit_is_told_and_bounds_what_is_taken_in(tmp_path: Path) -> None:
-    settings = [*FAST, f"models.{MODEL}.simulator.timing.step_s={STEP_S}"]
+    # Slow streams of few tokens: it is connections that are short here, and tokens cost time.
+    settings = [*FAST, f"models.{MODEL}.simulator.timing.step_s=0.1"]
     platform = Platform.start(tmp_path / "state", "sim", settings, max_files=LOW_LIMIT)
     try:
         said = (tmp_path / "state" / "logs" / "up.log").read_text()
         assert f"a process may open {LOW_LIMIT} files here" in said
-        outcomes = await crowd(platform, LOW_LIMIT)
+        outcomes = await crowd(platform, LOW_LIMIT, num_tokens=10)
         print(outcomes)
         assert set(outcomes) <= {"whole", "refused"}
         assert outcomes["whole"] > LOW_LIMIT // 4
