@@ -203,7 +203,7 @@ class Ticket:
         pool = self._pool
         is_new = not (self.is_counted or self._arrival or self.has_begun)
         self._arrival = asyncio.get_running_loop().create_future()
-        self._has_replica = pool.has_replica_for(self)
+        self._timeout, self._has_replica = None, pool.has_replica_for(self)
         pool.join_queue(self, is_new=is_new)
         try:
             async with asyncio.timeout(self._patience_left_s()) as self._timeout:
