@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from serving.settings.gateway import GatewaySettings
 from serving.settings.model import ModelSettings
 from serving.settings.platform import Settings
 from serving.settings.weights import WeightSettings
@@ -180,6 +181,12 @@ def test_floors_are_of_classes_that_there_are() -> None:
 def test_a_floor_is_within_what_the_model_may_have(floor: int) -> None:
     with pytest.raises(ValidationError, match=r"floors.gold must be 1 to max_replicas \(4\)"):
         _settings(a={**SCALED, "scaling": {"max_replicas": 4, "floors": {"gold": floor}}})
+
+
+def test_a_queue_that_could_not_be_full_is_refused() -> None:
+    GatewaySettings(max_concurrent_requests=11, max_queued_requests=10)
+    with pytest.raises(ValidationError, match="max_queued_requests"):
+        GatewaySettings(max_concurrent_requests=10, max_queued_requests=10)
 
 
 def test_a_tenant_is_of_one_class() -> None:

@@ -64,6 +64,7 @@ class Listener:
     def __init__(self, replica: Replica) -> None:
         self.frames: list[StateFrame] = []
         self.held: set[int] = set()
+        self.on_read: Callable[[], None] = lambda: None
         self.can_read = asyncio.Event()
         self.can_read.set()
         self._reader = FrameReader()
@@ -76,6 +77,7 @@ class Listener:
 
     async def _send(self, message: Any) -> None:
         await self.can_read.wait()
+        self.on_read()
         for frame in self._reader.feed(message.get("body", b"")):
             self.frames.append(frame)
             if frame.is_snapshot:
@@ -129,6 +131,23 @@ async def test_a_slow_gateway_gets_a_snapshot_and_holds_nobody_up() -> None:
     assert slow.held == set(replica.held)
     assert len(slow.frames) <= state_stream._MAX_BEHIND + 2
     await asyncio.gather(slow.leave(), quick.leave())
+
+
+async def test_no_gateway_is_always_told_first() -> None:
+    """Whoever hears of room first has it."""
+    replica, told = Replica(), list[int]()
+    listeners = [Listener(replica) for _ in range(4)]
+    await settle()
+    for number, listener in enumerate(listeners):
+        listener.on_read = lambda number=number: told.append(number)
+    first = set()
+    for now in range(50):
+        told.clear()
+        replica.stream.tell(float(now))
+        await settle()
+        first.add(told[0])
+    assert first == {0, 1, 2, 3}
+    await asyncio.gather(*(listener.leave() for listener in listeners))
 
 
 async def test_frames_are_numbered_without_a_gap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Iterator
@@ -77,17 +78,20 @@ async def attempt(
     journal: bool = True,
     patience_s: float = math.inf,
     body: bytes = b"{}",
+    traces: list[Trace] | None = None,
 ) -> tuple[list[str], Trace]:
-    """The replicas that were tried, in this order."""
+    """The replicas that were tried, in this order; the trace is in `traces` if it ends badly."""
 
     async def receive() -> Any:
-        raise AssertionError("nobody reads the body")
+        await asyncio.Event().wait()  # the client says nothing more, and stays
 
     async def send(_message: Any) -> None:
         pass
 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
     relay, trace = ScriptedRelay(*failures), Trace(started_at=0.0)
+    if traces is not None:
+        traces.append(trace)
     fleet = Fleet(
         {MODEL: PoolSettings(1, RoundRobin(), 0.0, NobodyToldMe(), QueueLimits(9, 0.0, 0.0))},
         rng=Random(0),
@@ -135,6 +139,13 @@ async def test_no_replica_is_left(failure: Exception, code: str) -> None:
     with pytest.raises(Overloaded) as caught:
         await attempt(failure, replicas=1)
     assert caught.value.code == code
+
+
+async def test_who_waits_in_vain_has_waited_all_the_same() -> None:
+    traces: list[Trace] = []
+    with pytest.raises(Overloaded):
+        await attempt(replicas=0, traces=traces)
+    assert traces[0].queued_s > 0
 
 
 async def test_a_broken_answer_is_continued_elsewhere() -> None:

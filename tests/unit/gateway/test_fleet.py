@@ -495,6 +495,17 @@ async def test_a_gateway_with_too_much_of_a_full_replica_lets_others_have_its_ro
     assert await waiting == A, "nobody else came"
 
 
+async def test_an_old_report_takes_no_room_from_a_gateway() -> None:
+    full = msgspec.structs.replace(told(in_flight=4).report, num_gateways=2)
+    states = Told({A.id: ReplicaState(full, LAYOUT, heard_at=time.monotonic() - 60)})
+    fleet = make_fleet(A, room=4, told=states)
+    running = [take(fleet) for _ in range(4)]
+    waiting = (await queue(fleet))[1]
+    running[0].__exit__(None, None, None)
+    await settled()
+    assert waiting.done()
+
+
 def test_an_old_report_does_not_keep_a_replica_full() -> None:
     clock = [0.0]
     states = Told({A.id: told(in_flight=NO_LIMIT)})
