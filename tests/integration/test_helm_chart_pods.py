@@ -40,7 +40,7 @@ PODS_OWN = {
     "HOME": "/tmp",
     "RAY_SERVE_HAPROXY_BINARY_PATH": "/opt/galerne/bin/galerne-haproxy",
 }
-OF_THIS_MACHINE = {"RAY_SERVE_HAPROXY_MAXCONN": "4096", "RAY_SERVE_HAPROXY_NBTHREAD": "4"}
+OF_THIS_MACHINE = {"RAY_SERVE_HAPROXY_MAXCONN": "12288", "RAY_SERVE_HAPROXY_NBTHREAD": "4"}
 """What a machine with enough cores and file descriptors would get; KubeRay allows 65,536."""
 LIMITS = {"header_timeout_s": 7, "upload_timeout_s": 80.5, "stalled_read_timeout_s": 30}
 PRIVILEGES = {

@@ -25,7 +25,7 @@ instead of a question to the models: the first one from a hub would otherwise ch
   "RAY_SERVE_HAPROXY_BINARY_PATH" "/opt/galerne/bin/galerne-haproxy"
   "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC" "/tmp/galerne/haproxy.cfg"
   "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S" "86400"
-  "RAY_SERVE_HAPROXY_MAXCONN" "4096"
+  "RAY_SERVE_HAPROXY_MAXCONN" "12288"
   "RAY_SERVE_HAPROXY_METRICS_ENABLED" "0"
   "RAY_SERVE_HAPROXY_METRICS_PORT" "9101"
   "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH" "/tmp/galerne/metrics.sock"
