@@ -43,13 +43,15 @@ class Inspector:
 
     async def rollout(self, targets: Mapping[str, DeploymentTarget]) -> dict[str, Any]:
         """Whether the targets are reached: `done`, `message`, `failure`, `remark`."""
-        # In this order: the views then tell the cause of a failure.
+        # In this order: the views are then of Serve's new state, and tell the cause of a failure.
+        is_taken = await asyncio.to_thread(serve_control.has_taken_settings)
         failure = await asyncio.to_thread(serve_control.application_failure)
         views = await self._views()
         return compose_rollout(
             views.states,
             targets,
             num_current(targets, views),
+            is_taken=is_taken,
             failure=failure and failure_cause(views.states, failure),
         )
 

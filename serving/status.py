@@ -51,6 +51,7 @@ def compose_rollout(
     targets: Mapping[str, DeploymentTarget],
     current: Mapping[str, int],
     *,
+    is_taken: bool,
     failure: str | None,
 ) -> dict[str, Any]:
     """How a change of settings goes.
@@ -60,13 +61,15 @@ def compose_rollout(
         targets: what they are to reach.
         current: running replicas of the targets' versions, by deployment. Serve's own counts do not
             tell old replicas from new ones.
+        is_taken: whether the states are from after Serve took the change up. Before, replicas may
+            be the wanted ones already, for instance when a change that failed is taken back.
         failure: Serve's message if it has given up.
 
     Replicas that only finish their last streams do not hold it up.
     """
     running = {name: states[name].num_running if name in states else 0 for name in targets}
     stopping = sum(state.count("STOPPING") for state in states.values())
-    in_force = all(
+    in_force = is_taken and all(
         name in states
         and states[name].is_settled
         and target.lowest <= running[name] <= target.highest

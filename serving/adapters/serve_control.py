@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ray.serve.schema import ApplicationDetails, ReplicaDetails
 
 _ASK_TIMEOUT_S = 2.0
+_CHANGING = ("UPDATING", "UPSCALING", "DOWNSCALING")
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 _IDENTITY = ("clock_ahead_s", "pid", "node", "metrics_url", "version", "problems")
 
@@ -103,6 +104,16 @@ def application_failure() -> str | None:
         if application.status == "DEPLOY_FAILED"
     )
     return next(messages, None)
+
+
+def has_taken_settings() -> bool:
+    """Whether Serve acts on what `deploy` gave it last: its controller begins that in its next
+    round, and until then shows deployments as they were before."""
+    return all(
+        application.status != "DEPLOYING"
+        or any(each.status in _CHANGING for each in application.deployments.values())
+        for application in _applications().values()
+    )
 
 
 def _applications(*, timeout_s: float | None = None) -> dict[str, ApplicationDetails]:

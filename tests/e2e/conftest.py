@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from e2e.harness import Platform, log_tail
+from serving.errors import ConfigError
 
 HERE = Path(__file__).parent
 
@@ -17,6 +19,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
     items.sort(key=_turn)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show how the platform stands beside a failure, while it still runs."""
+    report = yield
+    if report.failed and call.when == "call":
+        platforms = [p for p in getattr(item, "funcargs", {}).values() if isinstance(p, Platform)]
+        report.sections += [("The platform", _story(platform)) for platform in platforms]
+    return report
+
+
+def _story(platform: Platform) -> str:
+    try:
+        status = json.dumps(platform.status(), indent=1)
+    except (ConfigError, OSError) as error:
+        status = repr(error)
+    return f"{status}\n{log_tail(platform.state_dir)}"
 
 
 def _turn(item: pytest.Item) -> int:

@@ -103,7 +103,7 @@ def command(platform: Platform, *arguments: str) -> Iterator[subprocess.Popen[st
         yield running
     finally:
         running.kill()
-        running.communicate()
+        print(*arguments, running.communicate()[1], sep="\n")
 
 
 # --- replicas that do not come up ----------------------------------------------------------------

@@ -160,12 +160,15 @@ def test_no_address_of_a_replica_is_shown() -> None:
 # --- roll-outs -----------------------------------------------------------------------------------
 
 
-def rollout(state: DeploymentState, *, versions: list[str], replicas: int = 2) -> dict[str, Any]:
+def rollout(
+    state: DeploymentState, *, versions: list[str], replicas: int = 2, is_taken: bool = True
+) -> dict[str, Any]:
     """Of one model whose running replicas have these versions, to `replicas` of version `new`."""
     targets = {"engine:demo": DeploymentTarget(replicas, replicas, "new")}
     rows = [{"version": version} for version in versions]
     views = Views({"engine:demo": state}, [], {"models": {"demo": rows}})
-    return compose_rollout(views.states, targets, num_current(targets, views), failure=None)
+    current = num_current(targets, views)
+    return compose_rollout(views.states, targets, current, is_taken=is_taken, failure=None)
 
 
 def test_settings_are_in_force_once_every_replica_has_them() -> None:
@@ -173,6 +176,11 @@ def test_settings_are_in_force_once_every_replica_has_them() -> None:
     assert document["done"]
     assert document["message"] == "rolling out: demo 2/2"
     assert document["remark"] == ""
+
+
+def test_nothing_is_in_force_before_serve_has_taken_the_change_up() -> None:
+    """A change that failed is taken back: all replicas have the old settings, which are wanted."""
+    assert not rollout(serve(RUNNING=2), versions=["new", "new"], is_taken=False)["done"]
 
 
 def test_old_replicas_do_not_count_however_healthy() -> None:
