@@ -67,6 +67,7 @@ from serving.settings.routing import RoutingSettings
 from serving.tenancy.access import authenticate, bearer_token
 from serving.tenancy.cache_salt import CacheSalts
 from serving.tenancy.classes import TenantClasses
+from serving.tenancy.shared_bytes import SharedBytes
 
 logger = logging.getLogger("ray.serve")
 
@@ -131,7 +132,8 @@ async def assemble_gateway(spec: GatewaySpec) -> Gateway:
     metrics = GatewayMetrics(REGISTRY, models, TenantClasses(spec.settings.tenancy.classes))
     slos = SloMetrics({name: model.slo for name, model in models.items()})
     REGISTRY.register(slos)
-    REGISTRY.register(LoadMetrics(models, fleet))
+    bodies = SharedBytes(settings.limits.max_held_bytes)
+    REGISTRY.register(LoadMetrics(models, fleet, bodies))
     alarm = Alarm(_wake, fleet.is_missing)
     fleet.tell(on_sent=metrics.sent, on_missing=alarm.ring)
     for model, profiler in profilers.items():
@@ -158,6 +160,7 @@ async def assemble_gateway(spec: GatewaySpec) -> Gateway:
             metrics_token=metrics_token,
             metric_targets=partial(_metric_targets, fleet, client, list(engines)),
             has_room=descriptors.has_room,
+            bodies=bodies,
             access_log=access_log.write,
             metrics=metrics,
             slos=slos.counts,

@@ -26,6 +26,7 @@ from serving.settings.scaling import SloSettings
 from serving.settings.simulator import SimulatorSettings
 from serving.simulator.launch import build_engine
 from serving.tenancy.classes import TenantClasses
+from serving.tenancy.shared_bytes import SharedBytes
 
 _MODEL, _TENANT = ModelId("m"), TenantId("t")
 _UNITS = {
@@ -121,7 +122,7 @@ def _gateway() -> CollectorRegistry:
     metrics.prompt_unread(_MODEL)
     metrics.record(RequestOutcome(_MODEL, 200, None, 0.0, 0.0, 0.0, 0, 0, 0.0, 0.0, 0))
     registry.register(SloMetrics({_MODEL: SloSettings()}))
-    registry.register(LoadMetrics([_MODEL], _NoLoad()))
+    registry.register(LoadMetrics([_MODEL], _NoLoad(), SharedBytes(0)))
     return registry
 
 

@@ -20,7 +20,7 @@ _MEANINGS = {
     "generator_out_of_sockets": "The generator had no sockets left: not the server's fault.",
     "generator_failed": "The generator has a bug with this answer: not the server's fault.",
     "engine_overloaded": "Every replica was full, so the server turned the request away.",
-    "gateway_overloaded": "The gateway had as many requests as it takes, and turned this one away.",
+    "gateway_overloaded": "The gateway had as many requests, or bytes, as it takes, and refused.",
     "engine_unavailable": "No replica was there to answer.",
     "engine_failed": "The replica failed while it answered.",
     "engine_timeout": "The replica did not answer in the server's own time limit.",

@@ -17,7 +17,7 @@ from serving.gateway.attempts import Attempts
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
-from serving.gateway.exchange import ClientGoneError, Exchange, Headers
+from serving.gateway.exchange import ClientGoneError, Exchange, Headers, TakeBytes
 from serving.gateway.explain import check_may_explain, explanation, read_question
 from serving.gateway.fleet import Fleet
 from serving.gateway.guards import (
@@ -42,6 +42,7 @@ from serving.routing.routed_prefixes import pack_header
 from serving.routing.snapshots import RequestProfile
 from serving.settings.gateway import GatewaySettings, LimitSettings
 from serving.tenancy.cache_salt import CacheSalts
+from serving.tenancy.shared_bytes import SharedBytes
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -58,7 +59,7 @@ class GatewayParts:
 
     `authenticate` takes request headers and returns the caller, or raises AccessError.
     `fleet_state` gives what `galerne status` shows, `metric_targets` what Prometheus shall scrape.
-    `has_room` says whether the process can take another request in.
+    `has_room` says whether the process can take another request in, `bodies` how many bytes of it.
     `access_log` gets one record per request.
     """
 
@@ -74,6 +75,7 @@ class GatewayParts:
     metrics_token: str
     metric_targets: Callable[[], Awaitable[list[dict[str, Any]]]]
     has_room: Callable[[], bool]
+    bodies: SharedBytes
     access_log: Callable[[Mapping[str, Any]], None]
     metrics: GatewayMetrics
     slos: Mapping[ModelId, SloCounts]
@@ -178,7 +180,8 @@ class Gateway:
                 check_room(is_draining=self._is_draining, has_room=self._parts.has_room)
                 self._num_running += 1
                 try:
-                    await self._relay(exchange, trace)
+                    with self._parts.bodies.lease(trace.tenant) as take:
+                        await self._relay(exchange, trace, take)
                 finally:
                     self._num_running -= 1
             case Action.LIST_MODELS:
@@ -193,16 +196,18 @@ class Gateway:
             case Action.FLEET:
                 await exchange.respond(200, await self._parts.fleet_state())
             case Action.EXPLAIN:
-                await self._explain(exchange)
+                with self._parts.bodies.lease(trace.tenant) as take:
+                    await self._explain(exchange, take)
             case Action.METRIC_TARGETS:
                 await exchange.respond(200, await self._parts.metric_targets())
 
-    async def _relay(self, exchange: Exchange, trace: Trace) -> None:
+    async def _relay(self, exchange: Exchange, trace: Trace, take: TakeBytes) -> None:
         check_media_type(exchange)
-        body = await exchange.read_body(self._parts.settings.limits)
+        body = await exchange.read_body(self._parts.settings.limits, take)
         session = (exchange.header(SESSION_ID) or b"").decode("latin-1")
         begun = monotonic()
         admitted = await self._admit(body, exchange.path, tenant=trace.tenant, session=session)
+        del body  # `admitted` has a copy with a salt, which is kept as long as the answer takes
         trace.reading_s = monotonic() - begun
         trace.model = admitted.model
         self._parts.metrics.arrived(admitted.model, trace.tenant)
@@ -238,8 +243,8 @@ class Gateway:
         routed = pack_header(profile.part_names) if profile.part_names else b""
         return _Admitted(model, Asked(body, tenant, routed), profile, envelope.stream is True)
 
-    async def _explain(self, exchange: Exchange) -> None:
-        question = read_question(await exchange.read_body(self._parts.settings.limits))
+    async def _explain(self, exchange: Exchange, take: TakeBytes) -> None:
+        question = read_question(await exchange.read_body(self._parts.settings.limits, take))
         admitted = await self._admit(
             bytes(question.request),
             question.path,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Headers = list[tuple[bytes, bytes]]
+TakeBytes = Callable[[int], None]
+"""Claims memory for so many bytes, or raises Overloaded."""
 
 _LINGER_S = 2.0
 """How long the rest of a refused upload is swallowed, so that the client reads the answer instead
@@ -90,10 +92,11 @@ class Exchange:
         """Whether the response head has been sent."""
         return self.status is not None
 
-    async def read_body(self, limits: LimitSettings) -> bytes:
-        """The whole request body.
+    async def read_body(self, limits: LimitSettings, take: TakeBytes) -> bytes:
+        """The whole request body; `take` claims the bytes of each part.
 
         Raises:
+            Overloaded: there is no memory for it.
             RequestError: `body_too_large`, or `upload_timeout` when the client is slower than
                 `upload_timeout_s` plus the time its bytes so far take at `min_upload_bytes_per_s`.
             ClientGoneError: the client left before the end.
@@ -108,6 +111,7 @@ class Exchange:
             size += len(part)
             if size > limits.max_body_bytes:
                 raise _too_large(limits)
+            take(len(part))
             parts.append(part)
         return b"".join(parts)
 

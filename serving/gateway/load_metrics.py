@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serving.core.types import ModelId
+from serving.tenancy.shared_bytes import SharedBytes
 
 
 class LoadView(Protocol):
@@ -28,11 +29,12 @@ class LoadView(Protocol):
 
 
 class LoadMetrics(Collector):
-    """Shows the load of some models."""
+    """Shows the load of some models, and the memory that all requests take."""
 
-    def __init__(self, models: Collection[ModelId], fleet: LoadView) -> None:
+    def __init__(self, models: Collection[ModelId], fleet: LoadView, bodies: SharedBytes) -> None:
         self._models = models
         self._fleet = fleet
+        self._bodies = bodies
 
     def collect(self) -> Iterator[Metric]:
         fleet = self._fleet
@@ -52,6 +54,11 @@ class LoadMetrics(Collector):
             for state, number in fleet.num_replicas(model).items():
                 replicas.add_metric([model, state], number)
         yield from (in_flight, queued, tokens, replicas)
+        yield GaugeMetricFamily(
+            "galerne_gateway_held_body_bytes",
+            "Bytes of request bodies this gateway holds, for requests that wait and that run.",
+            value=self._bodies.held,
+        )
 
 
 def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:

@@ -14,6 +14,7 @@ import pytest
 from test_gateway_stack import (
     CHAT,
     DEADLINE_S,
+    GATEWAY,
     HOST,
     LIMITS,
     MODEL,
@@ -104,6 +105,45 @@ async def test_a_chunked_body_is_held_to_the_limit(stack: Stack) -> None:
     headers = {"authorization": f"Bearer {stack.key}", "content-type": "application/json"}
     async with stack.client.post(stack.url + CHAT, data=parts(), headers=headers) as response:
         assert await error_of(response) == (413, "body_too_large")
+
+
+async def test_one_tenant_cannot_fill_the_memory_for_bodies(tmp_path: Path) -> None:
+    """A body is held as long as its request runs; then there is room again."""
+    limits = LIMITS.model_copy(update={"max_body_bytes": 300_000, "max_held_bytes": 1_000_000})
+    settings = GATEWAY.model_copy(update={"limits": limits})
+    large = json.dumps({"model": MODEL, "x": "x" * 240_000}).encode()
+    async with running_stack(tmp_path, settings=settings) as stack:
+        other, _ = stack.keys.create("other")
+        by_other = {"authorization": f"Bearer {other}"}
+        can_go = asyncio.Event()
+
+        async def answer(request: EngineRequest) -> None:
+            await can_go.wait()
+            await request.respond(200, b"{}")
+
+        stack.engine.script = answer
+        running = [asyncio.create_task(status_of(stack, large)) for _ in range(2)]
+        await until(lambda: len(stack.engine.requests) == 2)
+        async with stack.post(body=large) as response:
+            assert await error_of(response) == (503, "gateway_overloaded")
+            assert response.headers["retry-after"] == "1"
+        running.append(asyncio.create_task(status_of(stack, large, headers=by_other)))
+        await until(lambda: len(stack.engine.requests) == 3)
+        assert held_bytes(stack) == 3 * len(large)
+        can_go.set()
+        assert await asyncio.gather(*running) == [200, 200, 200]
+        assert await status_of(stack, large) == 200
+        await until(lambda: held_bytes(stack) == 0)
+
+
+async def status_of(stack: Stack, body: bytes, **options: Any) -> int:
+    async with stack.post(body=body, **options) as response:
+        await response.read()
+        return int(response.status)
+
+
+def held_bytes(stack: Stack) -> float | None:
+    return stack.registry.get_sample_value("galerne_gateway_held_body_bytes")
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "multipart/form-data", "application/xml"])

@@ -47,6 +47,7 @@ from serving.settings.platform import Settings
 from serving.settings.scaling import SloSettings
 from serving.tenancy.cache_salt import CacheSalts
 from serving.tenancy.classes import TenantClasses
+from serving.tenancy.shared_bytes import SharedBytes
 
 with warnings.catch_warnings():
     # Ray 2.60 declares its settings in a way pydantic 2.14 deprecates; seen on first import.
@@ -306,7 +307,8 @@ async def running_stack(
     metrics = GatewayMetrics(registry, [MODEL], TenantClasses({"gold": [TENANT]}))
     slos = SloMetrics({MODEL: SloSettings(ttft_s=0.5, itl_s=0.25)})
     registry.register(slos)
-    registry.register(LoadMetrics([MODEL], fleet))
+    bodies = SharedBytes(settings.limits.max_held_bytes)
+    registry.register(LoadMetrics([MODEL], fleet, bodies))
     fleet.tell(on_sent=metrics.sent, on_missing=lambda _model: None)
     gateway = Gateway(
         GatewayParts(
@@ -324,6 +326,7 @@ async def running_stack(
             internal_token=TOKEN,
             fleet_state=partial(gateway_assembly._fleet_state, fleet, engine_client, [MODEL]),
             has_room=lambda: True,
+            bodies=bodies,
             access_log=lambda record: log.append(dict(record)),
             metrics_token=METRICS_TOKEN,
             metric_targets=no_targets,

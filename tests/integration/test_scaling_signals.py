@@ -24,6 +24,7 @@ from serving.gateway.slo import SloMetrics
 from serving.scaling.signals import Signals
 from serving.settings.scaling import SloSettings
 from serving.tenancy.classes import TenantClasses
+from serving.tenancy.shared_bytes import SharedBytes
 
 MODEL = ModelId("m")
 FOUND_WITHIN_S = 30.0
@@ -76,7 +77,7 @@ class Gateway:
         self.metrics = GatewayMetrics(self.registry, [MODEL], TenantClasses({"gold": ["ann"]}))
         self.slos = SloMetrics({MODEL: SloSettings()})
         self.registry.register(self.slos)
-        self.registry.register(LoadMetrics([MODEL], Queue()))
+        self.registry.register(LoadMetrics([MODEL], Queue(), SharedBytes(1)))
 
     def serve(self, number: int) -> None:
         """So many requests of 100 tokens, of which 40 are cached; every tenth is late."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serving.settings.gateway import GatewaySettings
+from serving.settings.gateway import GatewaySettings, LimitSettings
 from serving.settings.model import ModelSettings
 from serving.settings.platform import Settings
 from serving.settings.weights import WeightSettings
@@ -187,6 +187,13 @@ def test_a_queue_that_could_not_be_full_is_refused() -> None:
     GatewaySettings(max_concurrent_requests=11, max_queued_requests=10)
     with pytest.raises(ValidationError, match="max_queued_requests"):
         GatewaySettings(max_concurrent_requests=10, max_queued_requests=10)
+
+
+def test_the_largest_body_finds_memory() -> None:
+    """Of which a tenant may hold half."""
+    LimitSettings(max_body_bytes=2000, max_held_bytes=4000)
+    with pytest.raises(ValidationError, match=r"max_held_bytes \(3999\) must be at least twice"):
+        LimitSettings(max_body_bytes=2000, max_held_bytes=3999)
 
 
 def test_a_tenant_is_of_one_class() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Send
 
-from serving.errors import RequestError
+from serving.errors import Overloaded, RequestError
 from serving.gateway.exchange import ClientGoneError, Exchange
 from serving.settings.gateway import LimitSettings
 
@@ -80,8 +80,17 @@ def run(loop: ManualLoop, action: Callable[[], Awaitable[Any]]) -> Any:
     return loop.run_until_complete(main())
 
 
-def read(loop: ManualLoop, client: Client, *headers: tuple[bytes, bytes]) -> bytes:
-    body: bytes = run(loop, lambda: client.exchange(*headers).read_body(LIMITS))
+def accept(_size: int) -> None:
+    """There is memory for everything."""
+
+
+def read(
+    loop: ManualLoop,
+    client: Client,
+    *headers: tuple[bytes, bytes],
+    take: Callable[[int], None] = accept,
+) -> bytes:
+    body: bytes = run(loop, lambda: client.exchange(*headers).read_body(LIMITS, take))
     return body
 
 
@@ -101,6 +110,21 @@ def test_the_largest_body_is_accepted(loop: ManualLoop) -> None:
 
 def test_a_larger_body_is_refused_when_it_gets_there(loop: ManualLoop) -> None:
     assert refusal(loop, Client(part(b"x" * 1000), part(b"x" * 25))) == "body_too_large"
+
+
+def test_memory_is_claimed_part_by_part_before_it_is_kept(loop: ManualLoop) -> None:
+    claimed: list[int] = []
+
+    def take(size: int) -> None:
+        if sum(claimed) + size > 700:
+            raise Overloaded("full", code="gateway_overloaded")
+        claimed.append(size)
+
+    assert len(read(loop, Client(part(b"x" * 400), part(b"x" * 300, more=False)), take=take)) == 700
+    claimed.clear()
+    with pytest.raises(Overloaded):
+        read(loop, Client(part(b"x" * 400), part(b"x" * 400, more=False)), take=take)
+    assert claimed == [400]
 
 
 @pytest.mark.parametrize("length", [b"1025", b"9" * 30])

@@ -1,0 +1,116 @@
+"""Tenants share memory: never more than there is, never all of it for one of them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.core.types import TenantId
+from serving.errors import Overloaded
+from serving.tenancy.shared_bytes import SharedBytes
+
+ANN, BOB = TenantId("ann"), TenantId("bob")
+CAPACITY = 1000
+
+
+def most(memory: SharedBytes, tenant: TenantId, stack: ExitStack) -> int:
+    """Bytes that a tenant gets which takes one after the other until it is refused."""
+    take = stack.enter_context(memory.lease(tenant))
+    for size in range(CAPACITY + 1):
+        try:
+            take(1)
+        except Overloaded:
+            return size
+    raise AssertionError("nothing is refused")
+
+
+def test_a_tenant_alone_may_hold_half() -> None:
+    with ExitStack() as stack:
+        assert most(SharedBytes(CAPACITY), ANN, stack) == CAPACITY // 2
+
+
+def test_who_comes_next_finds_half_of_the_rest() -> None:
+    memory = SharedBytes(CAPACITY)
+    with ExitStack() as stack:
+        most(memory, ANN, stack)
+        assert most(memory, BOB, stack) == CAPACITY // 4
+
+
+def test_a_refusal_says_when_to_come_back_and_takes_nothing() -> None:
+    memory = SharedBytes(CAPACITY)
+    with memory.lease(ANN) as take, pytest.raises(Overloaded) as caught:
+        take(CAPACITY // 2 + 1)
+    assert caught.value.code == "gateway_overloaded"
+    assert caught.value.retry_after_s == 1
+    assert memory.held == 0
+
+
+def test_all_is_given_back_when_a_request_fails() -> None:
+    memory = SharedBytes(CAPACITY)
+    stack = ExitStack()
+    take = stack.enter_context(memory.lease(ANN))
+    take(10)
+    take(20)
+    assert memory.held == 30
+    stack.__exit__(KeyError, KeyError(), None)
+    assert memory.held == 0
+    with ExitStack() as stack:
+        assert most(memory, ANN, stack) == CAPACITY // 2
+
+
+def test_requests_of_one_tenant_count_together() -> None:
+    memory = SharedBytes(CAPACITY)
+    with memory.lease(ANN) as one, memory.lease(ANN) as other:
+        one(300)
+        with pytest.raises(Overloaded):
+            other(201)
+        other(200)
+
+
+class Request:
+    """One lease and what it took."""
+
+    def __init__(self, memory: SharedBytes, tenant: str) -> None:
+        self.stack = ExitStack()
+        self.tenant = tenant
+        self.take = self.stack.enter_context(memory.lease(TenantId(tenant)))
+        self.size = 0
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["open", "take", "close"]), st.integers(0, 5), st.integers(0, 400)),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(STEPS)
+def test_whatever_tenants_do_the_sum_is_right_and_within_bounds(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    memory = SharedBytes(CAPACITY)
+    running: list[Request] = []
+    for kind, place, size in steps:
+        if kind == "open":
+            running.append(Request(memory, f"tenant {place % 3}"))
+        elif running:
+            request = running[place % len(running)]
+            if kind == "close":
+                running.remove(request)
+                request.stack.close()
+                continue
+            free = CAPACITY - memory.held
+            own = sum(one.size for one in running if one.tenant == request.tenant)
+            if own + size <= free - size:
+                request.take(size)
+                request.size += size
+            else:
+                with pytest.raises(Overloaded):
+                    request.take(size)
+        assert memory.held == sum(one.size for one in running) <= CAPACITY
+    for request in running:
+        request.stack.close()
+    assert memory.held == 0
