@@ -135,7 +135,7 @@ async def assemble_gateway(spec: GatewaySpec) -> Gateway:
     bodies = SharedBytes(settings.limits.max_held_bytes)
     REGISTRY.register(LoadMetrics(models, fleet, bodies))
     alarm = Alarm(_wake, fleet.is_missing)
-    fleet.tell(on_sent=metrics.sent, on_missing=alarm.ring)
+    fleet.tell(on_sent=metrics.sent, on_missing=alarm.ring, on_wanted=metrics.wanted)
     for model, profiler in profilers.items():
         profiler.on_unread = partial(metrics.prompt_unread, model)
     descriptors = DescriptorGuard(time.monotonic)

@@ -51,6 +51,8 @@ def _bad_ratio(slo: str) -> str:
 
 _EXPRESSIONS: Mapping[str, str] = {
     "requests_per_s": _gateways(_rate("galerne_gateway_arrived_requests_total")),
+    "sent_per_s": _gateways(_rate("galerne_gateway_sent_requests_total")),
+    "wanted_per_s": _gateways(_rate("galerne_gateway_wanted_requests_total")),
     "prompt_tokens_per_s": _gateways(_rate("galerne_gateway_prompt_tokens_total")),
     "hit_tokens_per_s": _gateways(_rate("galerne_gateway_predicted_hit_tokens_total")),
     "queued": _gateways("galerne_gateway_queued_requests"),

@@ -214,7 +214,11 @@ class Gateway:
         if admitted.is_stream:
             exchange.slo = self._parts.slos[admitted.model]
         with self._parts.fleet.ticket(
-            admitted.model, admitted.profile, tenant=trace.tenant, patience_s=exchange.patience_s
+            admitted.model,
+            admitted.profile,
+            tenant=trace.tenant,
+            patience_s=exchange.patience_s,
+            is_repeat=exchange.is_repeat,
         ) as ticket:
             ticket.is_explained = trace.is_explained
             exchange.on_first_byte = ticket.answered

@@ -88,6 +88,14 @@ class Exchange:
         return math.inf
 
     @property
+    def is_repeat(self) -> bool:
+        """Whether the client says that it has sent this request before.
+
+        Source: as above.
+        """
+        return (self.header(b"x-stainless-retry-count") or b"0") != b"0"
+
+    @property
     def started(self) -> bool:
         """Whether the response head has been sent."""
         return self.status is not None

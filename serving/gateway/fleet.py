@@ -50,12 +50,15 @@ class Fleet:
         *,
         on_sent: Callable[[ModelId, int, int], None],
         on_missing: Callable[[ModelId], None],
+        on_wanted: Callable[[ModelId], None],
     ) -> None:
         """Call `on_sent` with the model, tokens and expected hits of each prompt that goes to a
-        replica, and `on_missing` when a request waits for a model that has none."""
+        replica, `on_missing` when a request waits for a model that has none, and `on_wanted` for
+        each request that is sent or refused for want of room, unless its client repeats it."""
         for model, pool in self._pools.items():
             pool.on_sent = partial(on_sent, model)
             pool.on_missing = partial(on_missing, model)
+            pool.on_wanted = partial(on_wanted, model)
 
     def update(self, model: ModelId, endpoints: Sequence[ReplicaEndpoint]) -> None:
         """Replace what is known of one model's running replicas."""
@@ -122,15 +125,19 @@ class Fleet:
         *,
         tenant: TenantId = NOBODY,
         patience_s: float = math.inf,
+        is_repeat: bool = False,
     ) -> Ticket:
         """One request's claim to a replica of the model.
 
         Args:
             tenant: whose share of the replicas it takes from.
             patience_s: how long its client waits for a byte.
+            is_repeat: whether its client has been refused with it before.
         """
         number = next(self._numbers)
-        return Ticket(self._pools[model], request, number, tenant, patience_s)
+        ticket = Ticket(self._pools[model], request, number, tenant, patience_s)
+        ticket.is_repeat = is_repeat
+        return ticket
 
 
 class Ticket:
@@ -165,6 +172,7 @@ class Ticket:
         self.held: ReplicaEndpoint | None = None
         self.is_counted = False
         """Whether its prompt is in the counters of what was sent."""
+        self.is_repeat = False
         self.is_explained = False
         self.decision: Decision | None = None
         """Why that one was chosen, if the request is to be explained: it is large."""
@@ -202,6 +210,7 @@ class Ticket:
         """
         pool = self._pool
         is_new = not (self.is_counted or self._arrival or self.has_begun)
+        is_impatient = False
         self._arrival = asyncio.get_running_loop().create_future()
         self._timeout, self._has_replica = None, pool.has_replica_for(self)
         pool.join_queue(self, is_new=is_new)
@@ -210,10 +219,13 @@ class Ticket:
                 refusal = await self._arrival
         except TimeoutError:
             refusal = pool.overloaded() if pool.has_replica_for(self) else pool.empty()
+            is_impatient = self._late_at < self._deadline
         finally:
             pool.leave_queue(self)
         if self.held is None:
             assert refusal is not None
+            if refusal.code == "engine_overloaded" and not is_impatient:
+                self._refused()
             raise refusal
         return self.held
 
@@ -270,6 +282,15 @@ class Ticket:
         else:
             self.excluded.add(self.held.id)
         self._pool.release(self)
+
+    def _refused(self) -> None:
+        """Count a request that had no room, unless it is counted already or was before.
+
+        One whose client gives up before the platform does is none: it was seen while it waited, and
+        to come and go at once would make any demand look great.
+        """
+        if not (self.is_counted or self.has_begun or self.is_repeat):
+            self._pool.on_wanted()
 
     def _wait_until_its_end(self) -> None:
         """Begin to count how long the client waits."""

@@ -74,6 +74,19 @@ class GatewayMetrics:
             ["model"],
             registry=registry,
         )
+        self._sent = Counter(
+            "galerne_gateway_sent_requests",
+            "Requests sent to replicas; once each, however many replicas are tried.",
+            ["model"],
+            registry=registry,
+        )
+        self._wanted = Counter(
+            "galerne_gateway_wanted_requests",
+            "Requests sent to replicas or refused for want of room; not those that their client "
+            "says it repeats, nor those whose client gave up first.",
+            ["model"],
+            registry=registry,
+        )
         self._of_tenants = Counter(
             "galerne_gateway_tenant_requests",
             "The same by tenant and its class; tenants beyond the first 200 are one, `other`.",
@@ -161,7 +174,9 @@ class GatewayMetrics:
         )
         # Else the first of each would not be seen to rise: there would be nothing before it.
         for model in models:
-            for counter in (self._arrived, self._prompt_tokens, self._predicted_hits):
+            for counter in (
+                self._arrived, self._sent, self._wanted, self._prompt_tokens, self._predicted_hits
+            ):  # fmt: skip
                 counter.labels(model)
             for tenant, tenant_class in classes.by_tenant.items():
                 self._of_tenants.labels(model, self._tenants.of(tenant), tenant_class)
@@ -174,8 +189,13 @@ class GatewayMetrics:
 
     def sent(self, model: ModelId, prompt_tokens: int, hit_tokens: int) -> None:
         """Count a prompt that goes to a replica, and what of it is expected to be cached there."""
+        self._sent.labels(model).inc()
         self._prompt_tokens.labels(model).inc(prompt_tokens)
         self._predicted_hits.labels(model).inc(hit_tokens)
+
+    def wanted(self, model: ModelId) -> None:
+        """Count a request that is sent or refused for want of room, and not for the second time."""
+        self._wanted.labels(model).inc()
 
     def record(self, outcome: RequestOutcome) -> None:
         """Count one finished request."""

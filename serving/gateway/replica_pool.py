@@ -37,7 +37,8 @@ class ReplicaPool:
     """One model's replicas and the requests that wait for one, shared fairly between tenants.
 
     `on_sent` is told the tokens of each prompt that goes to a replica, and how many of them are
-    expected to be cached there; `on_missing` that a request waits and there is no replica.
+    expected to be cached there; `on_missing` that a request waits and there is no replica;
+    `on_wanted` of each request, unless its client repeats it, that is sent or has no room.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ReplicaPool:
         self.now = now
         self.on_sent: Callable[[int, int], None] = _ignore
         self.on_missing: Callable[[], None] = _ignore
+        self.on_wanted: Callable[[], None] = _ignore
         self.endpoints: tuple[ReplicaEndpoint, ...] = ()
         self.leaving: dict[ReplicaId, ReplicaEndpoint] = {}
         """The latest that take no new requests, and may still finish some."""
@@ -146,6 +148,8 @@ class ReplicaPool:
         if not ticket.is_counted:  # one that a replica has sent back is no new work
             ticket.is_counted = True
             self.on_sent(ticket.request.prompt_tokens, ticket.request.hit_tokens.get(picked, 0))
+            if not ticket.is_repeat:
+                self.on_wanted()
         return True
 
     def heard(self, replica: ReplicaId) -> None:

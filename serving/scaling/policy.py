@@ -153,12 +153,13 @@ class SloPolicy:
     def decide(self, signals: Signals, replicas: Replicas) -> Decision:
         """How many replicas there shall be. The signals must have no `problem`."""
         work = self._capacity.work(signals.prompt_tokens_per_s, signals.output_tokens_per_s)
-        self._forecast.observe(signals.at_s, work)
+        demand = work * signals.demand_factor
+        self._forecast.observe(signals.at_s, demand)
         self._learn(signals, replicas, work)
         self._note_use(signals)
         needs = (
-            self._for_demand(),
-            self._for_backlog(signals, work),
+            self._for_demand(signals),
+            self._for_backlog(signals, demand),
             self._for_kv(signals, replicas),
             self._for_running(signals, replicas),
             self._to_wake(signals),
@@ -171,18 +172,22 @@ class SloPolicy:
         self._desired, self._is_woken = decision.desired, False
         return replace(decision, needs=needs)
 
-    def _for_demand(self) -> Need:
+    def _for_demand(self, signals: Signals) -> Need:
         forecast = self._forecast
         reason = f"{forecast.level:.1f} replicas busy, {forecast.expected:.1f} expected"
+        if signals.demand_factor > 1.0:
+            reason += (
+                f"; {signals.demand_factor:.1f} times what was taken in, since some is refused"
+            )
         if self._learned < 1.0:
             reason += f"; each takes {self._learned:.0%} of what was measured"
         replicas = self._capacity.replicas_for(forecast.expected) / self._learned
         return Need(NeedKind.DEMAND, replicas, reason)
 
-    def _for_backlog(self, signals: Signals, work: float) -> Need:
+    def _for_backlog(self, signals: Signals, demand: float) -> Need:
         waiting_s = signals.waiting_tokens * self._capacity.prompt_token_s
         reason = f"prompts of {waiting_s:.1f} replica seconds wait"
-        return Need(NeedKind.BACKLOG, work + waiting_s / self._tuning.clear_s, reason)
+        return Need(NeedKind.BACKLOG, demand + waiting_s / self._tuning.clear_s, reason)
 
     def _for_kv(self, signals: Signals, replicas: Replicas) -> Need:
         """Room for what is cached, and where caches are full for what waits: as much for each as a
@@ -191,8 +196,8 @@ class SloPolicy:
         reason = f"KV caches {used:.0%} full"
         begun = signals.running - signals.waiting
         if used >= _KV_FULL_RATIO and begun > 0:
-            used *= (signals.running + signals.queued) / begun
-            reason += f", {signals.waiting + signals.queued:.0f} requests wait for room"
+            used *= signals.wanted_requests / begun
+            reason += f", {signals.wanted_requests - begun:.0f} requests want room"
         if signals.preemptions_per_s > 0:
             reason += f", {signals.preemptions_per_s:.1f} preemptions per second"
             used = max(used, _KV_FULL_RATIO * (replicas.ready + 1) / max(replicas.ready, 1))
@@ -205,11 +210,13 @@ class SloPolicy:
         bounds, places = self._bounds, self._bounds.sequences_per_replica
         begun = signals.running - signals.waiting
         if signals.waiting > 0 and begun >= _BATCH_FULL_RATIO * replicas.ready * places:
-            number = signals.running + signals.queued
-            reason = f"{number:.0f} requests run or wait, {places:.0f} fit a replica's batch"
-            return Need(NeedKind.RUNNING, number / places, reason)
-        number = signals.running / bounds.requests_per_replica
-        return Need(NeedKind.RUNNING, number, f"{signals.running:.0f} requests run")
+            wanted = signals.wanted_requests
+            reason = f"{wanted:.0f} requests run or want to, {places:.0f} fit a replica's batch"
+            return Need(NeedKind.RUNNING, wanted / places, reason)
+        number = signals.running * signals.demand_factor
+        what = "run" if number == signals.running else "run or were refused"
+        reason = f"{number:.0f} requests {what}"
+        return Need(NeedKind.RUNNING, number / bounds.requests_per_replica, reason)
 
     def _to_wake(self, signals: Signals) -> Need:
         return Need(

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+_MAX_DEMAND_FACTOR = 4.0
+
 Number = TypeVar("Number", float, np.ndarray[Any, np.dtype[np.float64]])
 
 
@@ -15,13 +17,15 @@ Number = TypeVar("Number", float, np.ndarray[Any, np.dtype[np.float64]])
 class Signals:
     """One model's state at one moment, measured over the last half minute or so.
 
-    Rates are per second. `waiting_tokens` are prompt tokens that no engine has read yet, at
-    replicas and in gateways together; `queued` the requests in gateways that no replica could
-    take. `running` requests are held by replicas, those that drain included, of which `waiting`
-    have not been begun. `kv_used_ratio` is the mean over the ready replicas. `late_ttft_ratio` and
-    `long_itl_ratio` are the shares of first tokens and of times between tokens that missed the
-    SLO, unless `has_latencies` is false. `age_s` says how old the figures are, `replicas_seen` of
-    how many replicas, if that is known; `gateways_missing` is of how many gateways there are none.
+    Rates are per second. `sent_per_s` requests go to replicas, whose tokens the others are;
+    `wanted_per_s` are those and what is refused for want of room, each counted once.
+    `waiting_tokens` are prompt tokens that no engine has read yet, at replicas and in gateways
+    together; `queued` the requests in gateways that no replica could take. `running` requests are
+    held by replicas, those that drain included, of which `waiting` have not been begun.
+    `kv_used_ratio` is the mean over the ready replicas. `late_ttft_ratio` and `long_itl_ratio` are
+    the shares of first tokens and of times between tokens that missed the SLO, unless
+    `has_latencies` is false. `age_s` says how old the figures are, `replicas_seen` of how many
+    replicas, if that is known; `gateways_missing` is of how many gateways there are none.
     `active_classes` are the classes of tenants that have used the model lately.
     """
 
@@ -29,6 +33,8 @@ class Signals:
     requests_per_s: float
     prompt_tokens_per_s: float
     output_tokens_per_s: float
+    sent_per_s: float = 0.0
+    wanted_per_s: float = 0.0
     waiting_tokens: float = 0.0
     queued: float = 0.0
     running: float = 0.0
@@ -47,6 +53,28 @@ class Signals:
     def bad_ratio(self) -> float:
         """The share of tokens that were late, by whichever measure is the worse."""
         return max(self.late_ttft_ratio, self.long_itl_ratio)
+
+    @property
+    def demand_factor(self) -> float:
+        """What is asked for, as a multiple of what replicas are given.
+
+        At most 4: not all clients say when they repeat what was refused, so how much it is is not
+        known, and replicas too many go again sooner than those too few have started.
+
+        >>> Signals(0.0, 10.0, 9.0, 9.0, sent_per_s=8.0, wanted_per_s=10.0).demand_factor
+        1.25
+        """
+        if self.wanted_per_s <= self.sent_per_s:
+            return 1.0
+        if self.sent_per_s <= 0:
+            return _MAX_DEMAND_FACTOR
+        return min(self.wanted_per_s / self.sent_per_s, _MAX_DEMAND_FACTOR)
+
+    @property
+    def wanted_requests(self) -> float:
+        """Requests that would run if there were room for all: by Little's law those that are
+        refused would be as many beside those that run as come beside those that are taken in."""
+        return self.running * self.demand_factor + self.queued
 
     def problem(self) -> str | None:
         """Why these figures cannot be true, `None` if they can.

@@ -171,3 +171,14 @@ async def test_targets_take_the_metrics_token(stack: Stack, token: str | None) -
             assert (response.status, await response.json()) == (200, [])
         else:
             assert await error_of(response) == (401, "metrics_token_required")
+
+
+@pytest.mark.parametrize(("retry_count", "wanted"), [(None, 1), ("0", 1), ("1", 0), ("2", 0)])
+async def test_what_an_sdk_sends_again_is_not_wanted_once_more(
+    stack: Stack, retry_count: str | None, wanted: int
+) -> None:
+    headers = {} if retry_count is None else {"x-stainless-retry-count": retry_count}
+    async with stack.post(headers=headers) as response:
+        assert response.status == 200
+    assert value(stack, "sent_requests_total", model=MODEL) == 1
+    assert value(stack, "wanted_requests_total", model=MODEL) == wanted

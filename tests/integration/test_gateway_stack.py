@@ -309,7 +309,7 @@ async def running_stack(
     registry.register(slos)
     bodies = SharedBytes(settings.limits.max_held_bytes)
     registry.register(LoadMetrics([MODEL], fleet, bodies))
-    fleet.tell(on_sent=metrics.sent, on_missing=lambda _model: None)
+    fleet.tell(on_sent=metrics.sent, on_missing=lambda _model: None, on_wanted=metrics.wanted)
     gateway = Gateway(
         GatewayParts(
             settings=settings,

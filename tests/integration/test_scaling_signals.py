@@ -84,9 +84,16 @@ class Gateway:
         for _ in range(number):
             self.metrics.arrived(MODEL, TenantId("ann"))
             self.metrics.sent(MODEL, 100, 40)
+            self.metrics.wanted(MODEL)
         counts = self.slos.counts[MODEL]
         counts.num_late_firsts += number // 10
         counts.num_good_firsts += number - number // 10
+
+    def refuse(self, number: int) -> None:
+        """So many more, which wait in vain."""
+        for _ in range(number):
+            self.metrics.arrived(MODEL, TenantId("ann"))
+            self.metrics.wanted(MODEL)
 
 
 class Engine:
@@ -134,11 +141,13 @@ def test_real_metrics_become_signals_and_duplicates_count_once(tmp_path: Path) -
 
         for gateway in gateways:
             gateway.serve(200)
+            gateway.refuse(50)
         engines[0].tokens.inc(8000)
         found = latest(signals, lambda f: f.requests_per_s > 0 and f.output_tokens_per_s > 0)
-        # 400 requests and 8,000 tokens within the same time.
-        assert found.output_tokens_per_s == pytest.approx(20 * found.requests_per_s, rel=0.2)
-        assert found.prompt_tokens_per_s == pytest.approx(60 * found.requests_per_s, rel=0.01)
+        # 500 requests, of which 400 are served, and 8,000 tokens within the same time.
+        assert found.output_tokens_per_s == pytest.approx(16 * found.requests_per_s, rel=0.2)
+        assert found.prompt_tokens_per_s == pytest.approx(48 * found.requests_per_s, rel=0.01)
+        assert found.demand_factor == pytest.approx(1.25, rel=0.01)
         assert found.late_ttft_ratio == pytest.approx(0.1, abs=0.001)
         assert found.long_itl_ratio == 0.0
         assert latest(signals, lambda f: f.active_classes == {"gold"}).problem() is None

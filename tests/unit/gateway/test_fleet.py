@@ -77,6 +77,17 @@ def make_fleet(
     return fleet
 
 
+def ignore(*_told: Any) -> None:
+    """Nobody wants to know."""
+
+
+def counting_wanted(fleet: Fleet) -> list[ModelId]:
+    """One entry for each request that counts as wanted, from now on."""
+    wanted: list[ModelId] = []
+    fleet.tell(on_sent=ignore, on_missing=ignore, on_wanted=wanted.append)
+    return wanted
+
+
 def take(fleet: Fleet, tenant: TenantId = NOBODY) -> Ticket:
     """A request that holds a replica."""
     ticket = fleet.ticket(MODEL, ANY, tenant=tenant)
@@ -715,7 +726,7 @@ async def test_a_wait_for_room_ends_as_set_though_a_replica_might_have_taken_lon
 async def test_the_last_replica_s_leaving_is_told_and_bounds_the_wait() -> None:
     missing: list[ModelId] = []
     fleet = make_fleet(A, room=1, no_replica_wait_s=0.01, queue_timeout_s=NEVER_S)
-    fleet.tell(on_sent=lambda *_: None, on_missing=missing.append)
+    fleet.tell(on_sent=ignore, on_missing=missing.append, on_wanted=ignore)
     take(fleet)
     waiting = (await queue(fleet))[1]
     fleet.update(MODEL, [])
@@ -815,7 +826,7 @@ async def test_room_that_comes_with_silence_is_noticed() -> None:
 async def test_a_request_for_a_model_without_replicas_is_told() -> None:
     missing: list[ModelId] = []
     fleet = make_fleet(no_replica_wait_s=0.0)
-    fleet.tell(on_sent=lambda *_: None, on_missing=missing.append)
+    fleet.tell(on_sent=ignore, on_missing=missing.append, on_wanted=ignore)
     with fleet.ticket(MODEL, ANY) as ticket:
         assert ticket.take() is None
         with pytest.raises(Overloaded):
@@ -826,13 +837,66 @@ async def test_a_request_for_a_model_without_replicas_is_told() -> None:
 async def test_a_prompt_counts_once_however_often_it_is_sent_back() -> None:
     sent: list[tuple[ModelId, int, int]] = []
     fleet = make_fleet(A, B)
-    fleet.tell(on_sent=lambda *told: sent.append(told), on_missing=lambda _model: None)
+    fleet.tell(on_sent=lambda *told: sent.append(told), on_missing=ignore, on_wanted=ignore)
     request = RequestProfile(10, 10, hit_tokens={A.id: 4, B.id: 4})
     with fleet.ticket(MODEL, request) as ticket:
         for _ in range(2):
             assert ticket.take() is not None
             ticket.give_back(is_full=False)
     assert sent == [(MODEL, 10, 4)]
+
+
+async def test_a_request_is_wanted_once_whether_it_is_sent_or_refused() -> None:
+    fleet = make_fleet(A, room=1, queue_timeout_s=0.01)
+    wanted = counting_wanted(fleet)
+    take(fleet)
+    assert wanted == [MODEL]
+    assert (await refusal(fleet)).code == "engine_overloaded"
+    assert wanted == [MODEL] * 2
+
+
+async def test_a_request_that_its_client_repeats_is_not_wanted_once_more() -> None:
+    fleet = make_fleet(A, B, room=1, queue_timeout_s=0.01)
+    wanted = counting_wanted(fleet)
+    fleet.ticket(MODEL, ANY, is_repeat=True).take()
+    take(fleet)
+    await refusal(fleet, fleet.ticket(MODEL, ANY, is_repeat=True))
+    assert wanted == [MODEL]
+
+
+async def test_a_request_that_a_replica_sends_back_is_wanted_once_though_it_is_refused() -> None:
+    fleet = make_fleet(A, room=1, queue_timeout_s=0.01)
+    wanted = counting_wanted(fleet)
+    with take(fleet) as ticket:
+        ticket.give_back(is_full=True)  # and the replica is left alone for longer than that
+        with pytest.raises(Overloaded):
+            await ticket.wait()
+    assert wanted == [MODEL]
+
+
+async def test_whoever_gives_up_before_the_platform_does_was_not_refused_by_it() -> None:
+    fleet = make_fleet(A, room=1)
+    wanted = counting_wanted(fleet)
+    take(fleet)
+    impatient = fleet.ticket(MODEL, ANY, patience_s=0.001)
+    assert (await refusal(fleet, impatient)).code == "engine_overloaded"
+    assert wanted == [MODEL]
+
+
+async def test_whoever_a_full_queue_turns_away_was_wanted() -> None:
+    fleet = make_fleet(A, room=1, max_queued=0)
+    wanted = counting_wanted(fleet)
+    take(fleet)
+    await refusal(fleet)
+    assert wanted == [MODEL] * 2
+
+
+async def test_a_request_without_a_replica_to_wait_for_is_not_wanted() -> None:
+    """It wakes the model in another way."""
+    fleet = make_fleet(no_replica_wait_s=0.0)
+    wanted = counting_wanted(fleet)
+    assert (await refusal(fleet)).code == "model_not_ready"
+    assert wanted == []
 
 
 async def test_what_waits_and_who_is_heard_is_known() -> None:

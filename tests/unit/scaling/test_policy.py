@@ -60,6 +60,84 @@ def test_prompts_that_wait_are_read_within_a_minute() -> None:
     assert decision.reason == "prompts of 180.0 replica seconds wait"
 
 
+def refusing(busy: float, refused_ratio: float, *, at_s: float = 0.0) -> Signals:
+    """Prompts that keep so many replicas busy, while this share of requests is turned away."""
+    return replace(
+        asked(busy, at_s=at_s), sent_per_s=10.0 * (1.0 - refused_ratio), wanted_per_s=10.0
+    )
+
+
+def test_what_is_refused_is_demand_too() -> None:
+    one = policy()
+    settled(one, 4.0)
+    for tick in range(200, 260):
+        decision = one.decide(refusing(4.0, 0.25, at_s=tick * TICK_S), Replicas(5, 5))
+    # A quarter is refused, so what is done is three quarters of 5.3 replicas' work.
+    assert decision.desired == 7
+    assert decision.reason.startswith("5.3 replicas busy")
+    assert decision.reason.endswith("; 1.3 times what was taken in, since some is refused")
+
+
+def test_refused_clients_that_come_again_and_again_count_four_times_at_most() -> None:
+    factors = [refusing(4.0, ratio).demand_factor for ratio in (-0.1, 0.0, 0.2, 0.5, 0.9, 1.0)]
+    assert factors == [1.0, 1.0, 1.25, 2.0, 4.0, 4.0]
+    assert asked(4.0).demand_factor == 1.0  # replicas' own reports do not tell
+
+
+def test_those_who_find_no_place_in_a_batch_count_though_they_are_refused() -> None:
+    bounds = Bounds(1, 20, requests_per_replica=18, sequences_per_replica=16)
+    full = replace(asked(0.5), running=36.0, waiting=4.0)
+    assert policy(bounds).decide(full, Replicas(2, 2)).desired == 3
+    refusing = replace(full, sent_per_s=6.0, wanted_per_s=10.0, queued=2.0)
+    decision = policy(bounds).decide(refusing, Replicas(2, 2))
+    assert decision.desired == 4
+    assert decision.reason == "62 requests run or want to, 16 fit a replica's batch"
+
+
+def test_those_who_find_no_place_on_a_replica_count_where_nothing_waits_in_engines() -> None:
+    """The limit of requests is below what a batch holds, so the batch is never full."""
+    bounds = Bounds(1, 20, requests_per_replica=8, sequences_per_replica=256)
+    full = replace(asked(0.2), running=16.0, sent_per_s=6.0, wanted_per_s=12.0)
+    decision = policy(bounds).decide(full, Replicas(2, 2))
+    assert (decision.desired, decision.reason) == (4, "32 requests run or were refused")
+
+
+def time_to_meet(demand: float, *, tells_refusals: bool) -> float:
+    """Seconds until all is served when a demand of one replica becomes one of `demand`.
+
+    Requests are refused as soon as all replicas are full, so nothing but the refusals tells how
+    many there are. Each takes a sixteenth of a replica.
+    """
+    bounds = Bounds(1, 40, requests_per_replica=18, sequences_per_replica=16)
+    one, ready, target, coming, begun_s = policy(bounds), 2, 2, {}, 300.0
+    for tick in range(1000):
+        at_s = tick * TICK_S
+        ready += coming.pop(at_s, 0)
+        wanted = 1.0 if at_s < begun_s else demand
+        served = min(wanted, float(ready))
+        if at_s > begun_s and served == wanted:
+            return at_s - begun_s
+        is_full = wanted > served
+        signals = replace(
+            asked(served, at_s=at_s),
+            sent_per_s=served,
+            wanted_per_s=wanted if tells_refusals else served,
+            running=ready * 18.0 if is_full else wanted * 16.0,
+            waiting=ready * 2.0 if is_full else 0.0,
+        )
+        desired = one.decide(signals, Replicas(target, ready)).desired
+        if desired > target:
+            coming[at_s + TUNING.cold_start_s] = desired - target
+        ready = min(ready, desired)
+        target = desired
+    raise AssertionError("never met")
+
+
+def test_a_crowd_that_is_refused_is_met_as_soon_as_replicas_can_start() -> None:
+    assert time_to_meet(12.0, tells_refusals=True) < 1.25 * TUNING.cold_start_s
+    assert time_to_meet(12.0, tells_refusals=False) > 2 * TUNING.cold_start_s
+
+
 def test_full_caches_ask_for_more_replicas() -> None:
     decision = policy().decide(replace(asked(0.1), kv_used_ratio=1.0), Replicas(9, 9))
     assert decision.desired == 10
@@ -173,7 +251,7 @@ def test_requests_that_wait_for_a_place_in_a_full_batch_need_places() -> None:
     one = policy(Bounds(1, 20, sequences_per_replica=8))
     decision = one.decide(replace(asked(0.1), running=40.0, waiting=32.0), Replicas(1, 1))
     assert decision.desired == 5
-    assert decision.reason == "40 requests run or wait, 8 fit a replica's batch"
+    assert decision.reason == "40 requests run or want to, 8 fit a replica's batch"
     reading = replace(asked(0.1), running=6.0, waiting=3.0)  # a moment before their first step
     assert (
         policy(Bounds(1, 20, sequences_per_replica=8)).decide(reading, Replicas(1, 1)).desired == 1
@@ -193,7 +271,7 @@ def test_requests_that_wait_for_room_in_full_caches_count_like_those_that_run() 
     signals = replace(asked(0.1), kv_used_ratio=0.9, running=60.0, waiting=20.0, queued=20.0)
     decision = policy().decide(signals, Replicas(4, 4))
     assert decision.desired == 8  # 80 requests, where 40 fill four caches
-    assert decision.reason == "KV caches 90% full, 40 requests wait for room"
+    assert decision.reason == "KV caches 90% full, 40 requests want room"
 
 
 def test_preemptions_call_for_one_more() -> None:
