@@ -20,7 +20,6 @@ from serving.status import (
     clock_problems,
     compose_rollout,
     compose_status,
-    failure_cause,
     num_current,
 )
 
@@ -43,17 +42,9 @@ class Inspector:
 
     async def rollout(self, targets: Mapping[str, DeploymentTarget]) -> dict[str, Any]:
         """Whether the targets are reached: `done`, `message`, `failure`, `remark`."""
-        # In this order: the views are then of Serve's new state, and tell the cause of a failure.
-        is_taken = await asyncio.to_thread(serve_control.has_taken_settings)
-        failure = await asyncio.to_thread(serve_control.application_failure)
-        views = await self._views()
-        return compose_rollout(
-            views.states,
-            targets,
-            num_current(targets, views),
-            is_taken=is_taken,
-            failure=failure and failure_cause(views.states, failure),
-        )
+        applications = await asyncio.to_thread(serve_control.application_states)
+        gateways, fleet = await asyncio.gather(self._gateways(), self._fleet())
+        return compose_rollout(applications, targets, num_current(targets, gateways, fleet))
 
     async def route(self, question: Any) -> dict[str, Any]:
         """What a gateway makes of a question about routing.

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from serving.adapters.deployment_state import (
+    ApplicationState,
+    DeploymentState,
+    DeploymentTarget,
+    ReplicaState,
+    deployments_of,
+)
 from serving.planner.serve_config import GATEWAY, engine_name
-
-if TYPE_CHECKING:
-    from serving.adapters.deployment_state import (
-        DeploymentState,
-        DeploymentTarget,
-        ReplicaState,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +47,29 @@ def compose_status(endpoint: str, models: Sequence[str], views: Views) -> dict[s
 
 
 def compose_rollout(
-    states: Mapping[str, DeploymentState],
+    applications: Mapping[str, ApplicationState],
     targets: Mapping[str, DeploymentTarget],
     current: Mapping[str, int],
-    *,
-    is_taken: bool,
-    failure: str | None,
 ) -> dict[str, Any]:
     """How a change of settings goes.
 
     Args:
-        states: Serve's deployments by name.
-        targets: what they are to reach.
-        current: running replicas of the targets' versions, by deployment. Serve's own counts do not
-            tell old replicas from new ones.
-        is_taken: whether the states are from after Serve took the change up. Before, replicas may
-            be the wanted ones already, for instance when a change that failed is taken back.
-        failure: Serve's message if it has given up.
+        applications: as Serve shows them.
+        targets: what their deployments are to reach.
+        current: running replicas of the targets' versions, by deployment, counted later than the
+            applications were looked at. Serve's own counts do not tell old replicas from new ones.
 
-    Replicas that only finish their last streams do not hold it up.
+    Replicas that only finish their last streams do not hold it up, nor do those that an autoscaler
+    orders beyond what there must be. What Serve has not begun yet is not done, though replicas may
+    be the wanted ones already: a change that failed is taken back.
     """
+    states = deployments_of(applications)
     running = {name: states[name].num_running if name in states else 0 for name in targets}
     stopping = sum(state.count("STOPPING") for state in states.values())
-    in_force = is_taken and all(
+    has_begun = all(application.has_begun for application in applications.values())
+    in_force = has_begun and all(
         name in states
-        and states[name].is_settled
+        and (states[name].is_settled or target.lowest < target.highest)
         and target.lowest <= running[name] <= target.highest
         and running[name] <= current.get(name, 0)
         for name, target in targets.items()
@@ -82,38 +80,45 @@ def compose_rollout(
     ]
     return {
         "done": in_force,
-        "message": f"rolling out: {', '.join(parts)}",
-        "failure": failure,
+        "message": f"rolling out: {', '.join(parts)}" if has_begun else "waiting for Ray Serve",
+        "failure": failure_cause(applications),
         "remark": f"; {stopping} replicas still finish their requests" if stopping else "",
     }
 
 
-def num_current(targets: Mapping[str, DeploymentTarget], views: Views) -> dict[str, int]:
-    """Replicas of the targets' versions that run, by deployment."""
-    engines = views.fleet["models"] if views.fleet else {}
+def num_current(
+    targets: Mapping[str, DeploymentTarget],
+    gateways: Sequence[Mapping[str, Any]],
+    fleet: Mapping[str, Any] | None,
+) -> dict[str, int]:
+    """Replicas of the targets' versions that run, by deployment; arguments as in `Views`."""
+    engines = fleet["models"] if fleet else {}
     replicas = {engine_name(model): rows for model, rows in engines.items()}
-    replicas[GATEWAY] = views.gateways
+    replicas[GATEWAY] = gateways
     return {
         name: sum(row["version"] == target.version for row in replicas.get(name, ()))
         for name, target in targets.items()
     }
 
 
-def failure_cause(states: Mapping[str, DeploymentState], message: str) -> str:
-    """Why Serve has given the application up: what a failed deployment says, else `message`.
+def failure_cause(applications: Mapping[str, ApplicationState]) -> str | None:
+    """Why Serve has given an application up, `None` if it has given up none: what failed
+    deployments say, else what it says of the application.
 
-    >>> from serving.adapters.deployment_state import DeploymentState
-    >>> error = "serving.errors.ConfigError: no room\\n"
-    >>> states = {"engine:a": DeploymentState("DEPLOY_FAILED", (), error)}
-    >>> failure_cause(states, "Failed to update the deployments ['engine:a'].")
+    >>> failed = DeploymentState("DEPLOY_FAILED", (), "serving.errors.ConfigError: no room\\n")
+    >>> failure_cause({"engine:a": ApplicationState("DEPLOY_FAILED", "", {"engine:a": failed})})
     'a: no room'
     """
+    failed = [application for application in applications.values() if application.has_failed]
     causes = [
         f"{name.removeprefix('engine:')}: {state.cause}"
-        for name, state in states.items()
+        for application in failed
+        for name, state in application.deployments.items()
         if state.status in ("DEPLOY_FAILED", "UNHEALTHY") and state.cause
     ]
-    return "; ".join(causes) or message
+    if causes:
+        return "; ".join(causes)
+    return next((application.message for application in failed), None)
 
 
 _CLOCK_TOLERANCE_S = 2.0

@@ -19,7 +19,7 @@ import aiohttp
 
 from serving.adapters import process_tree, ray_cluster, serve_control
 from serving.adapters.control_server import ControlServer
-from serving.adapters.deployment_state import DeploymentState, DeploymentTarget
+from serving.adapters.deployment_state import DeploymentState, DeploymentTarget, deployments_of
 from serving.adapters.local_ports import HeldPorts, check_port
 from serving.adapters.run_record import RunRecord, own_record
 from serving.adapters.secrets_file import check_room, ensure_secret, read_secret
@@ -204,16 +204,15 @@ class Supervisor:
         deadline = time.monotonic() + self._settings.cluster.ready_timeout_s
         targets = self._targets()
         while True:
-            states = await asyncio.to_thread(serve_control.deployment_states)
+            applications = await asyncio.to_thread(serve_control.application_states)
+            states = deployments_of(applications)
             report(_describe(states, targets))
             if all(
                 name in states and _is_up(states[name], target) for name, target in targets.items()
             ):
                 return
-            if failure := await asyncio.to_thread(serve_control.application_failure):
-                # Asked again: the deployment may have failed since.
-                states = await asyncio.to_thread(serve_control.deployment_states)
-                raise _start_failure(failure_cause(states, failure), self._paths)
+            if cause := failure_cause(applications):
+                raise _start_failure(cause, self._paths)
             if time.monotonic() > deadline:
                 raise _start_failure(
                     f"not ready within {self._settings.cluster.ready_timeout_s:.0f} s: "

@@ -1,9 +1,9 @@
-"""What Serve says of a deployment, and what it is meant to reach."""
+"""What Serve says of applications and their deployments, and what those are meant to reach."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _CAUSE = re.compile(r"serving\.errors\.\w+: (.+)")
@@ -38,11 +38,12 @@ class ReplicaState:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentState:
-    """What Serve says of one deployment."""
+    """What Serve says of one deployment; `trigger` is what has led to its status."""
 
     status: str
     replicas: Sequence[ReplicaState]
     message: str
+    trigger: str = ""
 
     def count(self, phase: str) -> int:
         """Replicas in one phase."""
@@ -69,3 +70,44 @@ class DeploymentState:
             return str(found[-1])
         lines = [line.strip() for line in self.message.splitlines() if line.strip()]
         return lines[-1] if lines and lines[-1] != _SLOW_START else ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationState:
+    """What Serve says of one application and its deployments by name."""
+
+    status: str
+    message: str
+    deployments: Mapping[str, DeploymentState]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether Serve acts on what it was given last.
+
+        Its controller begins that in its next round; until then the application is to be deployed,
+        and its deployments are shown as they were before.
+        """
+        changing = {"UPDATING", "UPSCALING", "DOWNSCALING"}
+        return self.status != "DEPLOYING" or any(
+            deployment.status in changing for deployment in self.deployments.values()
+        )
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether Serve has given it up, or a deployment of it that an autoscaler changed while it
+        was new: Serve takes that one for an old one that has fallen ill."""
+        return self.status == "DEPLOY_FAILED" or any(
+            deployment.status == "UNHEALTHY" and deployment.trigger == "REPLICA_STARTUP_FAILED"
+            for deployment in self.deployments.values()
+        )
+
+
+def deployments_of(
+    applications: Mapping[str, ApplicationState],
+) -> dict[str, DeploymentState]:
+    """The deployments of all applications by name."""
+    return {
+        name: deployment
+        for application in applications.values()
+        for name, deployment in application.deployments.items()
+    }

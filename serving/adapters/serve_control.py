@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from serving.adapters.announcement import announced
 from serving.adapters.autoscaler import shared
-from serving.adapters.deployment_state import DeploymentState, ReplicaState
+from serving.adapters.deployment_state import (
+    ApplicationState,
+    DeploymentState,
+    ReplicaState,
+    deployments_of,
+)
 from serving.core.clocks import ahead_s
 from serving.errors import ConfigError
 from serving.planner.serve_config import APP_NAME, GATEWAY, ROOT, is_ours
@@ -22,13 +27,12 @@ if TYPE_CHECKING:
     from ray.serve.schema import ApplicationDetails, ReplicaDetails
 
 _ASK_TIMEOUT_S = 2.0
-_CHANGING = ("UPDATING", "UPSCALING", "DOWNSCALING")
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 _IDENTITY = ("clock_ahead_s", "pid", "node", "metrics_url", "version", "problems")
 
 
 def deploy(applications: Mapping[str, serve.Application], *, endpoint: EndpointSettings) -> None:
-    """Hand the platform's applications to Serve and return at once; `deployment_states` tells the
+    """Hand the platform's applications to Serve and return at once; `application_states` tells the
     rest. Those of models that are gone go too, finishing their streams.
 
     Raises:
@@ -61,22 +65,15 @@ def deploy(applications: Mapping[str, serve.Application], *, endpoint: EndpointS
         serve.delete(name, _blocking=False)
 
 
+def application_states() -> dict[str, ApplicationState]:
+    """The platform's applications, with those of their deployments that may have replicas; empty
+    before Serve knows any."""
+    return {name: _application_state(details) for name, details in _applications().items()}
+
+
 def deployment_states() -> dict[str, DeploymentState]:
     """Every deployment of the platform that may have replicas; empty before Serve knows any."""
-    deployments = {
-        name: deployment
-        for application in _applications().values()
-        for name, deployment in application.deployments.items()
-        if name != ROOT
-    }
-    return {
-        name: DeploymentState(
-            status=deployment.status.value,
-            replicas=[_replica_state(replica) for replica in deployment.replicas],
-            message=deployment.message,
-        )
-        for name, deployment in deployments.items()
-    }
+    return deployments_of(application_states())
 
 
 def own_order_time() -> float | None:
@@ -94,26 +91,6 @@ def own_order_time() -> float | None:
     replicas = deployment.replicas if deployment else ()
     times = (each.start_time_s for each in replicas if each.replica_id == me.replica_tag)
     return next(times, None) or None
-
-
-def application_failure() -> str | None:
-    """Serve's message if it has given an application up, else `None`."""
-    messages = (
-        str(application.message)
-        for application in _applications().values()
-        if application.status == "DEPLOY_FAILED"
-    )
-    return next(messages, None)
-
-
-def has_taken_settings() -> bool:
-    """Whether Serve acts on what `deploy` gave it last: its controller begins that in its next
-    round, and until then shows deployments as they were before."""
-    return all(
-        application.status != "DEPLOYING"
-        or any(each.status in _CHANGING for each in application.deployments.values())
-        for application in _applications().values()
-    )
 
 
 def _applications(*, timeout_s: float | None = None) -> dict[str, ApplicationDetails]:
@@ -137,6 +114,20 @@ def _applications(*, timeout_s: float | None = None) -> dict[str, ApplicationDet
     details = ray.get(controller.get_serve_instance_details.remote(), timeout=timeout_s)
     applications = ServeInstanceDetails(**details).applications
     return {name: found for name, found in applications.items() if is_ours(name)}
+
+
+def _application_state(details: ApplicationDetails) -> ApplicationState:
+    deployments = {
+        name: DeploymentState(
+            status=deployment.status.value,
+            replicas=[_replica_state(replica) for replica in deployment.replicas],
+            message=deployment.message,
+            trigger=deployment.status_trigger.value,
+        )
+        for name, deployment in details.deployments.items()
+        if name != ROOT
+    }
+    return ApplicationState(details.status.value, str(details.message), deployments)
 
 
 def _replica_state(details: ReplicaDetails) -> ReplicaState:

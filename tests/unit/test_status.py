@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from serving.adapters.deployment_state import DeploymentState, DeploymentTarget, ReplicaState
+from serving.adapters.deployment_state import (
+    ApplicationState,
+    DeploymentState,
+    DeploymentTarget,
+    ReplicaState,
+)
 from serving.status import Views, compose_rollout, compose_status, num_current
 
 ENGINE = {"sliding_window": 64, "max_model_len": 512, "block_size": 16, "kv_blocks_total": 900}
@@ -161,14 +167,20 @@ def test_no_address_of_a_replica_is_shown() -> None:
 
 
 def rollout(
-    state: DeploymentState, *, versions: list[str], replicas: int = 2, is_taken: bool = True
+    state: DeploymentState | None,
+    *,
+    versions: list[str],
+    lowest: int = 2,
+    highest: int = 2,
+    status: str = "RUNNING",
 ) -> dict[str, Any]:
-    """Of one model whose running replicas have these versions, to `replicas` of version `new`."""
-    targets = {"engine:demo": DeploymentTarget(replicas, replicas, "new")}
+    """Of one model whose running replicas have these versions, to replicas of version `new`."""
+    targets = {"engine:demo": DeploymentTarget(lowest, highest, "new")}
     rows = [{"version": version} for version in versions]
-    views = Views({"engine:demo": state}, [], {"models": {"demo": rows}})
-    current = num_current(targets, views)
-    return compose_rollout(views.states, targets, current, is_taken=is_taken, failure=None)
+    current = num_current(targets, [], {"models": {"demo": rows}})
+    deployments = {"engine:demo": state} if state else {}
+    applications = {"engine:demo": ApplicationState(status, "it failed", deployments)}
+    return compose_rollout(applications, targets, current)
 
 
 def test_settings_are_in_force_once_every_replica_has_them() -> None:
@@ -178,9 +190,43 @@ def test_settings_are_in_force_once_every_replica_has_them() -> None:
     assert document["remark"] == ""
 
 
-def test_nothing_is_in_force_before_serve_has_taken_the_change_up() -> None:
+def test_nothing_is_in_force_before_serve_has_begun_the_change() -> None:
     """A change that failed is taken back: all replicas have the old settings, which are wanted."""
-    assert not rollout(serve(RUNNING=2), versions=["new", "new"], is_taken=False)["done"]
+    failed = replace(serve(RUNNING=2), status="DEPLOY_FAILED", message="no room")
+    document = rollout(failed, versions=["new", "new"], status="DEPLOYING")
+    assert not document["done"]
+    assert document["message"] == "waiting for Ray Serve"
+    assert document["failure"] is None
+    begun = replace(failed, status="UPDATING", message="")
+    assert rollout(begun, versions=["new", "new"], status="DEPLOYING")["done"]
+
+
+def test_replicas_that_an_autoscaler_orders_beyond_the_least_hold_nothing_up() -> None:
+    """They may wait for a GPU for hours."""
+    more = serve(RUNNING=2, STARTING=1)
+    assert rollout(more, versions=["new", "new"], lowest=1, highest=4)["done"]
+    assert not rollout(more, versions=["new", "old"], lowest=1, highest=4)["done"]
+    assert not rollout(more, versions=["new", "new"], lowest=3, highest=4)["done"]
+
+
+@pytest.mark.parametrize(
+    ("status", "deployment"),
+    [
+        ("DEPLOY_FAILED", DeploymentState("DEPLOY_FAILED", (), "x\nno room")),
+        ("UNHEALTHY", DeploymentState("UNHEALTHY", (), "no room", "REPLICA_STARTUP_FAILED")),
+    ],
+)
+def test_a_failure_is_told_with_its_cause(status: str, deployment: DeploymentState) -> None:
+    assert rollout(deployment, versions=[], status=status)["failure"] == "demo: no room"
+
+
+def test_a_failure_without_a_deployment_s_word_has_the_application_s() -> None:
+    assert rollout(None, versions=[], status="DEPLOY_FAILED")["failure"] == "it failed"
+
+
+def test_a_replica_that_has_fallen_ill_is_no_failure_of_the_change() -> None:
+    ill = DeploymentState("UNHEALTHY", (), "hung", "HEALTH_CHECK_FAILED")
+    assert rollout(ill, versions=[], status="UNHEALTHY")["failure"] is None
 
 
 def test_old_replicas_do_not_count_however_healthy() -> None:
@@ -213,4 +259,4 @@ def test_anything_else_is_still_under_way(phases: dict[str, int], versions: list
 def test_gateways_count_by_what_they_tell_of_themselves() -> None:
     targets = {"gateway": DeploymentTarget(2, 2, "new")}
     gateways = [{"version": "new"}, {"version": None}, {"version": "old"}]
-    assert num_current(targets, Views({}, gateways, None)) == {"gateway": 1}
+    assert num_current(targets, gateways, None) == {"gateway": 1}
