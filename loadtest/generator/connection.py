@@ -17,6 +17,9 @@ from loadtest.records import GENERATOR_FAILED, OUT_OF_SOCKETS
 SOCKETS_USED_UP = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS)
 """What the system says to a process that may not have another socket."""
 
+TRUNCATED = "truncated"
+"""Why an answer was lost whose connection ended before it."""
+
 _MAX_HEADERS = 256
 _MAX_HEAD_BYTES = 64 * 1024
 """Also of what follows a body's last chunk."""
@@ -112,7 +115,7 @@ class Connection(asyncio.Protocol):
             except Exception:
                 self._lose(GENERATOR_FAILED)
             self._listener = None
-        self._lose("truncated" if self._has_head else "connection_lost")
+        self._lose(TRUNCATED if self._has_head else "connection_lost")
 
     def on_message_begin(self) -> None:
         if self._listener is None:

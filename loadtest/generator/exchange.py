@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loadtest.generator.connection import Connection, Connections, Headers
+from loadtest.generator.connection import TRUNCATED, Connection, Connections, Headers
 from loadtest.generator.events import EventSplitter, EventTooLongError
 from loadtest.generator.wire import Part, UnreadableError, Usage, Wire
 from loadtest.records import Record
@@ -141,7 +141,7 @@ class Exchange:
             self._connection = None
             self._connections.ask_afresh(self.planned.request, self)
             return
-        self._end(now, self._part.error or reason)
+        self._end(now, self._part.error or self._why_lost(reason))
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -180,7 +180,20 @@ class Exchange:
         """What a stream lacks at its end, if anything."""
         if self._part.is_last:
             return self._why_empty(has_tokens=self._ttft_s is not None)
-        return "truncated" if self._has_event else "bad_answer"
+        return TRUNCATED if self._has_event else "bad_answer"
+
+    def _why_lost(self, reason: str) -> str | None:
+        """What a connection that ended takes from the answer, if anything.
+
+        Behind a stream's own end mark nothing but HTTP's is missing. Whoever asked has the whole
+        answer by then, and OpenAI's SDK hands it out; vLLM's benchmark counts a failure, because
+        aiohttp raises.
+
+        Source: openai/_streaming_cleanup.py, openai-python 3.54 (`drain_response_async`).
+        """
+        if reason == TRUNCATED and self._part.is_last:
+            return self._why_not_whole()
+        return reason
 
     def _why_empty(self, *, has_tokens: bool) -> str | None:
         """Tokens that say nothing, such as the one that ends an answer, show in the usage alone."""

@@ -105,6 +105,13 @@ async def cut(call: Call) -> None:
     call.reset()
 
 
+async def reset_behind_the_end(call: Call) -> None:
+    await call.begin_stream()
+    await call.chunk(TOKEN)
+    await call.chunk(LAST)
+    call.reset()
+
+
 async def reset_at_once(call: Call) -> None:
     call.reset()
 
@@ -174,6 +181,7 @@ async def other_protocol(call: Call) -> None:
     [
         (truncated, "truncated", 200, True),
         (cut, "truncated", 200, True),
+        (reset_behind_the_end, None, 200, True),
         (reset_at_once, "connection_lost", 0, False),
         (no_http, "not_http", 0, False),
         (bad_event, "bad_answer", 200, True),
@@ -268,6 +276,39 @@ async def test_an_end_as_chat_streams_have_it_neither_spoils_nor_ends_another(
         (record,) = await send(server.url, [session()], wire=WIRES[dialect])
 
     assert record.error == error
+
+
+@pytest.mark.parametrize("dialect", STREAMED)
+async def test_every_dialect_is_whole_at_its_own_end(dialect: Dialect) -> None:
+    token, end = STREAMED[dialect]
+
+    async def script(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(token + end)
+        call.reset()
+
+    async with scripted_server(script) as server:
+        (record,) = await send(server.url, [session()], wire=WIRES[dialect])
+
+    assert (record.error, record.status) == (None, 200)
+
+
+async def test_an_error_of_the_stream_outlives_its_end_and_a_reset() -> None:
+    async def script(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(b'data: {"error": {"code": "engine_lost"}}\n\ndata: [DONE]\n\n')
+        call.reset()
+
+    assert (await outcome(script)).error == "engine_lost"
+
+
+async def test_an_empty_stream_is_empty_with_a_reset_behind_it_too() -> None:
+    async def script(call: Call) -> None:
+        await call.begin_stream()
+        await call.chunk(b"data: [DONE]\n\n")
+        call.reset()
+
+    assert (await outcome(script)).error == "empty_answer"
 
 
 NOTHING = b'{"choices": [{"message": {"content": ""}, "delta": {"content": ""}}]'
