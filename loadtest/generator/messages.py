@@ -17,8 +17,10 @@ KEY_VARIABLE = "GALERNE_API_KEY"
 
 class Share(msgspec.Struct):
     """What one worker is to send: every session whose index leaves `worker` when divided by
-    `num_workers`. `member` names whoever has it: a share passes to another worker if one is lost
-    before the start. API keys are not in it; each worker reads them from its own environment."""
+    `num_workers`. `traces` has the SHA-256 of each trace by its part of the workload: at the same
+    path another machine may have another file. `member` names whoever has it: a share passes to
+    another worker if one is lost before the start. API keys are not in it; each worker reads them
+    from its own environment."""
 
     worker: int
     num_workers: int
@@ -29,6 +31,7 @@ class Share(msgspec.Struct):
     salt: int
     timeout_s: float
     tokenizer: str | None
+    traces: dict[str, str]
     member: int = 0
 
 

@@ -112,7 +112,8 @@ async def load(plan: Plan, watch: Watch, interrupted: asyncio.Event) -> Result:
     traces = await asyncio.to_thread(plan.workload.trace_digests)
     records: list[Record] = []
     problem = None
-    async with _coordinating(plan, records.extend) as (coordinator, url, token):
+    shares = _shares(plan, traces)
+    async with _coordinating(plan, shares, records.extend) as (coordinator, url, token):
         try:
             with ExitStack() as stack:
                 children: list[_Child] = []
@@ -212,11 +213,11 @@ async def _watched(
 
 @asynccontextmanager
 async def _coordinating(
-    plan: Plan, on_records: Callable[[Sequence[Record]], None]
+    plan: Plan, shares: Sequence[Share], on_records: Callable[[Sequence[Record]], None]
 ) -> AsyncIterator[tuple[Coordinator, str, str]]:
     """A coordinator that listens, its address and its token."""
     listen = plan.listen or Listen("127.0.0.1", 0, secrets.token_urlsafe(32))
-    coordinator = Coordinator(_shares(plan), listen.token, on_records, is_last=plan.is_last)
+    coordinator = Coordinator(shares, listen.token, on_records, is_last=plan.is_last)
     runner = web.AppRunner(coordinator.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -235,7 +236,7 @@ async def _coordinating(
         await runner.cleanup()
 
 
-def _shares(plan: Plan) -> list[Share]:
+def _shares(plan: Plan, traces: dict[str, str]) -> list[Share]:
     ca_file, tokenizer = plan.target.ca_file, plan.tokenizer
     # Prompts of no other run: it would find those in the server's prefix cache.
     salt = secrets.randbits(63)
@@ -250,6 +251,7 @@ def _shares(plan: Plan) -> list[Share]:
             salt=salt,
             timeout_s=plan.timeout_s,
             tokenizer=None if tokenizer is None else str(tokenizer),
+            traces=traces,
         )
         for worker in range(plan.num_workers)
     ]

@@ -123,6 +123,7 @@ async def _send(sender: Sender, link: Link, worker: int, start: Start) -> Orders
 def _prepared(share: Share) -> Callable[[], Sender]:
     """What makes a share's sender; the tokenizer has been read, so that nothing slow is left."""
     workload = Workload.model_validate(share.workload)
+    workload.check_traces(share.traces)
     words = words_of(Path(share.tokenizer)) if share.tokenizer else SIMULATED
     target = Target(share.url, Path(share.ca_file) if share.ca_file else None)
     composers = {

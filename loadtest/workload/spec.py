@@ -251,6 +251,21 @@ class Workload(_Document):
         """
         return {name: replay.digest for name, replay in self._replays().items()}
 
+    def check_traces(self, digests: Mapping[str, str]) -> None:
+        """Return if the trace of each of these traffics has this SHA-256, in hex.
+
+        Raises:
+            ConfigError: one has another, or cannot be read.
+        """
+        replays = self._replays()
+        for name, digest in digests.items():
+            if (own := replays[name].digest) != digest:
+                raise ConfigError(
+                    f"the trace {replays[name].path} is not the file that the coordinator has at "
+                    f"this path: SHA-256 {own} here, {digest} there",
+                    code="trace_differs",
+                )
+
     def num_dropped(self) -> dict[str, int]:
         """By traffic that replays a trace: requests of length 0 that were left out of it.
 

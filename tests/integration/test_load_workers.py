@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import platform
 import resource
 from collections.abc import AsyncIterator, Iterator
@@ -17,9 +18,10 @@ from aiohttp.test_utils import TestServer
 from loadtest.generator.coordinator import Coordinator, WorkerLostError
 from loadtest.generator.link import Link, Patience, join, linked
 from loadtest.generator.messages import Share
-from loadtest.generator.run import Plan, load
+from loadtest.generator.run import Listen, NothingSentError, Plan, load
 from loadtest.generator.target import Target
 from loadtest.generator.worker import run_worker, work
+from loadtest.processes import free_port
 from loadtest.workload.options import WorkloadOptions, from_options
 from serving.errors import ServingError
 
@@ -64,7 +66,7 @@ SHARE = Share(
         WorkloadOptions(model="m", arrivals="constant:5", duration_s=1.0, prompt_tokens="8",
                         output_tokens="1")
     ).model_dump(mode="json"),
-    timeout_s=1.0, tokenizer=None,
+    timeout_s=1.0, tokenizer=None, traces={},
 )  # fmt: skip
 
 
@@ -112,6 +114,51 @@ async def test_a_trace_that_a_worker_does_not_have_is_named_on_both_sides() -> N
 
         with pytest.raises(WorkerLostError, match="cannot read /no/such/trace"):
             await coordinator.finished(0)
+
+
+async def test_a_trace_of_which_a_worker_has_another_file_is_not_sent(tmp_path: Path) -> None:
+    """At the same path on two machines."""
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"at_s": 0, "prompt_tokens": 8, "output_tokens": 2}\n')
+    workload = from_options(WorkloadOptions(model="m", trace=path, format="galerne"))
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    share = msgspec.structs.replace(
+        SHARE, workload=workload.model_dump(mode="json"), traces=workload.trace_digests()
+    )
+    path.write_text('{"at_s": 0, "prompt_tokens": 9, "output_tokens": 2}\n')
+    there = hashlib.sha256(path.read_bytes()).hexdigest()
+    async with joined(share) as (coordinator, link, mine):
+        with pytest.raises(ServingError, match=f"{expected} there") as ended:
+            await work(link, mine)
+
+        assert ended.value.code == "trace_differs"
+        assert f"{path} is not the file that the coordinator has" in ended.value.message
+        assert f"SHA-256 {there} here" in ended.value.message
+        with pytest.raises(WorkerLostError) as told:
+            await coordinator.finished(0)
+        assert coordinator.begun is None
+    assert str(told.value) == f"worker 0 on {platform.node()}: {ended.value.message}"
+
+
+async def test_every_share_names_the_traces_of_its_coordinator(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"at_s": 0, "prompt_tokens": 8, "output_tokens": 1}\n')
+    workload = from_options(WorkloadOptions(model="m", trace=path, format="galerne"))
+    application = web.Application()
+    application.router.add_get("/v1/models", models)
+    application.router.add_post("/v1/chat/completions", answer)
+    listen, interrupted = Listen("127.0.0.1", free_port(), "token"), asyncio.Event()
+
+    async with TestServer(application) as server:
+        plan = Plan(Target.parse(str(server.make_url("/"))), workload, listen=listen)
+        running = asyncio.ensure_future(load(plan, lambda _: None, interrupted))
+        async with linked(f"http://127.0.0.1:{listen.port}", "token") as link:
+            share = await join(link.ask, Patience(limit_s=30))
+        interrupted.set()
+        with pytest.raises(NothingSentError):
+            await running
+
+    assert share.traces == {"load": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def test_an_address_of_a_coordinator_that_is_none_is_named() -> None:

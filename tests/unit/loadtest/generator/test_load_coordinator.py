@@ -19,7 +19,7 @@ from loadtest.generator.messages import Orders, Report, Share, Start
 
 SHARE = Share(
     worker=0, num_workers=2, url="http://x", ca_file=None, workload={}, rate_scale=1.0, salt=0,
-    timeout_s=1.0, tokenizer=None,
+    timeout_s=1.0, tokenizer=None, traces={},
 )  # fmt: skip
 SHARES = [SHARE, msgspec.structs.replace(SHARE, worker=1)]
 FIGURES = {"host": "h", "cpu_ratio": 0.1, "loop_lag_p99_ms": 0.1}

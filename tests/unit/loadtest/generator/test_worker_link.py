@@ -15,7 +15,7 @@ from loadtest.generator.messages import Share
 
 SHARE = Share(
     worker=0, num_workers=1, url="http://x", ca_file=None, workload={}, rate_scale=1.0, salt=0,
-    timeout_s=1.0, tokenizer=None,
+    timeout_s=1.0, tokenizer=None, traces={},
 )  # fmt: skip
 AWAY = aiohttp.ClientConnectionError("refused")
 
