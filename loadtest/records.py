@@ -31,6 +31,9 @@ class Record(msgspec.Struct, array_like=True):
     figures worse, never better: `ttft_s` to the first token, `latency_s` to the end of the answer.
     `send_lag_s` is how late it was sent.
 
+    `planned_output_tokens` is the most that the answer was allowed, and with `ignore_eos` exactly
+    what it was to have, whatever the model says. Anthropic's dialect knows no such order.
+
     `itl_s` holds the gaps between the parts of the answer that carried tokens, as packed float32;
     an engine may put several tokens into one part. Tokens are those that the server's usage names,
     `None` where it named none. `status` is 0 where no answer came. `error` is a short code, `None`
@@ -45,6 +48,8 @@ class Record(msgspec.Struct, array_like=True):
     is_stream: bool
     due_s: float
     send_lag_s: float
+    planned_output_tokens: int
+    ignore_eos: bool = False
     ttft_s: float | None = None
     latency_s: float | None = None
     itl_s: bytes = b""
@@ -66,6 +71,8 @@ SCHEMA: dict[str, Any] = {
     "is_stream": pl.Boolean,
     "due_s": pl.Float64,
     "send_lag_s": pl.Float64,
+    "planned_output_tokens": pl.Int64,
+    "ignore_eos": pl.Boolean,
     "ttft_s": pl.Float64,
     "latency_s": pl.Float64,
     "itl_s": pl.List(pl.Float32),

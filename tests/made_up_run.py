@@ -16,6 +16,7 @@ from loadtest.verdict.summarize import summarize
 
 SPIKE_S = (60.0, 75.0)
 _CAPACITY_RPS = 52.0
+_MOST_TOKENS = 120
 _CHAT, _BATCH = "tenant-a/chat", "tenant-b/summaries"
 
 
@@ -37,13 +38,16 @@ def made_up_records(
 def _request(random: Random, index: int, *, at_s: float, queue_s: float) -> Record:
     lag_s = random.lognormvariate(-7.6, 0.5) * (4 if queue_s > 1 else 1)
     traffic = _CHAT if random.random() < 0.7 else _BATCH
-    planned = Record(index, 0, traffic, "demo", is_stream=True, due_s=at_s, send_lag_s=lag_s)
+    planned = Record(
+        index, 0, traffic, "demo", is_stream=True, due_s=at_s, send_lag_s=lag_s,
+        planned_output_tokens=_MOST_TOKENS,
+    )  # fmt: skip
     if queue_s > 4 and random.random() < 0.35:
         return _failed(planned, "rate_limit_exceeded", status=429, latency_s=lag_s + 0.004)
     if random.random() < 0.004:
         return _failed(planned, "connection_lost", status=0, latency_s=lag_s + random.random())
     ttft_s = lag_s + queue_s + random.lognormvariate(-2.9 if traffic == _CHAT else -1.6, 0.35)
-    tokens = random.randint(20, 120)
+    tokens = random.randint(20, _MOST_TOKENS)
     gaps = [
         random.lognormvariate(-4.1, 0.3) * (9 if random.random() < 0.004 else 1)
         for _ in range(tokens - 1)

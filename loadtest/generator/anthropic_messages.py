@@ -110,5 +110,7 @@ _MODELS = "/v1/models?limit=1000"
 
 MESSAGES = Wire(
     "/v1/messages", "max_tokens", vllm_fields, conversation(b"messages"),
-    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"}, "x-api-key", _MODELS,
+    _messages_event, _messages_whole, {"anthropic-version": "2023-06-01"}, "x-api-key",
+    # Source: vllm/entrypoints/anthropic/protocol.py, vLLM 0.32 (`AnthropicMessagesRequest`).
+    knows_ignore_eos=False, models=_MODELS,
 )  # fmt: skip

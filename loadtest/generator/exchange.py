@@ -19,8 +19,8 @@ _REQUEST_IDS = (b"x-request-id", b"request-id")
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A request with its bytes. `due` is a time of `time.perf_counter`; `keeps_text`: the answer's
-    text is needed for the next turn."""
+    """A request with its bytes. `due` is a time of `time.perf_counter`; `ignore_eos`: the answer is
+    to have exactly `output_tokens`; `keeps_text`: its text is needed for the next turn."""
 
     session: int
     turn: int
@@ -30,6 +30,8 @@ class Planned:
     is_stream: bool
     due: float
     request: bytes
+    output_tokens: int
+    ignore_eos: bool
     keeps_text: bool = False
 
 
@@ -214,6 +216,8 @@ class Exchange:
             is_stream=planned.is_stream,
             due_s=planned.due,
             send_lag_s=self._sent - planned.due,
+            planned_output_tokens=planned.output_tokens,
+            ignore_eos=planned.ignore_eos,
             ttft_s=self._ttft_s,
             latency_s=now - planned.due,
             itl_s=self._gaps.tobytes(),

@@ -147,6 +147,8 @@ class Sender:
             is_stream=composer.wording.is_stream,
             due=due,
             request=composer.request(talk.messages, turn.output_tokens),
+            output_tokens=turn.output_tokens,
+            ignore_eos=composer.wording.ignores_eos and composer.wire.knows_ignore_eos,
             keeps_text=talk.num_begun + 1 < len(session.turns),
         )
         talk.num_begun += 1

@@ -86,7 +86,7 @@ class Wording:
 class Wire:
     """One API. `fields` are those of every request; `limit` names the field for `max_tokens`;
     `key_header` is where its servers look for the API key, if not only in Authorization, and
-    `models` where they list their models."""
+    `models` where they list their models. `knows_ignore_eos`: vLLM obeys it in this API."""
 
     path: str
     limit: str
@@ -96,6 +96,7 @@ class Wire:
     read_whole: Callable[[bytes], Part]
     headers: Mapping[str, str] = field(default_factory=dict)
     key_header: str | None = None
+    knows_ignore_eos: bool = True
     models: str = "/v1/models"
 
     def identity(self, key: str | None) -> dict[str, str]:

@@ -33,7 +33,7 @@ def render_comparison(a: Side, b: Side, comparison: Comparison, plots: Iterable[
 def look_of(comparison: Comparison) -> Look:
     """What comes of it in one line."""
     if comparison.problems:
-        return Look("invalid", "!", "A generator was the bottleneck: this compares no servers")
+        return Look("invalid", "!", "This compares no servers")
     worse, better = (_named(comparison, conclusion) for conclusion in ("worse", "better"))
     if worse:
         also = f"; better: {better}" if better else ""
@@ -51,7 +51,7 @@ def _named(comparison: Comparison, conclusion: str) -> str:
 
 def _reasons(comparison: Comparison) -> tuple[str, ...]:
     changed = (e.in_words() for e in comparison.effects if e.conclusion in ("worse", "better"))
-    return (*comparison.problems, *changed)
+    return (*comparison.problems, *comparison.notes, *changed)
 
 
 def change(effect: Effect) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from loadtest.scenarios.finding import Finding, doubts
 from loadtest.scenarios.pictures import Rated, goodput_over_rate
 from loadtest.scenarios.stage import Run, Stage
 from loadtest.verdict.capacity import Capacity, CapacitySearch
-from loadtest.verdict.checks import at_least, at_most
+from loadtest.verdict.checks import at_least, at_most, early_ends
 from loadtest.verdict.summary import Check, Summary
 from serving.cli.load_run import Outcome
 
@@ -100,6 +100,7 @@ def _search(stage: Stage, plan: Plan) -> tuple[Capacity, list[Probed]]:
             outcome.summary.verdict,
             offered_rps=overall.offered_rps,
             goodput_rps=overall.goodput_rps,
+            notes=early_ends(overall),
         )
     return search.result(), found
 

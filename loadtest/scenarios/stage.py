@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rich.markup import escape
+
 from loadtest.generator.run import Plan, Watch
 from loadtest.generator.target import Target
 from loadtest.peers import galerne
 from loadtest.peers.galerne import Platform
+from loadtest.verdict.checks import early_ends
 from loadtest.verdict.slo import RequestLimits, Slo
 from loadtest.workload.spec import to_workload
+from serving.cli.console import say
 from serving.cli.load_run import Outcome, perform
 from serving.errors import ConfigError
 
@@ -95,6 +99,8 @@ class Run:
         outcome = perform(plan, stage.slo, also)
         if not outcome.result.about.is_whole:
             raise KeyboardInterrupt
+        for note in early_ends(outcome.summary.overall):
+            say(escape(f"{self.title}: {note}"))
         return outcome
 
 

@@ -45,12 +45,14 @@ Source: NIST/SEMATECH e-Handbook of Statistical Methods, section 1.3.6.7.2."""
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A run at one rate, and what it came to. `rate_rps` is what was asked for, in the unit of the
-    search; `offered_rps` are the requests a second that were due."""
+    search; `offered_rps` are the requests a second that were due. `notes`: what is to be known of
+    it besides."""
 
     rate_rps: float
     verdict: Verdict
     offered_rps: float
     goodput_rps: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Capacity:
     `rate_rps` is the highest rate that held in most of its probes, below `failing_rps`, the lowest
     that did not; each is `None` where there is none. Both count what `unit` says. `goodput_rps` is
     of all probes at `rate_rps` whose generator kept up, in requests a second, `None` for fewer than
-    two. `reason` says in words why the search ended.
+    two. `reason` says in words why the search ended, and what is to be known of a probe at
+    `rate_rps`.
     """
 
     outcome: Outcome
@@ -156,7 +159,13 @@ class CapacitySearch:
         self._ended = reason
 
     def tell(
-        self, rate_rps: float, verdict: Verdict, *, offered_rps: float, goodput_rps: float
+        self,
+        rate_rps: float,
+        verdict: Verdict,
+        *,
+        offered_rps: float,
+        goodput_rps: float,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """What a run at the rate asked for came to. One that the generator was the bottleneck of
         ends the search, which cannot tell more.
@@ -168,15 +177,25 @@ class CapacitySearch:
             raise ConfigError("a capacity takes an SLO to meet", code="slo_missing", param="slo")
         if rate_rps != self.next_rate():
             raise ValueError(f"{rate_rps} is not the rate that was asked for")
-        self._probes.append(Probe(rate_rps, verdict, offered_rps, goodput_rps))
+        self._probes.append(Probe(rate_rps, verdict, offered_rps, goodput_rps, notes))
 
     def result(self) -> Capacity:
         """What is known so far."""
         holding, failing = _ends(self._votes())
         outcome, reason = self._outcome(holding, failing)
         told = [probe for probe in self._probes if probe.verdict != "invalid"]
-        goodput = interval([probe.goodput_rps for probe in told if probe.rate_rps == holding])
-        return Capacity(outcome, holding, failing, goodput, reason, tuple(self._probes), self._unit)
+        at_holding = [probe for probe in told if probe.rate_rps == holding]
+        goodput = interval([probe.goodput_rps for probe in at_holding])
+        notes = next((probe.notes for probe in at_holding if probe.notes), ())
+        return Capacity(
+            outcome,
+            holding,
+            failing,
+            goodput,
+            "; ".join((reason, *notes)),
+            tuple(self._probes),
+            self._unit,
+        )
 
     @property
     def _is_invalid(self) -> bool:

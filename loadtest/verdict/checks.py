@@ -56,6 +56,15 @@ def _quantile_checks(limits: Limits, part: Part | None, prefix: str) -> Iterator
                 yield at_most(f"{prefix}percentiles.{metric}.{name}", limit_ms, reached)
 
 
+def percent(ratio: float) -> str:
+    """A share in words.
+
+    >>> percent(0.05), percent(0.9985)
+    ('5 %', '99.9 %')
+    """
+    return f"{100 * ratio:.3g} %"
+
+
 def failed_ratio(part: Part) -> float | None:
     """The share of requests that failed, of all but cancelled ones; `None` if there are none."""
     judged = part.requests - part.cancelled
@@ -88,7 +97,8 @@ def conclude(
 
     A run in which the generator was the bottleneck is invalid with or without an SLO, and whether
     or not it keeps it; so is one that was stopped: what took long is not in it. One that completed
-    nothing fails without an SLO too.
+    nothing fails without an SLO too. Answers that ended early are no reason for a verdict, but are
+    named beside it.
     """
     if not is_whole:
         return "invalid", (NOT_WHOLE,)
@@ -99,11 +109,24 @@ def conclude(
     missed = tuple(miss(check) for check in sorted(found, key=_excess) if not check.met)
     if not overall.completed:
         return "fail", (nothing_completed(overall), *missed)
+    early = early_ends(overall)
     if missed:
-        return "fail", missed
+        return "fail", (*missed, *early)
     if not has_slo:
-        return "none", ("no SLO was given",)
-    return "pass", (f"all of the SLO is met: {len(found)} of {len(found)} checks",)
+        return "none", ("no SLO was given", *early)
+    return "pass", (f"all of the SLO is met: {len(found)} of {len(found)} checks", *early)
+
+
+def early_ends(overall: Part) -> tuple[str, ...]:
+    """What is to be said of answers that have less than the length that was asked for, if some do:
+    a server that gives less looks faster, and as if it could take more."""
+    if overall.early_length_ratio is None:
+        return ()
+    return (
+        f"{overall.ended_early} of {overall.completed} completed answers ended before the length "
+        f"that was asked for, with {percent(overall.early_length_ratio)} of its tokens on average, "
+        "so that figures are of less work than was planned: the server may not know ignore_eos",
+    )
 
 
 def bottlenecks(overall: Part, workers: Sequence[WorkerFigures]) -> tuple[str, ...]:

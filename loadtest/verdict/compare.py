@@ -9,14 +9,24 @@ import numpy as np
 import polars as pl
 
 from loadtest.about import About
-from loadtest.verdict.checks import NOT_WHOLE, bottlenecks, failed_ratio, nothing_completed
+from loadtest.verdict.checks import (
+    NOT_WHOLE,
+    bottlenecks,
+    early_ends,
+    failed_ratio,
+    nothing_completed,
+    percent,
+)
 from loadtest.verdict.effects import Effect, concluded
-from loadtest.verdict.measures import measured
+from loadtest.verdict.measures import MOST_UNCOUNTED_TOKENS, measured
 from loadtest.verdict.resampling import Floats, Ints, Sample, Seen, clustered, draws
 from loadtest.verdict.slo import Slo
 from loadtest.verdict.summarize import summarize
 from loadtest.verdict.summary import Part
 
+LENGTHS_APART_RATIO = 0.05
+"""By what share answers of one side may be shorter than the other's. Further apart they could hide
+as much of a regression as a gate tolerates unless told otherwise."""
 TIMES = ("ttft_ms", "tpot_ms", "itl_ms", "latency_ms")
 STATISTICS = {"p50": 0.5, "p99": 0.99}
 LEAST_CLUSTERS = 10
@@ -24,6 +34,7 @@ LEAST_BEYOND = 5
 """Values beyond a quantile, without which its interval would be the chance of a few: a p99 takes
 500 requests."""
 
+_IS_COUNTED = (pl.col("outcome") == "completed") & pl.col("output_tokens").is_not_null()
 _KEY = ("session", "turn")
 _MOST_APART_S = 1e-3
 _NOTHING = "nothing was measured"
@@ -42,7 +53,8 @@ class Comparison:
     """Two runs compared, by their titles.
 
     `num_pairs` requests were in both. `unpaired` says why requests were not compared one by one, if
-    they were not; `problems`, why a run says nothing of its server, if it does not.
+    they were not; `problems`, why a run says nothing of its server, or both nothing of each other,
+    if so; `notes`, what else is to be known of their answers.
     """
 
     a: str
@@ -51,6 +63,7 @@ class Comparison:
     unpaired: str | None
     problems: tuple[str, ...]
     effects: tuple[Effect, ...]
+    notes: tuple[str, ...] = ()
 
 
 def compare(a: Side, b: Side, *, slo: Slo | None = None, seed: int = 0) -> Comparison:
@@ -61,6 +74,10 @@ def compare(a: Side, b: Side, *, slo: Slo | None = None, seed: int = 0) -> Compa
     Times are of requests that both completed; what one gave up counts for its `failed_ratio` and
     goodput. `itl_ms` is the longest gap of a request, as in an SLO's `request`.
 
+    Shorter answers are less work, for a server as a whole too. If they were to have the same length
+    and have not, nothing is compared; if the model was free to end them, that is for a person to
+    weigh.
+
     An interval covers what chance made of the requests of these two runs. It does not cover what
     makes one run differ from the next as a whole, such as a noisy neighbour or a warm cache: only
     further runs show that.
@@ -70,7 +87,8 @@ def compare(a: Side, b: Side, *, slo: Slo | None = None, seed: int = 0) -> Compa
         seed: of the draws; equal seeds give equal intervals.
     """
     unpaired = _why_unpaired(a, b)
-    halves = _halves((a, b), slo, np.random.default_rng(seed), is_paired=unpaired is None)
+    is_paired = unpaired is None
+    halves = _halves((a, b), slo, np.random.default_rng(seed), is_paired=is_paired)
     pairs = None if unpaired else _pairs(halves[0].found, halves[1].found)
     times = [effect for metric in TIMES for effect in _times(metric, halves, pairs)]
     return Comparison(
@@ -78,8 +96,12 @@ def compare(a: Side, b: Side, *, slo: Slo | None = None, seed: int = 0) -> Compa
         b=b.about.title,
         num_pairs=0 if pairs is None else pairs.height,
         unpaired=unpaired,
-        problems=tuple(_problems((a, b), halves)),
+        problems=(
+            *_problems((a, b), halves),
+            *_lengths_apart(halves, is_paired=is_paired, ignore_eos=True),
+        ),
         effects=(*times, _goodput(halves), _failures(halves)),
+        notes=(*_early(halves), *_lengths_apart(halves, is_paired=is_paired, ignore_eos=False)),
     )
 
 
@@ -156,6 +178,38 @@ def _problems(sides: _Sides, halves: _Halves) -> Iterator[str]:
             yield f"{name}: {nothing_completed(half.overall)}"
         for reason in bottlenecks(half.overall, side.about.workers):
             yield f"{name}: {reason}"
+
+
+def _early(halves: _Halves) -> Iterator[str]:
+    for name, half in zip("AB", halves, strict=True):
+        for note in early_ends(half.overall):
+            yield f"{name}: {note}"
+
+
+def _lengths_apart(halves: _Halves, *, is_paired: bool, ignore_eos: bool) -> Iterator[str]:
+    """What is to be said if answers have not the same length on both sides: those that were to have
+    one exactly, or all others."""
+    a, b = (
+        half.found.filter(_IS_COUNTED & (pl.col("ignore_eos") == ignore_eos)) for half in halves
+    )
+    if is_paired:
+        a, b = a.join(b, on=_KEY, how="semi"), b.join(a, on=_KEY, how="semi")
+    if a.is_empty() or b.is_empty():
+        return
+    # Shares of what was planned, because requests that are not paired are not the same.
+    share_a, share_b = _length_share(a), _length_share(b)
+    apart = abs(share_a - share_b)
+    apart_tokens = apart * int(a["planned_output_tokens"].sum()) / a.height
+    is_apart = apart > LENGTHS_APART_RATIO * max(share_a, share_b)
+    if is_apart and round(apart_tokens, 3) > MOST_UNCOUNTED_TOKENS:
+        yield (
+            f"answers had {percent(share_a)} of the tokens that were asked for in A, "
+            f"{percent(share_b)} in B, so that their work was not the same"
+        )
+
+
+def _length_share(found: pl.DataFrame) -> float:
+    return int(found["output_tokens"].sum()) / int(found["planned_output_tokens"].sum())
 
 
 def _times(metric: str, halves: _Halves, pairs: pl.DataFrame | None) -> list[Effect]:

@@ -19,6 +19,9 @@ from loadtest.verdict.summary import Distribution
 
 MS_DIGITS = 3
 """Of figures in ms: whole microseconds."""
+MOST_UNCOUNTED_TOKENS = 1
+"""By so many the usages of two servers differ for one and the same answer: some count the token
+that ends it."""
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -30,7 +33,7 @@ def measured(records: pl.DataFrame, slo: Slo | None) -> pl.DataFrame:
     and `tpot_ms` = (last token - first token) / (output tokens - 1), `null` for one token or part,
     or where the server named none. Those of others stay `null`: how long a refusal took, or half an
     answer, is no latency. `is_good`: it was completed and keeps the limits of its part of the
-    workload.
+    workload. `ended_early`: it was completed, and has fewer tokens than it was to have exactly.
     """
     is_whole = pl.col("error").is_null() & pl.col("latency_s").is_not_null()
     outcome = (
@@ -43,7 +46,9 @@ def measured(records: pl.DataFrame, slo: Slo | None) -> pl.DataFrame:
     found = records.with_columns(outcome.alias("outcome")).with_columns(
         pl.when(outcome="failed").then(pl.col("error").fill_null("unfinished")).alias("error")
     )
-    return found.with_columns(**_figures()).with_columns(is_good=_is_good(slo))
+    return found.with_columns(**_figures()).with_columns(
+        is_good=_is_good(slo), ended_early=_ended_early()
+    )
 
 
 def _figures() -> dict[str, pl.Expr]:
@@ -62,6 +67,13 @@ def _figures() -> dict[str, pl.Expr]:
         "itl_ms": pl.when(streamed).then(_ms(gaps_s.max())),
         "tpot_ms": pl.when(has_further).then(_ms(exact_gaps_s.sum() / further_tokens)),
     }
+
+
+def _ended_early() -> pl.Expr:
+    completed = pl.col("outcome") == "completed"
+    least = pl.col("planned_output_tokens") - MOST_UNCOUNTED_TOKENS
+    is_short = (pl.col("output_tokens") < least).fill_null(value=False)
+    return completed & pl.col("ignore_eos") & is_short
 
 
 def _ms(seconds: pl.Expr) -> pl.Expr:

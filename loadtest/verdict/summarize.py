@@ -77,6 +77,7 @@ def _part(name: str, found: pl.DataFrame, span: _Span) -> Part:
     completed, cancelled = outcomes.get("completed", 0), outcomes.get("cancelled", 0)
     good, judged = int(found["is_good"].sum()), found.height - cancelled
     output_tokens = int(found["output_tokens"].sum())
+    early = found.filter("ended_early")
     is_uncounted = bool(found.filter(outcome="completed")["output_tokens"].null_count())
     return Part(
         name=name,
@@ -98,6 +99,10 @@ def _part(name: str, found: pl.DataFrame, span: _Span) -> Part:
         send_lag_ms=_distribution(found["send_lag_ms"]),
         errors=_errors(found),
         attainment_ratio=good / judged if judged else None,
+        ended_early=early.height,
+        early_length_ratio=early.select(
+            (pl.col("output_tokens") / pl.col("planned_output_tokens")).mean()
+        ).item(),
     )
 
 

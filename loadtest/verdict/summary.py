@@ -44,6 +44,8 @@ class Part:
     a completed answer did not name its tokens. Tokens are of all answers whose usage the server
     named. `errors` counts failures by code, the most first.
     `attainment_ratio` is the share of requests that goodput counts, of all but cancelled ones.
+    `ended_early` are completed answers that were to have a length exactly and have less, which is
+    `early_length_ratio` of it on average.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Part:
     send_lag_ms: Distribution | None = None
     errors: Mapping[str, int] = field(default_factory=dict)
     attainment_ratio: float | None = None
+    ended_early: int = 0
+    early_length_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run in figures. `reasons` says in words what the verdict rests on, worst first."""
+    """A run in figures. `reasons` says in words what the verdict rests on, worst first, and then
+    what makes figures look better than they should."""
 
     duration_s: float
     overall: Part

@@ -84,6 +84,7 @@ def _search(asks: CapacitySearch, plan: Plan, limits: Slo, folder: Path) -> None
     Raises:
         ConfigError: already the first probe would tell nothing.
     """
+    from loadtest.verdict.checks import early_ends
     from serving.cli.load_capacity_probe import doubt, probe_at, too_small
 
     for number in itertools.count(1):
@@ -109,6 +110,7 @@ def _search(asks: CapacitySearch, plan: Plan, limits: Slo, folder: Path) -> None
             summary.verdict,
             offered_rps=overall.offered_rps,
             goodput_rps=overall.goodput_rps,
+            notes=early_ends(overall),
         )
 
 

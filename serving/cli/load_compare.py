@@ -124,7 +124,7 @@ def _read(folder: Path) -> Side:
         raise ConfigError(
             f"{folder} holds no result of a load test",
             code="result_unreadable",
-            hint="name what `galerne load run --out` was given",
+            hint="name what `galerne load run --out` of this version was given",
         ) from error
 
 
@@ -162,6 +162,8 @@ def _print(comparison: Comparison, verdict: Gate) -> None:
         err.print(
             f"not compared request by request: {comparison.unpaired}", markup=False, soft_wrap=True
         )
+    for note in comparison.notes:
+        err.print(note, markup=False, soft_wrap=True)
     for effect in comparison.effects:
         out.print(effect.in_words(), markup=False, soft_wrap=True)
     for suspicion in verdict.suspicions:

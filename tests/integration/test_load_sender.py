@@ -50,12 +50,13 @@ async def send(
     sessions: Iterable[Session],
     *,
     is_stream: bool = True,
+    ignore_eos: bool = True,
     limits: Limits | None = None,
     wire: Wire = WIRES["chat"],
     prompt: PromptText = text,
 ) -> list[Record]:
     """The records of these sessions, as they ended."""
-    wording = Wording("m", is_stream, True, 0.0)
+    wording = Wording("m", is_stream, ignore_eos, 0.0)
     sender = Sender(
         iter(sessions),
         {"t": Composer.make(Target.parse(url), wire, wording, "secret")},
@@ -83,6 +84,20 @@ async def test_a_stream_is_recorded_as_it_went() -> None:
     assert record.latency_s is not None
     assert 0 < record.ttft_s <= record.latency_s
     assert len(array("f", record.itl_s)) == 2
+
+
+@pytest.mark.parametrize(
+    ("dialect", "ignore_eos", "is_exact"),
+    [("chat", True, True), ("chat", False, False), ("messages", True, False)],
+)
+async def test_a_record_says_how_long_its_answer_was_to_be(
+    dialect: Dialect, ignore_eos: bool, is_exact: bool
+) -> None:
+    async with scripted_server(stream) as server:
+        asked = [session()]
+        (record,) = await send(server.url, asked, wire=WIRES[dialect], ignore_eos=ignore_eos)
+
+    assert (record.planned_output_tokens, record.ignore_eos) == (3, is_exact)
 
 
 async def test_an_answer_in_one_piece_has_no_ttft() -> None:

@@ -22,7 +22,7 @@ HOSTILE = '<script>alert("$x$")</script> & 日本 _'
 
 
 def record(index: int, **known: object) -> Record:
-    made = Record(index, 0, "chat", "demo", True, float(index), 0.001)
+    made = Record(index, 0, "chat", "demo", True, float(index), 0.001, 3)
     for name, value in known.items():
         setattr(made, name, value)
     return made

@@ -112,7 +112,7 @@ def queued(probe: Plan, *, served_rps: float, slo: Slo) -> Summary:
     for session in probe.workload.sessions(probe.rate_scale):
         free_s = max(free_s, session.at_s) + 1 / served_rps
         waited_s = free_s - session.at_s
-        record = Record(session.index, 0, "load", "m", True, session.at_s, 0.0, ttft_s=waited_s)
+        record = Record(session.index, 0, "load", "m", True, session.at_s, 0.0, 1, ttft_s=waited_s)
         record.latency_s, record.status = waited_s, 200
         records.append(record)
     planned_s = probe.workload.planned_s(probe.rate_scale)

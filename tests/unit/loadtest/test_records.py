@@ -10,7 +10,7 @@ from loadtest.records import SCHEMA, Record, frame, read, write
 
 def record(session: int, *, due_s: float, gaps: tuple[float, ...] = ()) -> Record:
     packed = array("f", gaps).tobytes()
-    return Record(session, 0, "chat", "demo", True, due_s, 0.0, itl_s=packed)
+    return Record(session, 0, "chat", "demo", True, due_s, 0.0, 3, itl_s=packed)
 
 
 def test_rows_are_in_the_order_in_which_they_were_due() -> None:

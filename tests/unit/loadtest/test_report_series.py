@@ -17,7 +17,7 @@ REQUESTS = st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=60)
 
 
 def answered(due_s: float, latency_s: float | None, **more: object) -> Record:
-    record = Record(0, 0, "chat", "demo", True, due_s, 0.0, latency_s=latency_s)
+    record = Record(0, 0, "chat", "demo", True, due_s, 0.0, 2, latency_s=latency_s)
     for name, value in more.items():
         setattr(record, name, value)
     return record

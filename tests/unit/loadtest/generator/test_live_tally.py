@@ -23,6 +23,7 @@ RECORDS = st.builds(
     is_stream=st.booleans(),
     due_s=st.just(0.0),
     send_lag_s=st.just(0.0),
+    planned_output_tokens=st.just(4),
     ttft_s=TIMES_S,
     latency_s=TIMES_S,
     itl_s=GAPS_S.map(lambda gaps: array("f", gaps).tobytes()),

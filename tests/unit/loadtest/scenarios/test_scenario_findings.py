@@ -24,15 +24,16 @@ SLO = Slo(request=RequestLimits(ttft_ms=1000))
 def _request(due_s: float, *, ttft_s: float = 0.1, latency_s: float = 0.5) -> Record:
     return Record(
         int(due_s * 10), 0, "load", "sim", is_stream=True, due_s=due_s, send_lag_s=0.0,
-        ttft_s=ttft_s, latency_s=latency_s, itl_s=array("f", [latency_s - ttft_s]).tobytes(),
-        output_tokens=2, status=200,
+        planned_output_tokens=2, ttft_s=ttft_s, latency_s=latency_s,
+        itl_s=array("f", [latency_s - ttft_s]).tobytes(), output_tokens=2, status=200,
     )  # fmt: skip
 
 
 def _refused(due_s: float, *, retry_after_s: float | None, status: int = 429) -> Record:
     return Record(
         int(due_s * 10), 0, "load", "sim", is_stream=True, due_s=due_s, send_lag_s=0.0,
-        latency_s=0.01, status=status, error="engine_overloaded", retry_after_s=retry_after_s,
+        planned_output_tokens=2, latency_s=0.01, status=status, error="engine_overloaded",
+        retry_after_s=retry_after_s,
     )  # fmt: skip
 
 

@@ -35,6 +35,16 @@ def noisy(threshold_rps: float, spread: float, seed: int) -> System:
     return lambda rate: up_to(threshold_rps * math.exp(rng.gauss(0, spread)))(rate)
 
 
+def test_what_is_to_be_known_of_the_rate_that_holds_is_in_the_reason() -> None:
+    search = CapacitySearch(1.0, 4.0, precision_ratio=1.0, repeats=2)
+    while (rate_rps := search.next_rate()) is not None:
+        notes = (f"answers ended early at {rate_rps:g}",)
+        verdict = up_to(2.5)(rate_rps)
+        search.tell(rate_rps, verdict, offered_rps=rate_rps, goodput_rps=rate_rps, notes=notes)
+
+    assert search.result().reason == "2 requests/s hold, 4 do not; answers ended early at 2"
+
+
 @settings(deadline=None)
 @given(
     threshold_rps=st.floats(0.02, 900.0),

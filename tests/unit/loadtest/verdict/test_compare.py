@@ -41,7 +41,8 @@ def records(num_requests: int, *, seed: int, slower: float = 1.0, like: int = 0)
     }  # fmt: skip
     constant = {
         "traffic": "chat", "model": "m", "is_stream": True, "send_lag_s": 0.0,
-        "output_tokens": 3, "status": 200, "cancelled": False,
+        "planned_output_tokens": 3, "ignore_eos": True, "output_tokens": 3, "status": 200,
+        "cancelled": False,
     }  # fmt: skip
     made = pl.DataFrame(columns).with_columns(**{k: pl.lit(v) for k, v in constant.items()})
     missing = {name: pl.lit(None) for name in SCHEMA if name not in made.columns}
@@ -209,6 +210,76 @@ def test_a_generator_that_was_late_is_a_problem_of_the_comparison() -> None:
 
     assert len(comparison.problems) == 1
     assert comparison.problems[0].startswith("B: the generator was the bottleneck")
+
+
+def lengths(run: pl.DataFrame, num_tokens: int, *, of: int, ignore_eos: bool) -> pl.DataFrame:
+    return run.with_columns(
+        output_tokens=pl.lit(num_tokens, pl.Int64),
+        planned_output_tokens=pl.lit(of, pl.Int64),
+        ignore_eos=pl.lit(ignore_eos),
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_answers_that_should_be_as_long_and_are_not_compare_no_servers(seed: int) -> None:
+    """Neither pair by pair nor with other requests of the same workload."""
+    run = records(600, seed=1)
+    a = Side(about(), lengths(run, 200, of=200, ignore_eos=True))
+    b = Side(about(seed=seed), lengths(run, 10, of=200, ignore_eos=True))
+
+    comparison = compare(a, b)
+
+    assert (comparison.unpaired is None) == (seed == 1)
+    assert comparison.problems == (
+        "answers had 100 % of the tokens that were asked for in A, 5 % in B, so that their work "
+        "was not the same",
+    )
+    (early,) = comparison.notes
+    assert early.startswith("B: 600 of 600 completed answers ended before the length")
+    assert not gate(comparison).passed
+
+
+def test_answers_that_end_early_on_both_sides_are_named_and_compared() -> None:
+    side = Side(about(), lengths(records(600, seed=1), 10, of=200, ignore_eos=True))
+
+    comparison = compare(side, side)
+
+    assert comparison.problems == ()
+    assert [note[:2] for note in comparison.notes] == ["A:", "B:"]
+    assert gate(comparison).passed
+
+
+def test_answers_that_a_model_may_end_are_named_if_their_lengths_differ() -> None:
+    run = records(600, seed=1)
+    a, b = (Side(about(), lengths(run, n, of=200, ignore_eos=False)) for n in (100, 80))
+
+    comparison = compare(a, b)
+
+    assert comparison.problems == ()
+    (note,) = comparison.notes
+    assert note.startswith("answers had 50 % of the tokens that were asked for in A, 40 % in B")
+    assert compare(a, a).notes == ()
+
+
+@pytest.mark.parametrize(("num_tokens", "of"), [(9, 10), (1, 2), (191, 200)])
+def test_a_token_more_or_a_few_percent_are_the_same_length(num_tokens: int, of: int) -> None:
+    run = records(600, seed=1)
+    sides = [Side(about(), lengths(run, n, of=of, ignore_eos=True)) for n in (of, num_tokens)]
+
+    for a, b in (sides, sides[::-1]):
+        assert compare(a, b).problems == ()
+
+
+def test_what_was_cancelled_or_failed_has_no_length_to_be_compared() -> None:
+    run = lengths(records(600, seed=1), 200, of=200, ignore_eos=True)
+    ended = pl.int_range(pl.len()) % 2 == 0
+    left = run.with_columns(
+        cancelled=ended, output_tokens=pl.when(ended).then(10).otherwise(pl.col("output_tokens"))
+    )
+
+    for other in (left, failing(run, every=2)):
+        comparison = compare(Side(about(), run), Side(about(), other))
+        assert (comparison.problems, comparison.notes) == ((), ())
 
 
 def test_equal_seeds_give_equal_intervals() -> None:

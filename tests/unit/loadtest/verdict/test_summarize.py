@@ -26,8 +26,8 @@ def record(session: int = 0, *, itl_s: Sequence[float] = (), **fields: Any) -> R
     """A completed stream of two tokens, but for what is given."""
     given_fields: dict[str, Any] = {
         "turn": 0, "traffic": "chat", "model": "m", "is_stream": True, "due_s": 0.0,
-        "send_lag_s": 0.0001, "ttft_s": 0.1, "latency_s": 0.2, "prompt_tokens": 10,
-        "cached_tokens": 4, "output_tokens": 1 + len(itl_s), "status": 200,
+        "send_lag_s": 0.0001, "planned_output_tokens": 100, "ttft_s": 0.1, "latency_s": 0.2,
+        "prompt_tokens": 10, "cached_tokens": 4, "output_tokens": 1 + len(itl_s), "status": 200,
     }  # fmt: skip
     return Record(session=session, itl_s=array("f", itl_s).tobytes(), **given_fields | fields)
 
@@ -289,6 +289,58 @@ def test_reasons_name_the_numbers_the_worst_first() -> None:
         "goodput_rps is 0.1, less than 1",
         "percentiles.latency_ms.p99 is 200, more than 150",
     )
+
+
+def asked_for(num_tokens: int, output_tokens: int | None, **fields: Any) -> Record:
+    """An answer that was to have a length exactly."""
+    planned = {"planned_output_tokens": num_tokens, "ignore_eos": True}
+    return record(output_tokens=output_tokens, **{**planned, **fields})
+
+
+EARLY = (
+    "2 of 5 completed answers ended before the length that was asked for, with 7.5 % of its tokens "
+    "on average, so that figures are of less work than was planned: the server may not know "
+    "ignore_eos"
+)
+
+
+@pytest.mark.parametrize(
+    ("slo", "verdict", "first"),
+    [
+        (None, "none", "no SLO was given"),
+        ({"request": {"ttft_ms": 100}}, "pass", "all of the SLO is met: 2 of 2 checks"),
+        ({"goodput_rps": 9}, "fail", "goodput_rps is 0.5, less than 9"),
+    ],
+)
+def test_answers_that_ended_early_are_named_beside_the_verdict(
+    slo: Mapping[str, Any] | None, verdict: str, first: str
+) -> None:
+    answers = [asked_for(200, 10), asked_for(100, 10), asked_for(100, 100), record(), record()]
+
+    found = summary([*answers, asked_for(100, 3, cancelled=True)], slo)
+
+    assert (found.verdict, found.reasons) == (verdict, (first, EARLY))
+    assert found.overall.ended_early == 2
+    assert found.overall.early_length_ratio == pytest.approx(0.075)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        asked_for(100, 99),  # its last token is not counted by every server
+        asked_for(100, 101),
+        asked_for(2, 1),
+        asked_for(100, None),
+        asked_for(100, 5, ignore_eos=False),
+        asked_for(100, 5, cancelled=True),
+        asked_for(100, 5, error="truncated"),
+    ],
+)
+def test_what_may_be_shorter_did_not_end_early(answer: Record) -> None:
+    found = summary([record(), answer])
+
+    assert found.reasons == ("no SLO was given",)
+    assert (found.overall.ended_early, found.overall.early_length_ratio) == (0, None)
 
 
 def test_a_run_without_requests_fails() -> None:
