@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from loadtest.whole_file import whole_file
+
 ABOUT_FILE = "run.json"
 
 
@@ -50,7 +52,8 @@ class About(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Keep it in a result's folder."""
-        (folder / ABOUT_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+        with whole_file(folder / ABOUT_FILE) as path:
+            path.write_text(self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> About:

@@ -32,6 +32,7 @@ from loadtest.machine import allow_many_connections, describe
 from loadtest.peers import galerne
 from loadtest.peers.base import Peer
 from loadtest.peers.registry import OVER_ENGINES, SIMULATED, WITH_ENGINES, choose
+from loadtest.whole_file import whole_file
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -174,8 +175,10 @@ def write_results(folder: Path, bench: str, machine: dict[str, Any], lines: Sequ
     folder.mkdir(exist_ok=True)
     results = [json.loads(line.to_json()) for line in lines]
     document = {"bench": bench, "machine": machine, "results": results}
-    (folder / f"{bench}.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    (folder / f"{bench}.md").write_text(markdown(bench, machine, lines))
+    with whole_file(folder / f"{bench}.json") as path:
+        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    with whole_file(folder / f"{bench}.md") as path:
+        path.write_text(markdown(bench, machine, lines))
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from loadtest.whole_file import whole_file
+
 RECORDS_FILE = "records.parquet"
 
 OUT_OF_SOCKETS = "generator_out_of_sockets"
@@ -101,7 +103,8 @@ def frame(records: Iterable[Record]) -> pl.DataFrame:
 
 def write(records: pl.DataFrame, folder: Path) -> None:
     """Keep records in a result's folder."""
-    records.write_parquet(folder / RECORDS_FILE)
+    with whole_file(folder / RECORDS_FILE) as path:
+        records.write_parquet(path)
 
 
 def read(folder: Path) -> pl.DataFrame:

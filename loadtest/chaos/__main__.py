@@ -17,6 +17,7 @@ from pathlib import Path
 
 from loadtest.chaos.scenarios import SCENARIOS, Plan, run
 from loadtest.machine import allow_many_connections, describe
+from loadtest.whole_file import whole_file
 
 _RESULTS = Path(__file__).parents[1] / "results" / "chaos.json"
 
@@ -40,7 +41,8 @@ def main() -> None:
     if chosen != list(SCENARIOS):
         return  # results are of one whole run
     document = {"bench": "chaos", "machine": describe({}), "results": lines}
-    _RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+    with whole_file(_RESULTS) as path:
+        path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from loadtest.report.style import Plot, house_style
 from loadtest.verdict.capacity import Capacity
 from loadtest.verdict.compare import Comparison, Side
 from loadtest.verdict.summary import Summary
+from loadtest.whole_file import whole_file
 
 REPORT_FILE = "report.html"
 COMPARISON_FILE = "comparison.html"
@@ -69,7 +70,8 @@ def write_capacity(folder: Path, capacity: Capacity, *, title: str) -> ReportFil
 
 
 def _write(page: Path, content: str, drawn: Iterable[Plot]) -> ReportFiles:
-    page.write_text(content, encoding="utf-8")
+    with whole_file(page) as path:
+        path.write_text(content, encoding="utf-8")
     return ReportFiles(page, tuple(write_picture(page.parent, plot) for plot in drawn))
 
 
@@ -80,7 +82,8 @@ def write_picture(folder: Path, plot: Plot) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    path = folder / f"{plot.name}.png"
+    picture = folder / f"{plot.name}.png"
     plot.figure.suptitle(plot.title, fontweight="bold")
-    plot.figure.savefig(path, dpi=_DOTS_PER_INCH, facecolor="white")
-    return path
+    with whole_file(picture) as path:
+        plot.figure.savefig(path, dpi=_DOTS_PER_INCH, facecolor="white")
+    return picture

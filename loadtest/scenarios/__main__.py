@@ -33,6 +33,7 @@ from loadtest.scenarios import baseline, failover, neighbour, overload, scaleout
 from loadtest.scenarios.finding import Finding
 from loadtest.scenarios.stage import Simulated, Stage, simulated
 from loadtest.verdict.slo import RequestLimits, Slo, read_slo
+from loadtest.whole_file import whole_file
 from serving.adapters.state_paths import StatePaths
 from serving.cli.console import EXIT_FAILURE, err, report
 from serving.cli.load_run import EXIT_INTERRUPTED, results_folder
@@ -119,7 +120,8 @@ def main() -> None:
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-    (folder / "finding.json").write_text(json.dumps(finding.line(), indent=2) + "\n")
+    with whole_file(folder / "finding.json") as path:
+        path.write_text(json.dumps(finding.line(), indent=2) + "\n")
     _show(finding, folder, as_json=options.json)
     sys.exit(finding.exit_code)
 

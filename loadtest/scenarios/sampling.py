@@ -13,6 +13,7 @@ import polars as pl
 import psutil
 
 from loadtest.accounting import Roles
+from loadtest.whole_file import whole_file
 
 
 @dataclass(slots=True)
@@ -85,4 +86,5 @@ def write(watched: Iterable[Watched], path: Path) -> None:
         if process.at_s
     ]
     if tables:
-        pl.concat(tables).write_parquet(path)
+        with whole_file(path) as half:
+            pl.concat(tables).write_parquet(half)

@@ -11,6 +11,7 @@ from loadtest.figures import Line
 from loadtest.peers.galerne import PEER
 from loadtest.scenarios.finding import Finding
 from loadtest.verdict.checks import at_least, at_most
+from loadtest.whole_file import whole_file
 
 NAME = "scaleout"
 
@@ -27,7 +28,8 @@ class Plan:
 def run(plan: Plan, folder: Path) -> Finding:
     """One fleet after another, of platforms of its own."""
     lines, _ = scaleout.bench(plan.bench, [PEER])
-    (folder / "scaleout.jsonl").write_text("".join(f"{line.to_json()}\n" for line in lines))
+    with whole_file(folder / "scaleout.jsonl") as path:
+        path.write_text("".join(f"{line.to_json()}\n" for line in lines))
     return judge(lines, plan)
 
 

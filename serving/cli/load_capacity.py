@@ -131,10 +131,12 @@ def _write(found: Capacity, folder: Path, *, title: str) -> None:
     import msgspec
 
     from loadtest.report.files import write_capacity
+    from loadtest.whole_file import whole_file
     from serving.cli.load_run import kept
 
     with kept(folder):
-        (folder / "capacity.json").write_bytes(msgspec.json.encode(found))
+        with whole_file(folder / "capacity.json") as path:
+            path.write_bytes(msgspec.json.encode(found))
         page = write_capacity(folder, found, title=title).page
     say(f"[dim]report  {escape(str(page))}[/dim]")
 

@@ -32,6 +32,7 @@ from loadtest.verdict.summary import (
     last_line,
     to_json,
 )
+from loadtest.whole_file import whole_file
 from serving.adapters.prometheus_query import query_series
 from serving.cli.console import EXIT_FAILURE, err, out, report, say
 from serving.errors import ClusterError, ConfigError, EngineError
@@ -79,7 +80,8 @@ class Outcome:
             folder.mkdir(exist_ok=True)
             self.result.about.write(folder)
             write(self.result.records, folder)
-            (folder / SUMMARY_FILE).write_bytes(to_json(self.summary))
+            with whole_file(folder / SUMMARY_FILE) as path:
+                path.write_bytes(to_json(self.summary))
 
 
 @contextmanager
