@@ -151,11 +151,6 @@ class Workload(_Document):
         has_turns = any(traffic.turns.text != "1" for traffic in self.traffic.values())
         return "sessions" if has_turns else "requests"
 
-    @property
-    def has_traces(self) -> bool:
-        """Whether a part of it is shorter at a higher rate."""
-        return bool(self._replays())
-
     def sessions(self, rate_scale: float = 1.0) -> Iterator[Session]:
         """Sessions of all traffic in order of arrival, made as they are asked for.
 

@@ -100,10 +100,10 @@ def _search(asks: CapacitySearch, plan: Plan, limits: Slo, folder: Path) -> None
         err.print(f"probe {number}: {rate:.4g} {plan.workload.unit}/s", highlight=False)
         summary = _performed(probe, limits, folder / f"probe-{number:02d}")
         if summary.verdict == "pass" and (doubted := doubt(probe, summary)) is not None:
+            # Counted as held, it could be any multiple of the capacity.
             say(f"  {doubted}")
-            if plan.workload.has_traces:
-                asks.end(f"at {rate:.4g} {plan.workload.unit}/s {doubted}")
-                return
+            asks.end(f"at {rate:.4g} {plan.workload.unit}/s {doubted}")
+            return
         overall = summary.overall
         asks.tell(
             rate,

@@ -132,7 +132,7 @@ def test_probes_outlive_a_lost_worker(url: str, tmp_path: Path) -> None:
     slo = tmp_path / "slo.yaml"
     slo.write_text("request: {latency_ms: 30000}")
     # Beside slow answers a busy machine does not make a generator that is too late.
-    slow = ("--no-stream", "--output-tokens", "100")
+    slow = ("--no-stream", "--output-tokens", "100", "--duration", "4")
     words = ("capacity", "--url", url, *SHORT, *slow, "--slo", slo, "--start", "10",
              "--out", tmp_path / "out")  # fmt: skip
     with started(*words) as process:

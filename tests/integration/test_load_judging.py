@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,9 +52,9 @@ def last_line(done: Result) -> dict[str, Any]:
 
 def test_a_capacity_lies_between_what_holds_and_what_does_not(url: str, tmp_path: Path) -> None:
     slo = tmp_path / "slo.yaml"
-    slo.write_text("request: {ttft_ms: 1500}\nattainment_ratio: 0.9\n")
+    slo.write_text("request: {ttft_ms: 1200}\nattainment_ratio: 0.9\n")
     done = load(
-        "capacity", "--url", url, "--slo", slo, "--arrivals", "constant:1", "--duration", "3",
+        "capacity", "--url", url, "--slo", slo, "--arrivals", "constant:1", "--duration", "7",
         "--output-tokens", NUM_TOKENS, "--prompt-tokens", "8", "--start", "10", "--max", "80",
         "--precision", "0.9", "--repeats", "1", "--out", tmp_path / "out", "--json",
     )  # fmt: skip
@@ -66,8 +67,28 @@ def test_a_capacity_lies_between_what_holds_and_what_does_not(url: str, tmp_path
     assert {probe["verdict"] for probe in found["probes"]} == {"pass", "fail"}
     assert (tmp_path / "out" / "capacity.html").exists()
     first = records.read(tmp_path / "out" / "probe-01")
-    assert first.height == 30
+    assert first.height == 70
     assert About.read(tmp_path / "out" / "probe-01").rate_scale == pytest.approx(10.0)
+
+
+def test_a_capacity_is_not_read_from_probes_that_end_before_a_queue_shows(
+    url: str, tmp_path: Path
+) -> None:
+    """All that waits at the end is still answered in time, at any rate."""
+    slo = tmp_path / "slo.yaml"
+    slo.write_text("request: {ttft_ms: 30000}")
+    done = load(
+        "capacity", "--url", url, "--slo", slo, "--arrivals", "constant:1", "--duration", "2",
+        "--output-tokens", NUM_TOKENS, "--prompt-tokens", "8", "--start", "10",
+        "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+
+    found = last_line(done)
+    assert (done.exit_code, found["outcome"], found["probes"]) == (1, "none", [])
+    assert re.match(
+        r"at 10 requests/s 2 s with answers of \S+ s may not show a queue that grows: ",
+        found["reason"],
+    )
 
 
 def test_a_capacity_is_not_read_from_a_trace_that_is_over_at_once(url: str, tmp_path: Path) -> None:
