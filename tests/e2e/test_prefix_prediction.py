@@ -91,7 +91,8 @@ async def indexed(
         {
             "weights": {"source": str(folder)},
             "adapters": {ADAPTER: str(write_adapter(tmp_path / "adapter"))},
-            "resources": {"device": "cpu", "num_cpus": 0},
+            # Threads that compute: nothing else is to be done meanwhile.
+            "resources": {"device": "cpu", "num_cpus": 2},
             "engine": {
                 "kv_cache_gib": 0.1, "max_model_len": 2048, "max_num_batched_tokens": 256,
                 "enforce_eager": True,

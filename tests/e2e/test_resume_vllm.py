@@ -44,7 +44,8 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vllm
         model = ModelSettings.model_validate(
             {
                 "weights": {"source": str(demo)},
-                "resources": {"device": "cpu", "num_cpus": 0},
+                # Threads that compute: nothing else is to be done meanwhile.
+                "resources": {"device": "cpu", "num_cpus": 2},
                 "engine": {"kv_cache_gib": 0.2, "max_model_len": 2048, "enforce_eager": True},
             }
         )
