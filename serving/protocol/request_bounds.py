@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from serving.errors import RequestError
+from serving.protocol.outside_strings import outside_strings
 from serving.protocol.schema_bounds import check_schemas
 from serving.settings.gateway import LimitSettings
 
@@ -28,30 +29,41 @@ _INPUTS = frozenset(
     {"input", "documents", "queries", "items", "text_1", "text_2", "data_1", "data_2"}
 )
 """Fields whose entries are one engine request each, on paths of `_POOLING`."""
-_TOKEN_IDS = frozenset({"prompt", "input", "tokens"})
 _COMPILED = frozenset({"response_format", "structured_outputs", "text", "output_config"})
 _UNCONSTRAINED = (b"null", b'"auto"', b'"none"')
 _OPERATORS_OWN = frozenset({"vllm_xargs", "kv_transfer_params", "ec_transfer_params"})
 """Fields that reach into how engines move KV blocks between each other, or into plug-ins."""
 _MAX_BIASED_TOKENS = 1024
 """Source: MAX_NUM_LOGIT_BIAS_TOKENS in vllm/v1/worker/gpu/sample/logit_bias.py, vLLM 0.32."""
+_MAX_NAMED_FIELDS = 65_536
+"""As many fields as may be read only to say which of them is too long."""
 _MAX_RESPONSES_ITEMS = 1024
 _MAX_OTHER_ITEMS = 32
 """pydantic tries each item of a Responses request as 25 types: 233 errors and 7 ms for one that is
 none of them."""
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _IDS = rb"\[\s*+(?:\d{1,18}\s*+,\s*+)*+\d{1,18}\s*+\]"
 _ONE_PROMPT = re.compile(rb"\s*" + _IDS + rb"\s*")
 _SEVERAL_PROMPTS = re.compile(rb"\s*\[\s*+(?:" + _IDS + rb"\s*+,\s*+)*+" + _IDS + rb"\s*+\]\s*")
 _BEGINS_WITH_ID = re.compile(rb"\[\s*\d")
 
+_NOTHING = msgspec.Raw(b"")
+_NULL = msgspec.Raw(b"null")
+
 Fields = dict[str, msgspec.Raw]
+
+
+class _TokenIds(msgspec.Struct):
+    """Fields that may hold token ids, more than there may be other values."""
+
+    prompt: msgspec.Raw = _NOTHING
+    input: msgspec.Raw = _NOTHING
+    tokens: msgspec.Raw = _NOTHING
 
 
 class _Part(msgspec.Struct):
     text: str | None = None
-    tool: Any = None
+    tool: msgspec.Raw = _NULL
 
 
 class _Message(msgspec.Struct):
@@ -70,9 +82,9 @@ class _Item(msgspec.Struct):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: Any = None
+    output: msgspec.Raw = _NULL
     summary: list[_Part] | None = None
-    tools: Any = None
+    tools: msgspec.Raw = _NULL
 
     @property
     def is_common(self) -> bool:
@@ -83,7 +95,7 @@ class _Item(msgspec.Struct):
             case "function_call":
                 return None not in (self.call_id, self.name, self.arguments)
             case "function_call_output":
-                return None not in (self.call_id, self.output)
+                return self.call_id is not None and bytes(self.output) != b"null"
             case "reasoning":
                 return self.summary is not None
         return False
@@ -97,6 +109,7 @@ class _Format(msgspec.Struct):
 
 
 _format_decoder = msgspec.json.Decoder(_Format)
+_token_ids_decoder = msgspec.json.Decoder(_TokenIds)
 _fields_decoder = msgspec.json.Decoder(Fields)
 _messages_decoder = msgspec.json.Decoder(list[_Message])
 _conversations_decoder = msgspec.json.Decoder(list[list[_Message]])
@@ -157,8 +170,8 @@ def _constrains(name: str, raw: bytes) -> bool:
 
 
 def _check_fields(path: str, body: bytes, limits: LimitSettings) -> None:
+    _check_num_values(body, max_values=limits.max_values)
     fields = _fields_decoder.decode(body)
-    _check_num_values(fields, body, max_values=limits.max_values)
     _check_owned(fields)
     _check_sequences(path, fields, limits)
     _check_biases(fields)
@@ -171,30 +184,43 @@ def _check_fields(path: str, body: bytes, limits: LimitSettings) -> None:
         )
 
 
-def _check_num_values(fields: Fields, body: bytes, *, max_values: int) -> None:
-    """Values are as many as commas outside of texts, but for the token ids of a prompt."""
+def _check_num_values(body: bytes, *, max_values: int) -> None:
+    """Values are as many as commas outside of texts, but for the token ids of a prompt.
+
+    To be called before anything is read into objects: of a large body's tiny values, its fields
+    included, they take twenty times the memory.
+    """
     if body.count(b",") <= max_values:
         return
-    total = len(fields)
-    for name, raw in fields.items():
-        total += _num_values(name, bytes(raw))
-        if total > max_values:
-            raise RequestError(
-                f"The body holds more than {max_values} values; `{name[:64]}` is too long a list",
-                code="too_many_values",
-                param=name[:64],
-            )
+    ids = _token_ids_decoder.decode(body)
+    num_ids = sum(_num_ids(bytes(raw)) for raw in (ids.prompt, ids.input, ids.tokens))
+    if _num_outside(body, b",") - num_ids <= max_values:
+        return
+    name = _longest_field(body) if _num_outside(body, b":") <= _MAX_NAMED_FIELDS else None
+    raise RequestError(
+        f"The body holds more than {max_values} values"
+        + ("" if name is None else f"; `{name}` is too long a list"),
+        code="too_many_values",
+        param=name,
+    )
 
 
-def _num_values(name: str, raw: bytes) -> int:
-    if name in _TOKEN_IDS:
-        if _ONE_PROMPT.fullmatch(raw):
-            return 1
-        if _SEVERAL_PROMPTS.fullmatch(raw):
-            return raw.count(b"[")
-    if raw[:1] not in (b"[", b"{"):
-        return 1
-    return _STRING.sub(b"", raw).count(b",")
+def _num_ids(raw: bytes) -> int:
+    """Token ids that count for nothing: all but one of each prompt."""
+    if _ONE_PROMPT.fullmatch(raw):
+        return raw.count(b",")
+    if _SEVERAL_PROMPTS.fullmatch(raw):
+        return raw.count(b",") - raw.count(b"[")
+    return 0
+
+
+def _num_outside(raw: bytes, mark: bytes) -> int:
+    return sum(piece.count(mark) for piece in outside_strings(raw))
+
+
+def _longest_field(body: bytes) -> str:
+    fields = _fields_decoder.decode(body)
+    return max(fields, key=lambda name: _num_outside(bytes(fields[name]), b","))[:64]
 
 
 def _check_owned(fields: Fields) -> None:
@@ -257,14 +283,14 @@ def _check_biases(fields: Fields) -> None:
 
 def _check_conversation(path: str, fields: Fields) -> list[tuple[str, bytes]]:
     """The first message of the wrong shape is refused; the tools that messages bring along."""
-    tools: list[object] = []
+    tools: list[msgspec.Raw] = []
     if "messages" in fields:
         tools += _tools_of(_conversation("messages", fields["messages"]))
     if "input" in fields and path == _RESPONSES:
         tools += _check_items(fields["input"])
     elif "input" in fields and b"{" in bytes(fields["input"])[:64]:
         tools += _tools_of(_conversation("input", fields["input"]))
-    return [("messages", msgspec.json.encode(tool)) for tool in tools if tool is not None]
+    return [("messages", raw) for raw in map(bytes, tools) if raw != b"null"]
 
 
 def _conversation(name: str, raw: msgspec.Raw) -> list[_Message]:
@@ -276,7 +302,7 @@ def _conversation(name: str, raw: msgspec.Raw) -> list[_Message]:
         raise _wrong(name, error) from error
 
 
-def _check_items(raw: msgspec.Raw) -> list[object]:
+def _check_items(raw: msgspec.Raw) -> list[msgspec.Raw]:
     if bytes(raw)[:1] == b'"':
         return []
     try:
@@ -294,7 +320,7 @@ def _check_items(raw: msgspec.Raw) -> list[object]:
     return [item.tools for item in items]
 
 
-def _tools_of(messages: Iterable[_Message]) -> list[object]:
+def _tools_of(messages: Iterable[_Message]) -> list[msgspec.Raw]:
     contents = (message.content for message in messages)
     parts = (part for content in contents if isinstance(content, list) for part in content)
     return [part.tool for part in parts if isinstance(part, _Part)]

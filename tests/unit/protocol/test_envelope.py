@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import tracemalloc
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -154,6 +156,56 @@ def test_a_hostile_body_costs_bounded_time(body: bytes) -> None:
     with contextlib.suppress(RequestError):
         read_envelope(body, max_depth=64)
     assert time.process_time() - started < CPU_S
+
+
+@pytest.mark.parametrize("unit", [b"[]", b"{}", b'{"":""}', b"1.5", b'""'])
+@pytest.mark.parametrize("field", ["x", "user", "prompt_cache_key", "cache_salt", "model"])
+def test_a_hostile_body_takes_no_memory(field: str, unit: bytes) -> None:
+    units = b",".join([unit] * (HOSTILE_BYTES // len(unit)))
+    body = b'{"model":"m","%b":[%b],"model":"m"}' % (field.encode(), units)
+    assert peak_bytes_of(body) < 3 * 2**20
+
+
+def test_one_emoji_does_not_make_a_large_body_larger() -> None:
+    assert peak_bytes_of(b'{"model":"m","x":"%b\xf0\x9f\x98\x80"}' % (b"x" * 2**22)) < 2**20
+
+
+def peak_bytes_of(body: bytes) -> int:
+    """What reading takes beside the body."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(RequestError):
+            read_envelope(body, max_depth=64)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("at_end", [False, True])
+def test_utf8_is_judged_across_slices(before: int, at_end: bool) -> None:
+    """Some character begins in one slice and ends in the next; the place of a wrong byte is that in
+    the body."""
+    head = b'{"model": "demo", "x": "' + b"x" * before + "\U0001f600".encode() * 40_000
+    tail = b"" if at_end else b'" }'
+    if not at_end:
+        assert read_envelope(head + tail, max_depth=MAX_DEPTH).model == "demo"
+    with pytest.raises(RequestError) as refused:
+        read_envelope(head + b"\xf0\x9f" + tail, max_depth=MAX_DEPTH)
+    assert refused.value.message == f"The body is not valid UTF-8 (byte {len(head)})"
+
+
+@pytest.mark.parametrize("value", ["a", "", "\u00e9\n", None, 5, 1.5, False, [], {"a": [1]}])
+def test_of_fields_that_should_be_text_anything_else_stands_as_it_came(value: object) -> None:
+    fields = dict.fromkeys(("user", "prompt_cache_key", "cache_salt"), value)
+    envelope = read_envelope(json.dumps({"model": "demo", **fields}).encode(), max_depth=MAX_DEPTH)
+    for found in (envelope.user, envelope.prompt_cache_key, envelope.cache_salt):
+        if value is None or isinstance(value, str):
+            assert found == value
+        else:
+            assert isinstance(found, msgspec.Raw)
+            assert json.loads(bytes(found)) == value
+    assert envelope.session == (value if isinstance(value, str) and value else None)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -108,7 +110,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A
                 "tools": [{"name": "f", "input_schema": TREE}],
             },
         ),
-        ("/tokenize", {"prompt": "x" * 500_000}),
+        ("/tokenize", {"prompt": "x" * 200_000}),
         ("/detokenize", {"tokens": [5] * 100_000}),
     ],
 )
@@ -218,6 +220,53 @@ def test_the_first_wrong_message_is_named(messages: Any, param: str) -> None:
 )  # fmt: skip
 def test_too_much_is_refused(path: str, fields: dict[str, Any], expected: object) -> None:
     assert refusal(path, **fields) == expected
+
+
+DEEP = '{"":' * 55 + "1" + "}" * 55
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param(CHAT, ",".join(f'"{n:06x}":1' for n in range(90_000)), id="fields"),
+        pytest.param(CHAT, '"x":[' + ",".join(['""'] * 500_000) + "]", id="texts"),
+        pytest.param(CHAT, '"x":[' + ",".join(['"",1'] * 300_000) + "]", id="texts-and-numbers"),
+        pytest.param(
+            CHAT,
+            '"messages":[{"role":"user","content":['
+            + ",".join(['{"tool":' + DEEP + "}"] * 1000)
+            + "]}]",
+            id="tools-of-parts",
+        ),
+        pytest.param(
+            "/v1/responses",
+            '"input":[{"type":"function_call_output","call_id":"c","output":['
+            + ",".join([DEEP] * 6000)
+            + "]}]",
+            id="output",
+        ),
+        pytest.param(
+            "/v1/responses",
+            '"input":[{"tools":[' + ",".join([DEEP] * 6000) + "]}]",
+            id="tools-of-items",
+        ),
+    ],
+)
+def test_a_hostile_body_takes_little_memory(path: str, body: str) -> None:
+    content = ("{" + body + "}").encode()
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(RequestError):
+            check_bounds(path, content, LIMITS)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 3 * len(content)
+
+
+def test_too_many_fields_are_refused_without_a_name() -> None:
+    fields = {f"field {n}": 1 for n in range(70_000)}
+    assert refusal(CHAT, **fields) == ("too_many_values", None)
 
 
 def test_a_lone_surrogate_is_not_a_fault_of_the_gateway() -> None:

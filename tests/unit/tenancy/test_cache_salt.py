@@ -43,9 +43,11 @@ def test_a_salt_is_plain_and_as_long_as_engines_take(client_salt: str) -> None:
 
 @pytest.mark.parametrize("client_salt", ["", 5, False, [], {}, "x" * 1025])
 def test_what_is_no_salt_is_refused(client_salt: object) -> None:
-    with pytest.raises(RequestError) as refused:
-        SALTS.of(TenantId("ann"), client_salt)
-    assert (refused.value.code, refused.value.param) == ("invalid_type", "cache_salt")
+    body = json.dumps({"model": "demo", "cache_salt": client_salt}).encode()
+    for given_salt in (client_salt, read_envelope(body, max_depth=64).cache_salt):
+        with pytest.raises(RequestError) as refused:
+            SALTS.of(TenantId("ann"), given_salt)
+        assert (refused.value.code, refused.value.param) == ("invalid_type", "cache_salt")
 
 
 JSON_VALUES = st.recursive(
