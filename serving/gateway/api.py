@@ -20,6 +20,7 @@ from serving.gateway.error_table import body_of, headers_of, status_of
 from serving.gateway.exchange import ClientGoneError, Exchange, Headers, TakeBytes
 from serving.gateway.explain import check_may_explain, explanation, read_question
 from serving.gateway.fleet import Fleet
+from serving.gateway.frames import forget_frames
 from serving.gateway.guards import (
     check_head_size,
     check_internal_token,
@@ -125,18 +126,20 @@ class Gateway:
     async def _answer(self, exchange: Exchange, trace: Trace) -> None:
         """Serve the request; every failure becomes an answer, or the end of the connection."""
         route = find_route(exchange.path)
+        failure: ServingError | None = None
         try:
             await self._serve(exchange, route, trace)
         except ClientGoneError:
             trace.code = "client_gone"
         except ServingError as error:
-            trace.code = error.code
-            await self._tell(exchange, error, route)
+            failure = error
         except Exception:
-            trace.code = "internal_error"
             logger.exception("request %s failed", exchange.request_id)
-            fault = EngineError("The gateway failed on this request", code="internal_error")
-            await self._tell(exchange, fault, route)
+            failure = EngineError("The gateway failed on this request", code="internal_error")
+        if failure is not None:  # no longer handled, or the interpreter would keep its frames
+            trace.code = failure.code
+            forget_frames(failure)
+            await self._tell(exchange, failure, route)
 
     async def _tell(self, exchange: Exchange, error: ServingError, route: Route | None) -> None:
         """Answer with an error, or end an answer that has begun with it."""

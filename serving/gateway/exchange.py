@@ -294,6 +294,8 @@ async def unless_gone(exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         # Collects both outcomes, so that none is reported as never retrieved.
         await asyncio.gather(gone, task, return_exceptions=True)
+        # A task holds its error, whose frames, this one among them, may hold the request's body.
+        del gone, task
 
 
 def _too_large(limits: LimitSettings) -> RequestError:

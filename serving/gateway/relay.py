@@ -153,6 +153,8 @@ class Relay:
             work.cancel()
             # Collects both outcomes, so that none is reported as never retrieved.
             await asyncio.gather(gone, work, return_exceptions=True)
+            # A task holds its error, whose frames, this one among them, hold the body.
+            del gone, work
 
     async def _supervise(
         self,

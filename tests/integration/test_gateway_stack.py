@@ -264,6 +264,7 @@ async def running_stack(
     num_engines: int = 1,
     max_in_flight: int = 64,
     settings: GatewaySettings = GATEWAY,
+    salts: CacheSalts = SALTS,
 ) -> AsyncIterator[Stack]:
     """The request path with `num_engines` replicas of one model; nothing leaks at its end."""
     models = {MODEL: {"weights": {"source": "demo"}, "adapters": {"tuned": "/lora"}}}
@@ -320,7 +321,7 @@ async def running_stack(
             ),
             fleet=fleet,
             profilers={MODEL: Profiler(untold, None, secret=b"")},
-            cache_salts=SALTS,
+            cache_salts=salts,
             relay=Relay(connections, token=TOKEN, settings=settings),
             authenticate=partial(gateway_assembly._authenticate, cache),
             internal_token=TOKEN,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from starlette.types import Message, Send
 
 from serving.errors import Overloaded, RequestError
-from serving.gateway.exchange import ClientGoneError, Exchange
+from serving.gateway.exchange import ClientGoneError, Exchange, unless_gone
 from serving.settings.gateway import LimitSettings
 
 LIMITS = LimitSettings(max_body_bytes=1024, upload_timeout_s=10, min_upload_bytes_per_s=100)
@@ -223,6 +226,30 @@ def test_an_untaken_write_shows_since_when(loop: ManualLoop) -> None:
         return during, exchange.sending_since
 
     assert run(loop, stall) == (1000.0, None)
+
+
+# --- giving work up when the client leaves -------------------------------------------------------
+
+
+class Body:
+    """Something that a request holds."""
+
+
+async def test_nothing_stays_of_what_failed_work_has_held() -> None:
+    async def work(_body: Body) -> None:
+        raise KeyError
+
+    body = Body()
+    held = weakref.ref(body)
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyError):
+            await unless_gone(Client().exchange(), work(body))
+        del body
+        await asyncio.sleep(0)  # the loop's own step holds what woke this task
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 # --- pushing parts -------------------------------------------------------------------------------
