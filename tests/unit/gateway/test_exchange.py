@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import tracemalloc
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -128,6 +129,33 @@ def test_memory_is_claimed_part_by_part_before_it_is_kept(loop: ManualLoop) -> N
     with pytest.raises(Overloaded):
         read(loop, Client(part(b"x" * 400), part(b"x" * 400, more=False)), take=take)
     assert claimed == [400]
+
+
+def test_tiny_parts_take_no_more_memory_than_they_claim(loop: ManualLoop) -> None:
+    num_parts = 20_000
+    limits = LIMITS.model_copy(update={"max_body_bytes": 2 * num_parts})
+
+    async def receive() -> Message:
+        nonlocal num_parts
+        num_parts -= 1
+        await asyncio.sleep(0)
+        body = num_parts.to_bytes(2, "big")
+        return {"type": "http.request", "body": body, "more_body": num_parts > 0}
+
+    async def send(_message: Message) -> None:
+        raise AssertionError("nothing is answered")
+
+    async def read_all() -> bytes:
+        exchange = Exchange({"method": "POST", "path": "/x", "headers": []}, receive, send)
+        return await exchange.read_body(limits, accept)
+
+    tracemalloc.start()
+    try:
+        body: bytes = run(loop, read_all)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4 * len(body)
 
 
 @pytest.mark.parametrize("length", [b"1025", b"9" * 30])
