@@ -16,12 +16,17 @@ from serving.gateway.upstream import Connection, Head, Sink, UpstreamError
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to a replica; `path` is as decoded, `headers` lack `host` and framing."""
+    """One request to a replica; `path` is as decoded, `headers` lack `host` and framing.
+
+    `records` go before the body, as they are when the request is sent: a joined body would be a
+    second one in memory for as long as the answer takes.
+    """
 
     method: str
     path: str
     headers: Headers
     body: bytes = b""
+    records: bytes | bytearray = b""
 
 
 @dataclass(slots=True)
@@ -131,7 +136,8 @@ class Connections:
     async def _ask(self, url: str, connection: Connection, request: Request) -> Answer:
         self._busy.setdefault(url, set()).add(connection)
         try:
-            return Answer(await connection.ask(_head_of(url, request), request.body), connection)
+            head = await connection.ask(_head_of(url, request), request.records, request.body)
+            return Answer(head, connection)
         except BaseException:
             self._end(url, connection)
             raise
@@ -192,7 +198,7 @@ def _head_of(url: str, request: Request) -> bytes:
     lines = [
         f"{request.method} {quote(request.path)} HTTP/1.1".encode(),
         b"host: " + urlsplit(url).netloc.encode(),
-        b"content-length: %d" % len(request.body),
+        b"content-length: %d" % (len(request.records) + len(request.body)),
         *(name + b": " + value for name, value in request.headers),
         b"\r\n",
     ]

@@ -197,18 +197,18 @@ class Relay:
         journal: JournalReader | None,
         progress: _Progress,
     ) -> None:
-        headers, body = self._request_headers(exchange), asked.body
+        headers = self._request_headers(exchange)
+        records: bytes | bytearray = b""
         headers.append((TENANT, pack_tenant(asked.tenant)))
         if asked.routed:
             headers.append((ROUTED, asked.routed))
         if journal is not None:
             headers.append((JOURNAL, journal.version or b"new"))
-            if journal.records:
-                headers.append((RESUME, b"%d" % len(journal.records)))
-                body = bytes(journal.records) + body
+            if records := journal.records:
+                headers.append((RESUME, b"%d" % len(records)))
         is_answering = False
         try:
-            request = Request("POST", exchange.path, headers, body)
+            request = Request("POST", exchange.path, headers, asked.body, records)
             async with self._connections.request(url, request) as answer:
                 await _start(exchange, answer, journal)
                 is_answering = True

@@ -8,7 +8,7 @@ that read it. A reader to await would cost a task switch and another pass for ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -81,16 +81,15 @@ class Connection(asyncio.Protocol):
 
     # --- for its user ----------------------------------------------------------------------------
 
-    async def ask(self, head: bytes, body: bytes) -> Head:
-        """Send a request; the head of its answer.
+    async def ask(self, head: bytes, *bodies: bytes | bytearray) -> Head:
+        """Send a request, its body in one piece or several; the head of its answer.
 
         Raises:
             UpstreamError: the connection broke.
         """
         self._begin()
-        for start in range(0, max(len(body), 1), _PART_BYTES):
-            part = body[start : start + _PART_BYTES]
-            self._write(part if start else head + part)
+        for part in _parts_of(head, bodies):
+            self._write(part)
             while not self._can_write and self._head is None:
                 self._check()
                 await self._change()
@@ -245,3 +244,13 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _parts_of(head: bytes, bodies: Sequence[bytes | bytearray]) -> Iterator[bytes]:
+    """What is written at a time: the head goes out with what is next."""
+    for body in bodies:
+        for start in range(0, len(body), _PART_BYTES):
+            yield head + body[start : start + _PART_BYTES]
+            head = b""
+    if head:
+        yield head

@@ -184,6 +184,31 @@ async def test_nothing_stays_of_a_request_that_has_ended(
         assert {record["code"] for record in stack.log} == {code}
 
 
+async def test_a_stream_that_goes_on_elsewhere_takes_no_second_body(tmp_path: Path) -> None:
+    async with running_stack(tmp_path, num_engines=2) as stack:
+        can_break, can_end = asyncio.Event(), asyncio.Event()
+
+        async def answer(request: EngineRequest) -> None:
+            await continue_and_break_off(request)
+            if num_seen(stack) == 1:
+                await can_break.wait()
+            else:
+                await can_end.wait()
+                await request.finish()
+
+        for engine in stack.engines:
+            engine.script = without_body(answer)
+        with bytes_taken() as taken:
+            async with stack.post(body=STREAM) as response:
+                assert await response.content.readexactly(len(EVENT)) == EVENT
+                begun_bytes = taken()
+                can_break.set()
+                assert await response.content.readexactly(len(EVENT)) == EVENT
+                await until(lambda: taken() < begun_bytes + BODY_BYTES / 2, within_s=1.0)
+                can_end.set()
+                await response.read()
+
+
 async def test_nothing_stays_of_a_request_that_has_waited_in_vain(tmp_path: Path) -> None:
     async with running_stack(tmp_path, max_in_flight=1, settings=SETTINGS) as stack:
         can_go = asyncio.Event()

@@ -77,6 +77,22 @@ async def test_an_answer_with_a_length() -> None:
     assert transport.written == HEAD + b"{}"
 
 
+@pytest.mark.parametrize("room", [None, 1000])
+async def test_a_body_in_pieces_is_sent_as_one(room: int | None) -> None:
+    pieces = (b"a" * 300_000, bytearray(b"b" * 10), b"", b"c" * 600_000)
+    connection, transport, _ = connected(room)
+    task = asyncio.create_task(connection.ask(HEAD, *pieces))
+    while not transport.written.endswith(b"c" * 600_000):
+        await asyncio.sleep(0)
+        connection.resume_writing()
+    await asyncio.sleep(0)
+    assert transport.written == HEAD + b"".join(pieces)
+    connection.data_received(OK)
+    await task
+    await connection.stream(into([]))
+    assert connection.release()
+
+
 @given(st.data())
 def test_a_chunked_answer_arrives_whole_however_it_is_cut(data: st.DataObject) -> None:
     chunks = data.draw(st.lists(st.binary(min_size=1, max_size=40), max_size=8))
