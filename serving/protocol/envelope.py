@@ -106,7 +106,7 @@ def with_cache_salt(body: bytes, salt: str) -> bytes:
     b'{"model": "demo", "cache_salt": "mine","cache_salt":"f00"}'
     """
     end = body.rindex(b"}")
-    return b'%b,"cache_salt":"%b"}' % (body[:end], salt.encode())
+    return b"".join((memoryview(body)[:end], b',"cache_salt":"', salt.encode(), b'"}'))
 
 
 def _text_of(raw: msgspec.Raw) -> str | msgspec.Raw | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -70,3 +71,14 @@ def test_only_the_salt_of_a_body_changes(
     changed = with_cache_salt(body, "f00")
     assert json.loads(changed) == {**fields, "cache_salt": "f00"}
     assert read_envelope(changed, max_depth=64).cache_salt == "f00"
+
+
+def test_a_salt_costs_one_copy_of_the_body() -> None:
+    body = b'{"x":"%b"}' % (b"x" * 2**20)
+    tracemalloc.start()
+    try:
+        with_cache_salt(body, "f00")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1.1 * len(body)
