@@ -17,7 +17,7 @@ from serving.gateway.attempts import Attempts
 from serving.gateway.catalog import Catalog
 from serving.gateway.edge import HANDLED
 from serving.gateway.error_table import body_of, headers_of, status_of
-from serving.gateway.exchange import ClientGoneError, Exchange, Headers, TakeBytes
+from serving.gateway.exchange import ClientGoneError, Exchange, Headers
 from serving.gateway.explain import check_may_explain, explanation, read_question
 from serving.gateway.fleet import Fleet
 from serving.gateway.frames import forget_frames
@@ -43,7 +43,7 @@ from serving.routing.routed_prefixes import pack_header
 from serving.routing.snapshots import RequestProfile
 from serving.settings.gateway import GatewaySettings, LimitSettings
 from serving.tenancy.cache_salt import CacheSalts
-from serving.tenancy.shared_bytes import SharedBytes
+from serving.tenancy.shared_bytes import Lease, SharedBytes
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -183,8 +183,8 @@ class Gateway:
                 check_room(is_draining=self._is_draining, has_room=self._parts.has_room)
                 self._num_running += 1
                 try:
-                    with self._parts.bodies.lease(trace.tenant) as take:
-                        await self._relay(exchange, trace, take)
+                    with self._parts.bodies.lease(trace.tenant) as lease:
+                        await self._relay(exchange, trace, lease)
                 finally:
                     self._num_running -= 1
             case Action.LIST_MODELS:
@@ -199,14 +199,14 @@ class Gateway:
             case Action.FLEET:
                 await exchange.respond(200, await self._parts.fleet_state())
             case Action.EXPLAIN:
-                with self._parts.bodies.lease(trace.tenant) as take:
-                    await self._explain(exchange, take)
+                with self._parts.bodies.lease(trace.tenant) as lease:
+                    await self._explain(exchange, lease)
             case Action.METRIC_TARGETS:
                 await exchange.respond(200, await self._parts.metric_targets())
 
-    async def _relay(self, exchange: Exchange, trace: Trace, take: TakeBytes) -> None:
+    async def _relay(self, exchange: Exchange, trace: Trace, lease: Lease) -> None:
         check_media_type(exchange)
-        body = await exchange.read_body(self._parts.settings.limits, take)
+        body = await exchange.read_body(self._parts.settings.limits, lease)
         session = (exchange.header(SESSION_ID) or b"").decode("latin-1")
         begun = monotonic()
         admitted = await self._admit(body, exchange.path, tenant=trace.tenant, session=session)
@@ -250,8 +250,8 @@ class Gateway:
         routed = pack_header(profile.part_names) if profile.part_names else b""
         return _Admitted(model, Asked(body, tenant, routed), profile, envelope.stream is True)
 
-    async def _explain(self, exchange: Exchange, take: TakeBytes) -> None:
-        question = read_question(await exchange.read_body(self._parts.settings.limits, take))
+    async def _explain(self, exchange: Exchange, lease: Lease) -> None:
+        question = read_question(await exchange.read_body(self._parts.settings.limits, lease))
         admitted = await self._admit(
             bytes(question.request),
             question.path,

@@ -16,6 +16,7 @@ from serving.gateway.routes import speaks_anthropic
 from serving.gateway.slo import SloCounts
 from serving.protocol.anthropic import VERSION as ANTHROPIC_VERSION
 from serving.settings.gateway import LimitSettings
+from serving.tenancy.shared_bytes import Lease
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Headers = list[tuple[bytes, bytes]]
-TakeBytes = Callable[[int], None]
-"""Claims memory for so many bytes, or raises Overloaded."""
 
 _LINGER_S = 2.0
 """How long the rest of a refused upload is swallowed, so that the client reads the answer instead
@@ -100,8 +99,8 @@ class Exchange:
         """Whether the response head has been sent."""
         return self.status is not None
 
-    async def read_body(self, limits: LimitSettings, take: TakeBytes) -> bytes:
-        """The whole request body; `take` claims the bytes of each part.
+    async def read_body(self, limits: LimitSettings, lease: Lease) -> bytes:
+        """The whole request body, whose parts the lease takes as they come.
 
         Raises:
             Overloaded: there is no memory for it.
@@ -117,7 +116,7 @@ class Exchange:
             part = await self._read_part(deadline)
             if len(body) + len(part) > limits.max_body_bytes:
                 raise _too_large(limits)
-            take(len(part))
+            lease.take(len(part))
             body += part
         return bytes(body)
 

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from starlette.types import Message, Send
 
+from serving.core.types import TenantId
 from serving.errors import Overloaded, RequestError
 from serving.gateway.exchange import ClientGoneError, Exchange, unless_gone
 from serving.settings.gateway import LimitSettings
+from serving.tenancy.shared_bytes import Lease, SharedBytes
 
 LIMITS = LimitSettings(max_body_bytes=1024, upload_timeout_s=10, min_upload_bytes_per_s=100)
 LINGER_S = 2.0
@@ -84,17 +86,16 @@ def run(loop: ManualLoop, action: Callable[[], Awaitable[Any]]) -> Any:
     return loop.run_until_complete(main())
 
 
-def accept(_size: int) -> None:
-    """There is memory for everything."""
+def lease_of(capacity: int) -> Lease:
+    """Of a tenant that is alone."""
+    return Lease(SharedBytes(2 * capacity), TenantId("tests"))
 
 
 def read(
-    loop: ManualLoop,
-    client: Client,
-    *headers: tuple[bytes, bytes],
-    take: Callable[[int], None] = accept,
+    loop: ManualLoop, client: Client, *headers: tuple[bytes, bytes], lease: Lease | None = None
 ) -> bytes:
-    body: bytes = run(loop, lambda: client.exchange(*headers).read_body(LIMITS, take))
+    lease = lease or lease_of(LIMITS.max_body_bytes)
+    body: bytes = run(loop, lambda: client.exchange(*headers).read_body(LIMITS, lease))
     return body
 
 
@@ -117,18 +118,12 @@ def test_a_larger_body_is_refused_when_it_gets_there(loop: ManualLoop) -> None:
 
 
 def test_memory_is_claimed_part_by_part_before_it_is_kept(loop: ManualLoop) -> None:
-    claimed: list[int] = []
-
-    def take(size: int) -> None:
-        if sum(claimed) + size > 700:
-            raise Overloaded("full", code="gateway_overloaded")
-        claimed.append(size)
-
-    assert len(read(loop, Client(part(b"x" * 400), part(b"x" * 300, more=False)), take=take)) == 700
-    claimed.clear()
+    client = Client(part(b"x" * 400), part(b"x" * 300, more=False))
+    assert len(read(loop, client, lease=lease_of(700))) == 700
+    lease = lease_of(700)
     with pytest.raises(Overloaded):
-        read(loop, Client(part(b"x" * 400), part(b"x" * 400, more=False)), take=take)
-    assert claimed == [400]
+        read(loop, Client(part(b"x" * 400), part(b"x" * 400, more=False)), lease=lease)
+    assert lease.size == 400
 
 
 def test_tiny_parts_take_no_more_memory_than_they_claim(loop: ManualLoop) -> None:
@@ -147,7 +142,7 @@ def test_tiny_parts_take_no_more_memory_than_they_claim(loop: ManualLoop) -> Non
 
     async def read_all() -> bytes:
         exchange = Exchange({"method": "POST", "path": "/x", "headers": []}, receive, send)
-        return await exchange.read_body(limits, accept)
+        return await exchange.read_body(limits, lease_of(limits.max_body_bytes))
 
     tracemalloc.start()
     try:

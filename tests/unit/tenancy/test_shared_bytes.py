@@ -18,10 +18,10 @@ CAPACITY = 1000
 
 def most(memory: SharedBytes, tenant: TenantId, stack: ExitStack) -> int:
     """Bytes that a tenant gets which takes one after the other until it is refused."""
-    take = stack.enter_context(memory.lease(tenant))
+    lease = stack.enter_context(memory.lease(tenant))
     for size in range(CAPACITY + 1):
         try:
-            take(1)
+            lease.take(1)
         except Overloaded:
             return size
     raise AssertionError("nothing is refused")
@@ -39,10 +39,23 @@ def test_who_comes_next_finds_half_of_the_rest() -> None:
         assert most(memory, BOB, stack) == CAPACITY // 4
 
 
+def test_who_gives_back_and_comes_again_shares_alike() -> None:
+    memory = SharedBytes(CAPACITY)
+    tenants = [TenantId(f"tenant {n}") for n in range(4)]
+    stacks = {tenant: ExitStack() for tenant in tenants}
+    held = {tenant: most(memory, tenant, stacks[tenant]) for tenant in tenants}
+    assert list(held.values()) == pytest.approx([500, 250, 125, 62], abs=1)
+    for _ in range(20):
+        for tenant in tenants:
+            stacks[tenant].close()
+            held[tenant] = most(memory, tenant, stacks[tenant])
+    assert list(held.values()) == pytest.approx([CAPACITY / 5] * 4, abs=2)
+
+
 def test_a_refusal_says_when_to_come_back_and_takes_nothing() -> None:
     memory = SharedBytes(CAPACITY)
-    with memory.lease(ANN) as take, pytest.raises(Overloaded) as caught:
-        take(CAPACITY // 2 + 1)
+    with memory.lease(ANN) as lease, pytest.raises(Overloaded) as caught:
+        lease.take(CAPACITY // 2 + 1)
     assert caught.value.code == "gateway_overloaded"
     assert caught.value.retry_after_s == 1
     assert memory.held == 0
@@ -51,9 +64,9 @@ def test_a_refusal_says_when_to_come_back_and_takes_nothing() -> None:
 def test_all_is_given_back_when_a_request_fails() -> None:
     memory = SharedBytes(CAPACITY)
     stack = ExitStack()
-    take = stack.enter_context(memory.lease(ANN))
-    take(10)
-    take(20)
+    lease = stack.enter_context(memory.lease(ANN))
+    lease.take(10)
+    lease.take(20)
     assert memory.held == 30
     stack.__exit__(KeyError, KeyError(), None)
     assert memory.held == 0
@@ -64,10 +77,10 @@ def test_all_is_given_back_when_a_request_fails() -> None:
 def test_requests_of_one_tenant_count_together() -> None:
     memory = SharedBytes(CAPACITY)
     with memory.lease(ANN) as one, memory.lease(ANN) as other:
-        one(300)
+        one.take(300)
         with pytest.raises(Overloaded):
-            other(201)
-        other(200)
+            other.take(201)
+        other.take(200)
 
 
 class Request:
@@ -76,7 +89,7 @@ class Request:
     def __init__(self, memory: SharedBytes, tenant: str) -> None:
         self.stack = ExitStack()
         self.tenant = tenant
-        self.take = self.stack.enter_context(memory.lease(TenantId(tenant)))
+        self.lease = self.stack.enter_context(memory.lease(TenantId(tenant)))
         self.size = 0
 
 
@@ -105,11 +118,11 @@ def test_whatever_tenants_do_the_sum_is_right_and_within_bounds(
             free = CAPACITY - memory.held
             own = sum(one.size for one in running if one.tenant == request.tenant)
             if own + size <= free - size:
-                request.take(size)
+                request.lease.take(size)
                 request.size += size
             else:
                 with pytest.raises(Overloaded):
-                    request.take(size)
+                    request.lease.take(size)
         assert memory.held == sum(one.size for one in running) <= CAPACITY
     for request in running:
         request.stack.close()
