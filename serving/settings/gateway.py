@@ -24,9 +24,10 @@ class LimitSettings(Section):
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     """Largest accepted request body."""
     max_held_bytes: int = Field(1024**3, ge=2048)
-    """Request bodies that one gateway holds in memory at once, those of running requests included:
-    they may have to go to another replica. A tenant may hold as much as is then free, alone half of
-    it; what is more gets 503 with `Retry-After`."""
+    """Request bodies that one gateway holds at once, those of running requests included: they may
+    have to go to another replica. The process takes up to twice as much memory, for copies made
+    while bodies are read and for what its allocator keeps. A tenant may hold as much as is then
+    free, alone half of all; what is more gets 503 with `Retry-After`."""
     max_header_bytes: int = Field(16 * 1024, ge=1024, le=32 * 1024)
     """Largest accepted request head, names and values together."""
     max_json_depth: int = Field(64, ge=4, le=256)
@@ -67,7 +68,7 @@ class LimitSettings(Section):
         if self.max_held_bytes < 2 * self.max_body_bytes:
             raise ValueError(
                 f"max_held_bytes ({self.max_held_bytes}) must be at least twice max_body_bytes "
-                f"({self.max_body_bytes}), or the largest body is never taken"
+                f"({self.max_body_bytes}), or the largest body is refused even to a tenant alone"
             )
         return self
 
