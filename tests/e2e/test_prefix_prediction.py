@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,35 +45,48 @@ class Indexed:
         self._index = PrefixIndex(groups, max_entries=100_000)
         transport = httpx.ASGITransport(engine.app)  # type: ignore[arg-type]  # as starlette has it
         self._client = httpx.AsyncClient(transport=transport, base_url="http://e", timeout=120)
+        self._computed: list[int] = []  # names of the last request's blocks
 
     async def follow(self) -> None:
-        """Take the engine's events until it has none for a while."""
+        """Take the engine's events until the last request's blocks are all there, which may be
+        after its answer, and then until there are none for a while."""
         num_quiet = 0
-        while num_quiet < 3:
-            change = self.engine.cache_change()
-            for group, names in change.removed.items():
-                self._index.remove(REPLICA, names, group=group)
-                self.num_removed += len(names)
-            for group, names in change.stored.items():
-                self._index.store(REPLICA, names, group=group)
-            num_quiet = 0 if change else num_quiet + 1
-            await self._client.get("/health")  # a question to the engine's process, for a clock
+        async with asyncio.timeout(SETTLE_S):
+            while num_quiet < 3:
+                change = self.engine.cache_change()
+                for group, names in change.removed.items():
+                    self._index.remove(REPLICA, names, group=group)
+                    self.num_removed += len(names)
+                for group, names in change.stored.items():
+                    self._index.store(REPLICA, names, group=group)
+                is_behind = self._num_hits(self._computed) < len(self._computed)
+                num_quiet = 0 if change or is_behind else num_quiet + 1
+                await self._client.get("/health")  # a question to the engine, for a clock
 
     def predicted(self, prompt: list[int], *, salt: str, lora: str | None) -> int:
+        return self._num_hits(self._names(prompt, salt, lora)) * self.hasher.block_size
+
+    def _names(self, tokens: list[int], salt: str, lora: str | None) -> list[int]:
+        """Of the blocks that all but the last token fill: it has not been computed."""
         root = self.hasher.root(cache_salt=salt, lora_name=lora)
-        names = self.hasher.names(np.array(prompt[:-1]), parent=root).tolist()
-        return self._index.hits(names).get(REPLICA, 0) * self.hasher.block_size
+        names: list[int] = self.hasher.names(np.array(tokens[:-1]), parent=root).tolist()
+        return names
+
+    def _num_hits(self, names: list[int]) -> int:
+        return self._index.hits(names).get(REPLICA, 0)
 
     async def cached_tokens(
         self, prompt: list[int], *, salt: str, lora: str | None, num_tokens: int
     ) -> int:
         body = {
             "model": lora or MODEL, "prompt": prompt, "max_tokens": num_tokens, "ignore_eos": True,
-            "cache_salt": salt,
+            "cache_salt": salt, "return_token_ids": True,
         }  # fmt: skip
         answer = await self._client.post("/v1/completions", json=body)
         assert answer.status_code == 200, answer.text
-        details = answer.json()["usage"]["prompt_tokens_details"] or {}
+        document = answer.json()
+        self._computed = self._names(prompt + document["choices"][0]["token_ids"], salt, lora)
+        details = document["usage"]["prompt_tokens_details"] or {}
         return int(details.get("cached_tokens") or 0)
 
     async def close(self) -> None:
