@@ -95,10 +95,11 @@ class ApplicationState:
     @property
     def has_failed(self) -> bool:
         """Whether Serve has given it up, or a deployment of it that an autoscaler changed while it
-        was new: Serve takes that one for an old one that has fallen ill."""
-        return self.status == "DEPLOY_FAILED" or any(
-            deployment.status == "UNHEALTHY" and deployment.trigger == "REPLICA_STARTUP_FAILED"
-            for deployment in self.deployments.values()
+        was new: Serve takes that one for an old one that has fallen ill. What failed before is no
+        failure of what Serve has yet to begin."""
+        return self.status == "DEPLOY_FAILED" or (
+            self.status == "UNHEALTHY"
+            and any(each.trigger == "REPLICA_STARTUP_FAILED" for each in self.deployments.values())
         )
 
 

@@ -220,6 +220,11 @@ def test_a_failure_is_told_with_its_cause(status: str, deployment: DeploymentSta
     assert rollout(deployment, versions=[], status=status)["failure"] == "demo: no room"
 
 
+def test_what_failed_before_is_no_failure_of_a_change_that_has_not_begun() -> None:
+    ill = DeploymentState("UNHEALTHY", (), "no room", "REPLICA_STARTUP_FAILED")
+    assert rollout(ill, versions=[], status="DEPLOYING")["failure"] is None
+
+
 def test_a_failure_without_a_deployment_s_word_has_the_application_s() -> None:
     assert rollout(None, versions=[], status="DEPLOY_FAILED")["failure"] == "it failed"
 
